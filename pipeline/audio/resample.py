@@ -1,0 +1,119 @@
+"""Sample-rate conversion, and the views (mono, stereo, as is) models and extractors ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import soxr
+
+# ITU-R BS.775-3, table 2: centre and surrounds enter each side at -3 dB, the LFE channel is left out.
+_M3DB = float(np.sqrt(0.5))
+_BS775 = {
+    # FL FR FC LFE BL BR
+    6: ([1, 0, _M3DB, 0, _M3DB, 0], [0, 1, _M3DB, 0, 0, _M3DB]),
+    # FL FR FC LFE BL BR SL SR
+    8: ([1, 0, _M3DB, 0, _M3DB, 0, _M3DB, 0], [0, 1, _M3DB, 0, 0, _M3DB, 0, _M3DB]),
+}
+
+
+@dataclass(frozen=True)
+class View:
+    """Audio in the form somebody needs it.
+
+    Args:
+        name: such as ``mono`` or ``native``.
+        sample_rate: Hz, or None for the file's own.
+        channels: 1, 2, or None for the file's own.
+    """
+
+    name: str
+    sample_rate: int | None = None
+    channels: int | None = None
+
+    def make(self, samples: np.ndarray, rate: int) -> np.ndarray:
+        """This view of ``samples`` ``[channels, samples]`` at ``rate``; see `make_view`."""
+        return make_view(samples, rate, self.sample_rate or rate, self.channels)
+
+
+def resample(x: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
+    """Change the sample rate with soxr at its HQ setting, librosa's default (``soxr_hq``).
+
+    The same input gives the same bits. At equal rates the input itself is returned (if it is float32).
+
+    Shape:
+        - input: ``[..., samples]``
+        - output: float32 ``[..., ceil(samples * to_rate / from_rate)]``
+
+    Raises:
+        ValueError: a rate is not positive.
+    """
+    if from_rate <= 0 or to_rate <= 0:
+        raise ValueError(f"sample rates are positive, not {from_rate} and {to_rate} Hz")
+    x = np.asarray(x, dtype=np.float32)
+    if from_rate == to_rate:
+        return x
+    # In integers: 44100 * (48000 / 44100) in floats may land just above 48000.
+    length = -(-x.shape[-1] * to_rate // from_rate)
+    y = np.zeros((*x.shape[:-1], length), np.float32)
+    if x.shape[-1] == 0:
+        return y
+    for index in np.ndindex(x.shape[:-1]):
+        converted = soxr.resample(np.ascontiguousarray(x[index]), from_rate, to_rate, quality="HQ")
+        count = min(length, len(converted))
+        y[index][:count] = converted[:count]
+    return y
+
+
+def to_mono(samples: np.ndarray) -> np.ndarray:
+    """Mean of the channels, as ``librosa.to_mono``: ``[channels, samples]`` to ``[1, samples]``."""
+    return samples if samples.shape[0] == 1 else samples.mean(axis=0, keepdims=True, dtype=np.float32)
+
+
+def to_stereo(samples: np.ndarray) -> np.ndarray:
+    """``[channels, samples]`` to ``[2, samples]``.
+
+    Mono is put on both sides. 5.1 and 7.1 (channels in WAV order) follow ITU-R BS.775-3 without the optional
+    attenuation, so the result may exceed full scale. Any other number of channels is no known layout: the
+    even ones (0, 2, ...) are averaged to the left, the odd ones to the right.
+    """
+    channels = samples.shape[0]
+    if channels == 2:
+        return samples
+    if channels == 1:
+        return np.repeat(samples, 2, axis=0)
+    if channels in _BS775:
+        return np.stack([_weighted(samples, weights) for weights in _BS775[channels]])
+    return np.stack([samples[side::2].mean(axis=0, dtype=np.float32) for side in (0, 1)])
+
+
+def _weighted(samples: np.ndarray, weights: list[float]) -> np.ndarray:
+    # Not a matrix product: BLAS may sum in another order on another machine.
+    total = np.zeros(samples.shape[1], np.float32)
+    for channel, weight in zip(samples, weights, strict=True):
+        if weight:
+            total += np.float32(weight) * channel
+    return total
+
+
+def make_view(samples: np.ndarray, rate: int, target_rate: int, channels: int | None) -> np.ndarray:
+    """Mix down, then resample: the mix is a sum, the resampler costs per channel.
+
+    Args:
+        samples: float32 ``[channels, samples]``.
+        rate: its sample rate, Hz.
+        target_rate: wanted rate, Hz.
+        channels: 1 for `to_mono`, 2 for `to_stereo`, None to keep the channels as they are.
+
+    Returns:
+        float32 ``[channels, samples]`` (``[1, samples]`` for mono); the input itself where nothing changes.
+
+    Raises:
+        ValueError: ``channels`` is none of 1, 2 and None, ``samples`` is not 2-D, or a rate is not positive.
+    """
+    if samples.ndim != 2 or samples.shape[0] == 0:
+        raise ValueError(f"samples are [channels, samples], not {samples.shape}")
+    if channels not in (1, 2, None):
+        raise ValueError(f"channels is 1, 2 or None, not {channels}")
+    mix = {1: to_mono, 2: to_stereo}.get(channels)
+    return resample(mix(samples) if mix else samples, rate, target_rate)

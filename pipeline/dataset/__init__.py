@@ -1,0 +1,1 @@
+"""What lies on disk: sources, schemas, tables, blobs, the manifest. Knows nothing of Ray or Hydra."""

@@ -1,0 +1,144 @@
+"""The output root: atomic writes below it, and nothing outside it."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.dataset.storage import absolute, explain, filesystem, is_local, join
+from pipeline.errors import UserError
+
+TABLES = ("tracks", "segments", "timings", "failures")
+DATA_FOLDERS = (*TABLES, "blobs", "stems")
+_SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+
+
+class Output:
+    """Files below ``output.uri``. Cheap to build; picklable, so every process opens its own connection.
+
+    Args:
+        uri: local folder or fsspec URL.
+        options: storage options, as for `pipeline.dataset.storage.filesystem`.
+    """
+
+    def __init__(self, uri: str, options: dict[str, Any] | None = None) -> None:
+        self.uri = absolute(uri)
+        self.options = dict(options or {})
+        self._fs = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_fs": None}
+
+    @property
+    def fs(self):
+        """The file system, opened on first use."""
+        if self._fs is None:
+            self._fs, self._root = filesystem(self.uri, self.options)
+        return self._fs
+
+    def path(self, relative: str) -> str:
+        """Path of ``relative`` in the file system. Raises ``ValueError`` for anything that could leave the root."""
+        if not _SAFE.fullmatch(relative) or ".." in relative.split("/"):
+            raise ValueError(f"unsafe output name {relative!r}")
+        _ = self.fs
+        return join(self._root, relative)
+
+    def write(self, relative: str, data: bytes) -> None:
+        """Write a file whole or not at all: temporary name and rename locally, one object elsewhere."""
+        path = self.path(relative)
+        if not is_local(self.uri):
+            self.fs.pipe_file(path, data)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # The leading dot keeps a half-written file out of every *.parquet glob.
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            temporary.write_bytes(data)
+            os.replace(temporary, target)  # noqa: PTH105  Path.replace is the same call
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def read(self, relative: str) -> bytes:
+        """The bytes of a file."""
+        return self.fs.cat_file(self.path(relative))
+
+    def write_table(self, relative: str, table: pa.Table) -> None:
+        """Write one Parquet part (zstd)."""
+        sink = io.BytesIO()
+        pq.write_table(table, sink, compression="zstd")
+        self.write(relative, sink.getvalue())
+
+    def parts(self, table: str) -> list[str]:
+        """The parts of a table, relative to the root, sorted."""
+        folder = self.path(table)
+        try:
+            found = self.fs.ls(folder, detail=False)
+        except FileNotFoundError:
+            return []
+        names = [str(name).rsplit("/", 1)[-1] for name in found]
+        return sorted(
+            f"{table}/{name}" for name in names if name.endswith(".parquet") and name[0] not in "._"
+        )
+
+    def batches(self, table: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """The rows of a table, part by part in bounded memory."""
+        for part in self.parts(table):
+            with self.fs.open(self.path(part), "rb") as handle:
+                yield from pq.ParquetFile(handle).iter_batches(batch_size=256, columns=columns)
+
+    def prepare(self, overwrite: bool) -> None:
+        """Check that the root can be written and holds no tables; with ``overwrite`` remove those it holds.
+
+        Raises:
+            UserError: not writable, or tables there and no ``overwrite``.
+        """
+        try:
+            if is_local(self.uri):
+                Path(self.path("runs")).mkdir(parents=True, exist_ok=True)
+            if any(self.parts(table) for table in TABLES):
+                if not overwrite:
+                    raise UserError(
+                        f"{self.uri} already holds tables: type output.overwrite=true to replace them, "
+                        "or another output.uri"
+                    )
+                self._clear()
+            probe = f"runs/probe-{uuid.uuid4().hex[:8]}"
+            self.write(probe, b"")
+            self.fs.rm(self.path(probe))
+        except UserError:
+            raise
+        except Exception as error:  # noqa: BLE001  every fsspec backend raises its own classes
+            raise explain(f"output.uri={self.uri}", error) from None
+
+    def _clear(self) -> None:
+        for folder in DATA_FOLDERS:
+            path = self.path(folder)
+            if self.fs.exists(path):
+                self.fs.rm(path, recursive=True)
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    """``array`` as a ``.npy`` file: C order, no pickle."""
+    sink = io.BytesIO()
+    np.save(sink, np.ascontiguousarray(array), allow_pickle=False)
+    return sink.getvalue()
+
+
+def blob_path(asset_id: str, extractor: str, key: str, name: str) -> str:
+    """Where an array of an asset lies, relative to the root."""
+    return f"blobs/{asset_id[:2]}/{asset_id}/{extractor}-{key}-{name}.npy"
+
+
+def stem_path(asset_id: str, stem: str) -> str:
+    """Where a stem of an asset lies, relative to the root."""
+    return f"stems/{asset_id[:2]}/{asset_id}/{stem}.flac"

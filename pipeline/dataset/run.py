@@ -1,0 +1,104 @@
+"""``runs/<run_id>/``: the log, the config, the environment and the reports of one run."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import secrets
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pipeline.dataset.output import Output
+
+PACKAGES = (
+    "soundmill", "ray", "pyarrow", "numpy", "torch", "torchaudio", "laion-clap", "demucs", "librosa", "pyloudnorm",
+    "soundfile", "soxr", "av", "scipy", "fsspec", "s3fs", "hydra-core",
+)  # fmt: skip
+
+
+def new_run_id() -> str:
+    """UTC time and four random hex digits: sorts by time, unique among concurrent runs."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+
+
+class RunFolder:
+    """The files of one run.
+
+    The log is spooled locally and copied to the output on `sync` and `close`: object stores cannot append.
+
+    Args:
+        output: the output root.
+        run_id: name of the folder.
+        quiet: nothing on the terminal.
+    """
+
+    def __init__(self, output: Output, run_id: str, quiet: bool = False) -> None:
+        self.output = output
+        self.run_id = run_id
+        self.quiet = quiet
+        handle, name = tempfile.mkstemp(prefix="soundmill-", suffix=".jsonl")
+        self._spool = Path(name)
+        self._log = os.fdopen(handle, "w", encoding="utf-8")
+
+    def relative(self, name: str) -> str:
+        """``name`` relative to the output root."""
+        return f"runs/{self.run_id}/{name}"
+
+    def write(self, name: str, text: str) -> str:
+        """Write a text file; returns its location."""
+        self.output.write(self.relative(name), text.encode())
+        return f"{self.output.uri}/{self.relative(name)}"
+
+    def write_json(self, name: str, value: Any) -> str:
+        """Write a JSON file. Raises ``ValueError`` for NaN."""
+        return self.write(name, json.dumps(value, indent=2, allow_nan=False, default=str) + "\n")
+
+    def log(self, event: str, text: str, level: str = "info", **fields: Any) -> None:
+        """One JSON line in ``log.jsonl`` and, unless quiet, one readable line on the terminal."""
+        now = datetime.datetime.now(datetime.timezone.utc)
+        record = {
+            "time": now.isoformat(timespec="milliseconds"),
+            "level": level,
+            "event": event,
+            "text": text,
+        }
+        self._log.write(json.dumps({**record, **fields}, default=str) + "\n")
+        self._log.flush()
+        if not self.quiet:
+            mark = {"warning": "warning: ", "error": "error: "}.get(level, "")
+            print(f"{now.astimezone():%H:%M:%S} {mark}{text}", file=sys.stderr, flush=True)
+
+    def sync(self) -> None:
+        """Copy the log as it stands to the output."""
+        self.output.write(self.relative("log.jsonl"), self._spool.read_bytes())
+
+    def close(self) -> None:
+        """Copy the log for the last time and remove the spool."""
+        if not self._log.closed:
+            self._log.close()
+            self.sync()
+            self._spool.unlink(missing_ok=True)
+
+
+def environment(devices: dict[str, Any]) -> dict[str, Any]:
+    """Versions and machine, for ``environment.json``: no variables, so no secrets."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu_count": os.cpu_count(),
+        "packages": versions,
+        **devices,
+    }

@@ -1,0 +1,109 @@
+"""The tables: plain Arrow types, flat columns, units and definitions in the field metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from pipeline.features.base import Extractor, column
+
+SCHEMA_VERSION = "soundmill_tracks_v1"
+MANIFEST_VERSION = "audio_manifest_v1"
+STEMS = ("vocals", "drums", "bass", "other", "accompaniment")
+CLAP_DIMENSIONS = 512
+
+FALLBACK = pa.struct(
+    [("stage", pa.string()), ("wanted", pa.string()), ("used", pa.string()), ("reason", pa.string())]
+)
+
+_ASSET = column("asset_id", pa.string(), "sha256", "sha256 of the file's bytes; of its uri where unreadable")
+_URI = column("uri", pa.string(), "uri", "absolute path or URL of the input")
+_RUN = column("run_id", pa.string(), "id", "run that wrote the row")
+
+IDENTITY = (
+    _ASSET,
+    _URI,
+    column("size_bytes", pa.int64(), "byte", "size of the file"),
+    column("container", pa.string(), "name", "container format"),
+    column("codec", pa.string(), "name", "codec of the first audio stream"),
+    column("sample_rate", pa.int32(), "Hz", "native sample rate"),
+    column("channels", pa.int32(), "1", "native number of channels"),
+    column("duration_s", pa.float64(), "s", "decoded samples over sample rate"),
+    column("status", pa.string(), "name", "ok; partial: a stage failed; failed: nothing could be computed"),
+    _RUN,
+    column("schema_version", pa.string(), "name", "version of this schema"),
+    column("extractor_keys", pa.map_(pa.string(), pa.string()), "hash",
+           "extractor to hash of its code version, parameters and model"),
+    column("fallbacks", pa.list_(FALLBACK), "1", "steps away from what was configured, with the reason"),
+)  # fmt: skip
+
+CLAP = (
+    column("clap_embedding", pa.list_(pa.float32()), "1", "512 values, unit norm; null where undefined",
+           "Wu et al. 2023, LAION-CLAP"),
+    column("clap_windows", pa.int32(), "1", "windows with sound that the embedding aggregates"),
+    column("clap_aggregate", pa.string(), "name", "mean, weighted or robust"),
+    column("clap_model", pa.string(), "name", "architecture and weights hash"),
+)  # fmt: skip
+
+SEPARATION = (
+    column("separation_backend", pa.string(), "name", "backend used"),
+    *(column(f"stem_share_{s}", pa.float32(), "ratio", f"energy of {s} over the energy of all stems")
+      for s in STEMS),
+    *(column(f"stem_rms_{s}_dbfs", pa.float32(), "dBFS", f"RMS level of {s}") for s in STEMS),
+)  # fmt: skip
+
+SEGMENTS = pa.schema(
+    [
+        _ASSET,
+        column("segment_index", pa.int32(), "1", "number of the window in its track, from 0"),
+        column("start_s", pa.float64(), "s", "start of the window"),
+        column("end_s", pa.float64(), "s", "end of the window, padding excluded"),
+        column("clap_embedding", pa.list_(pa.float32()), "1", "512 values, unit norm; null for silence"),
+        column("rms_dbfs", pa.float32(), "dBFS", "RMS level of the window; null for silence"),
+    ]
+)
+
+TIMINGS = pa.schema(
+    [
+        _ASSET,
+        column("stage", pa.string(), "name", "stage; an extractor's is features.<name>"),
+        column("device", pa.string(), "name", "cpu or cuda"),
+        column("backend", pa.string(), "name", "codec, library or model that did the work"),
+        column("compute_s", pa.float64(), "s", "wall time spent; a shared batch's is split by audio seconds"),
+        column("wait_s", pa.float64(), "s", "time between the end of the stage before and this one's start"),
+        column("batch_items", pa.int32(), "1", "items in the batch this row was computed with"),
+        column("batch_audio_s", pa.float64(), "s", "audio in that batch"),
+        column("padding_fraction", pa.float64(), "ratio", "padding over all samples in that batch"),
+        column("gpu_peak_bytes", pa.int64(), "byte", "peak GPU memory of the batch; null on a CPU"),
+        column("cache_hit", pa.bool_(), "1", "whether the result came from the cache"),
+        column("node", pa.string(), "name", "host name"),
+        column("pid", pa.int64(), "id", "process"),
+    ]
+)
+
+FAILURES = pa.schema(
+    [
+        _ASSET,
+        _URI,
+        column("stage", pa.string(), "name", "stage that failed; an extractor's is features.<name>"),
+        column("error_class", pa.string(), "name", "class of the error"),
+        column("message", pa.string(), "1", "one line"),
+        column("attempts", pa.int32(), "1", "how often it was tried"),
+        column("worker_died", pa.bool_(), "1", "whether the process was lost"),
+        column("first_seen", pa.timestamp("us", tz="UTC"), "UTC", "when it first failed"),
+        _RUN,
+    ]
+)
+
+
+def tracks_schema(extractors: Sequence[Extractor], clap: bool, separation: bool) -> pa.Schema:
+    """Schema of ``tracks`` for what a run computes, in a stable order."""
+    fields = list(IDENTITY)
+    for extractor in extractors:
+        fields.extend(extractor.columns())
+    if clap:
+        fields.extend(CLAP)
+    if separation:
+        fields.extend(SEPARATION)
+    return pa.schema(fields, metadata={"schema_version": SCHEMA_VERSION})

@@ -1,0 +1,93 @@
+"""File systems by URL: one place that knows fsspec, its options and what its errors mean."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.errors import UserError
+
+# s3fs waits for minutes by default when an endpoint does not answer.
+S3_CLIENT = {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 4, "mode": "standard"}}
+
+
+def filesystem(uri: str, options: dict[str, Any] | None = None) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of ``uri`` and the path in it.
+
+    Args:
+        uri: a local path or any fsspec URL.
+        options: for remote file systems; besides what fsspec takes, ``endpoint`` and ``region`` are
+            understood for S3. Ignored for local paths, so that one set of options can serve a remote
+            source with a local output.
+
+    Raises:
+        UserError: unknown protocol, or a protocol whose package is not installed.
+    """
+    if is_local(uri):
+        return LocalFileSystem(auto_mkdir=False), local_path(uri)
+    protocol = uri.split("://", 1)[0]
+    try:
+        fs, path = fsspec.core.url_to_fs(uri, **_options(protocol, dict(options or {})))
+    except ValueError as error:
+        raise UserError(f"{uri}: {error}") from None
+    except ImportError as error:
+        raise UserError(f"{uri}: {one_line(error)}") from None
+    return fs, path
+
+
+def is_local(uri: str) -> bool:
+    """Whether ``uri`` is a path on this machine."""
+    return "://" not in uri or uri.startswith("file://")
+
+
+def local_path(uri: str) -> str:
+    """Absolute path of a local ``uri``; ``~`` is expanded."""
+    return str(Path(os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))))  # noqa: PTH100, PTH111
+
+
+def absolute(uri: str) -> str:
+    """``uri`` made independent of the working directory, without a trailing slash."""
+    return local_path(uri) if is_local(uri) else uri.rstrip("/")
+
+
+def join(root: str, relative: str) -> str:
+    """``relative`` below ``root``, for local paths and URLs alike."""
+    return f"{root.rstrip('/')}/{relative.lstrip('/')}"
+
+
+def _options(protocol: str, options: dict[str, Any]) -> dict[str, Any]:
+    options = {name: value for name, value in options.items() if value is not None}
+    if protocol in ("s3", "s3a"):
+        if "endpoint" in options:
+            options["endpoint_url"] = options.pop("endpoint")
+        if "region" in options:
+            client = dict(options.get("client_kwargs") or {})
+            options["client_kwargs"] = {**client, "region_name": options.pop("region")}
+        options["config_kwargs"] = {**S3_CLIENT, **(options.get("config_kwargs") or {})}
+        options.setdefault("use_listings_cache", False)
+    return options
+
+
+def explain(uri: str, error: BaseException) -> UserError:
+    """A storage error as one line that says what is wrong with ``uri`` and what to look at."""
+    text = one_line(error)
+    kind = type(error).__name__
+    if isinstance(error, PermissionError) or "InvalidAccessKeyId" in text or "SignatureDoesNotMatch" in text:
+        return UserError(f"{uri}: access denied ({text}); check key and secret in storage_options")
+    if kind in ("NoCredentialsError", "PartialCredentialsError"):
+        return UserError(f"{uri}: no credentials; set storage_options {{key, secret}}, or anon: true")
+    if kind in ("EndpointConnectionError", "ConnectTimeoutError", "ClientConnectorError", "ConnectionError"):
+        return UserError(f"{uri}: the server does not answer ({text}); check storage_options.endpoint")
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"{uri}: does not exist")
+    return UserError(f"{uri}: cannot be read ({kind}: {text})")
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """The message of ``error`` on one bounded line; its class name when it has none."""
+    text = " ".join(str(error).split())
+    return (text[: limit - 1] + "…") if len(text) > limit else (text or type(error).__name__)

@@ -1,0 +1,200 @@
+"""A batch of tracks between two stages: audio columns without copies, and what each stage adds.
+
+Columns of the table that travels:
+
+- the plan's: ``index``, ``uri``, ``size_bytes``, ``problem``;
+- what is known of the file: ``asset_id`` … ``duration_s``;
+- ``pcm@<view>``: float32 samples as bytes, each view stored once, in the column of the last stage that reads
+  it, so that dropping a column after its stage frees it; ``views`` says where each view of the row lies;
+- ``timings@<stage>``, ``failures@<stage>``, ``fallbacks@<stage>``, ``blobs@<stage>``: lists of structs;
+- the columns of ``tracks`` as their stages compute them, and ``segments`` from CLAP;
+- ``done_at``: when the stage before ended, seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.dataset.schemas import FALLBACK
+from pipeline.dataset.storage import one_line
+from pipeline.engine.process import process_note
+from pipeline.engine.timing import TIMING, Cost, StageClock
+from pipeline.errors import Fallback
+
+FAILURE = pa.struct(
+    [
+        ("stage", pa.string()),
+        ("error_class", pa.string()),
+        ("message", pa.string()),
+        ("attempts", pa.int32()),
+        ("worker_died", pa.bool_()),
+        ("first_seen", pa.timestamp("us", tz="UTC")),
+    ]
+)
+BLOB = pa.struct(
+    [
+        ("path", pa.string()),
+        ("name", pa.string()),
+        ("shape", pa.list_(pa.int64())),
+        ("data", pa.large_binary()),
+    ]
+)
+
+
+@dataclass
+class Blob:
+    """A file that belongs to an asset: its path below the output root and its bytes."""
+
+    path: str
+    name: str
+    shape: list[int]
+    data: bytes
+
+
+@dataclass
+class Track:
+    """One row as a stage sees it. ``values`` are the columns it adds to the row."""
+
+    index: int
+    uri: str
+    size_bytes: int | None = None
+    problem: str | None = None
+    asset_id: str | None = None
+    sample_rate: int | None = None
+    channels: int | None = None
+    duration_s: float | None = None
+    done_at: float | None = None
+    views: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+    costs: list[Cost] = field(default_factory=list)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    fallbacks: list[Fallback] = field(default_factory=list)
+    blobs: list[Blob] = field(default_factory=list)
+    _table: pa.Table | None = None
+    _row: int = 0
+
+    @property
+    def decoded(self) -> bool:
+        """Whether there is audio to work on."""
+        return bool(self.views)
+
+    def audio(self, view: str) -> np.ndarray:
+        """The samples of a view, float32 ``[channels, samples]``; read-only and without a copy."""
+        column, _, channels = self.views[view]
+        buffer = self._table[f"pcm@{column}"][self._row].as_buffer()
+        return np.frombuffer(buffer, dtype=np.float32).reshape(channels, -1)
+
+    def view_rate(self, view: str) -> int:
+        """Sample rate of a view, Hz."""
+        return self.views[view][1]
+
+    def fail(self, stage: str, error: BaseException, attempts: int = 1) -> None:
+        """Record that ``stage`` failed on this track."""
+        self.failures.append(failure(stage, error, attempts))
+
+
+def failure(stage: str, error: BaseException, attempts: int = 1, worker_died: bool = False) -> dict[str, Any]:
+    """A `FAILURE` value."""
+    return {
+        "stage": stage,
+        "error_class": type(error).__name__,
+        "message": one_line(error),
+        "attempts": attempts,
+        "worker_died": worker_died,
+        "first_seen": datetime.datetime.now(datetime.timezone.utc),
+    }
+
+
+_STATE = (
+    "index", "uri", "size_bytes", "problem", "asset_id", "sample_rate", "channels", "duration_s", "done_at",
+)  # fmt: skip
+
+
+def tracks_of(table: pa.Table) -> list[Track]:
+    """The rows of ``table``; audio stays where it is until asked for."""
+    present = [name for name in _STATE if name in table.column_names]
+    rows = table.select(present).to_pylist()
+    views = table["views"].to_pylist() if "views" in table.column_names else [None] * len(rows)
+    tracks = []
+    for number, (row, placed) in enumerate(zip(rows, views, strict=True)):
+        track = Track(**row, _table=table, _row=number)
+        track.views = {name: tuple(place) for name, place in json.loads(placed or "{}").items()}
+        tracks.append(track)
+    return tracks
+
+
+def pcm_array(arrays: Sequence[np.ndarray | None]) -> pa.LargeBinaryArray:
+    """Float32 arrays as one binary column with a single copy; None becomes null."""
+    sizes = [0 if a is None else a.size * 4 for a in arrays]
+    offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
+    np.cumsum(sizes, out=offsets[1:])
+    data = pa.allocate_buffer(int(offsets[-1]))
+    target = np.frombuffer(data, dtype=np.float32)
+    for start, array in zip(offsets[:-1] // 4, arrays, strict=True):
+        if array is not None and array.size:
+            target[start : start + array.size] = array.reshape(-1)
+    valid = pa.array([a is not None for a in arrays], type=pa.bool_()).buffers()[1]
+    return pa.Array.from_buffers(pa.large_binary(), len(arrays), [valid, pa.py_buffer(offsets), data])
+
+
+def add_stage(
+    table: pa.Table,
+    tracks: Sequence[Track],
+    stage: str,
+    fields: Sequence[pa.Field],
+    clock: StageClock,
+    *,
+    drop: Callable[[str], bool] = lambda name: False,
+) -> pa.Table:
+    """``table`` with what ``stage`` found: value columns, failures, fallbacks, blobs, timings.
+
+    The timings come last, so that building the other columns is part of what they measure.
+
+    Args:
+        fields: the value columns; taken from ``track.values``, null where absent.
+        drop: names of columns nobody needs after this stage.
+    """
+    table = table.select([name for name in table.column_names if not drop(name)])
+    columns: dict[str, pa.Array] = {}
+    for f in fields:
+        columns[f.name] = pa.array([t.values.get(f.name) for t in tracks], type=f.type)
+    columns[f"failures@{stage}"] = pa.array([t.failures for t in tracks], type=pa.list_(FAILURE))
+    columns[f"fallbacks@{stage}"] = pa.array(
+        [[vars(f) for f in t.fallbacks] for t in tracks], type=pa.list_(FALLBACK)
+    )
+    columns[f"process@{stage}"] = pa.array([process_note(stage)] * len(tracks), type=pa.string())
+    columns[f"blobs@{stage}"] = pa.array([[vars(b) for b in t.blobs] for t in tracks], type=pa.list_(BLOB))
+    for name, array in columns.items():
+        if name in table.column_names:
+            table = table.set_column(table.column_names.index(name), name, array)
+        else:
+            table = table.append_column(name, array)
+    for t in tracks:
+        for cost in t.costs:
+            cost.wait_s = max(0.0, clock.wall_started - t.done_at) if t.done_at else 0.0
+    clock.share_rest([t.costs for t in tracks], [t.duration_s or 0.0 for t in tracks])
+    table = table.append_column(
+        f"timings@{stage}",
+        pa.array([[c.struct() for c in t.costs] for t in tracks], type=pa.list_(TIMING)),
+    )
+    done = pa.array([datetime.datetime.now().timestamp()] * len(tracks), type=pa.float64())
+    if "done_at" in table.column_names:
+        return table.set_column(table.column_names.index("done_at"), "done_at", done)
+    return table.append_column("done_at", done)
+
+
+def collect(table: pa.Table, kind: str) -> list[list[dict[str, Any]]]:
+    """Per row, the structs of all ``<kind>@<stage>`` columns, in the order of the stages."""
+    out: list[list[dict[str, Any]]] = [[] for _ in range(table.num_rows)]
+    for name in table.column_names:
+        if name.startswith(f"{kind}@"):
+            for row, found in zip(out, table[name].to_pylist(), strict=True):
+                row.extend(found or [])
+    return out

@@ -1,0 +1,94 @@
+"""The stages as Ray Data operators: one actor pool each, a row per file all the way to the sink."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.util.annotations import RayDeprecationWarning
+
+from pipeline.engine.resources import StageResources
+
+# A task lost with its worker is retried this often before the job fails; Ray's default is for ever.
+MAX_TASK_RETRIES = 3
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage of the graph.
+
+    Args:
+        name: as in `timings`.
+        stage: a class of `pipeline.engine.stages`.
+        arguments: for its constructor, which runs in the actor.
+    """
+
+    name: str
+    stage: type
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+def build_dataset(
+    blocks: Sequence[pa.Table],
+    nodes: Sequence[Node],
+    resources: Mapping[str, StageResources],
+    threads: int = 1,
+) -> Dataset:
+    """The lazy dataset that sends ``blocks`` through ``nodes``; `receipts` runs it."""
+    # max_restarts and max_task_retries leave map_batches in Ray 2.64, which our pin excludes.
+    warnings.filterwarnings("ignore", category=RayDeprecationWarning, message=".*ray_remote_args.*")
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    # Blocks are cut by audio seconds; Ray must not cut them again by bytes, or batches lose their tracks.
+    context.target_max_block_size = None
+    context.actor_prefetcher_enabled = True
+    dataset = ray.data.from_arrow(list(blocks))
+    environment = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
+    for node in nodes:
+        share = resources[node.name]
+        options: dict[str, Any] = {}
+        if share.num_gpus:
+            options["num_gpus"] = share.num_gpus
+        dataset = dataset.map_batches(
+            node.stage,
+            fn_constructor_kwargs=node.arguments,
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            compute=ActorPoolStrategy(min_size=1, max_size=share.actors, max_tasks_in_flight_per_actor=2),
+            num_cpus=share.num_cpus,
+            max_restarts=-1,
+            max_task_retries=MAX_TASK_RETRIES,
+            runtime_env={"env_vars": environment},
+            **options,
+        )
+    return dataset
+
+
+def receipts(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """Run the graph and yield the sink's receipts as parts are committed."""
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for receipt in batch["receipt"].to_pylist():
+            yield json.loads(receipt)
+
+
+def busy_seconds(dataset: Dataset, nodes: Sequence[Node]) -> dict[str, float]:
+    """Ray's own measurement of the time spent in each stage's class, once `receipts` has run dry."""
+    found: dict[str, float] = {}
+    summary = dataset.get_stats_summary()
+    pending = [summary]
+    while pending:
+        current = pending.pop()
+        pending.extend(current.parents or [])
+        for operator in current.operators_stats:
+            for node in nodes:
+                time = operator.function_body_time
+                if node.stage.__name__ in operator.operator_name and time is not None:
+                    found[node.name] = found.get(node.name, 0.0) + float(time.sum)
+    return found

@@ -1,0 +1,26 @@
+"""What this process has used."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+from pathlib import Path
+
+from pipeline.engine.timing import NODE
+
+
+def peak_rss_bytes() -> int:
+    """Peak resident memory of this process, pages shared with Ray's object store included."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def process_note(stage: str) -> str:
+    """This process as JSON: node, pid, the stage it runs and its peak memory."""
+    return json.dumps({"stage": stage, "node": NODE, "pid": os.getpid(), "peak_rss_bytes": peak_rss_bytes()})

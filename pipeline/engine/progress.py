@@ -1,0 +1,84 @@
+"""How far the run is: counts from the sink's receipts, a line now and then, and the totals at the end."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Progress:
+    """Adds up receipts.
+
+    Args:
+        files: planned.
+        bytes: planned, where every size is known; else 0 and the ETA goes by files.
+        report: called with the fields of a progress line at most every ``interval_s``.
+    """
+
+    files: int
+    bytes: int = 0
+    report: Callable[[dict[str, Any]], None] = lambda fields: None
+    interval_s: float = 5.0
+    started: float = field(default_factory=time.perf_counter)
+    committed: set[int] = field(default_factory=set)
+    status: Counter = field(default_factory=Counter)
+    failures: Counter = field(default_factory=Counter)
+    fallbacks: Counter = field(default_factory=Counter)
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    processes: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
+    audio_s: float = 0.0
+    bytes_done: int = 0
+    write_s: float = 0.0
+    _last: float = field(default_factory=time.perf_counter)
+
+    def add(self, receipt: dict[str, Any]) -> None:
+        """Count one committed part."""
+        self.committed.update(receipt["indexes"])
+        self.status.update(receipt["status"])
+        self.audio_s += receipt["audio_s"]
+        self.bytes_done += receipt["bytes"]
+        self.write_s += receipt["write_s"]
+        for stage, error_class, count in receipt["failures"]:
+            self.failures[stage, error_class] += count
+        for stage, wanted, used, reason, count in receipt["fallbacks"]:
+            self.fallbacks[stage, wanted, used, reason] += count
+        for stage, sums in receipt["stages"].items():
+            mine = self.stages.setdefault(stage, {**dict.fromkeys(sums, 0.0), "device": sums["device"]})
+            for name, value in sums.items():
+                if name != "device":
+                    mine[name] += value
+        for process in receipt["processes"]:
+            key = (process["node"], process["pid"])
+            if process["peak_rss_bytes"] >= self.processes.get(key, process)["peak_rss_bytes"]:
+                self.processes[key] = process
+        if time.perf_counter() - self._last >= self.interval_s:
+            self._last = time.perf_counter()
+            self.report(self.fields())
+
+    def elapsed(self) -> float:
+        """Wall seconds since the start."""
+        return time.perf_counter() - self.started
+
+    def failed(self) -> int:
+        """Files of which nothing could be computed."""
+        return self.status["failed"]
+
+    def fields(self) -> dict[str, Any]:
+        """What a progress line says; ``eta_s`` is None until something is done."""
+        elapsed = self.elapsed()
+        done = self.bytes_done / self.bytes if self.bytes else len(self.committed) / max(1, self.files)
+        done = min(1.0, done)
+        return {
+            "files_done": len(self.committed),
+            "files": self.files,
+            "audio_hours": round(self.audio_s / 3600, 4),
+            "real_time_factor": round(self.audio_s / elapsed, 2) if elapsed else None,
+            "failed": self.failed(),
+            "partial": self.status["partial"],
+            "elapsed_s": round(elapsed, 1),
+            "eta_s": round(elapsed * (1 - done) / done, 1) if done else None,
+        }

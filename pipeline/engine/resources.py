@@ -1,0 +1,77 @@
+"""How many actors each stage gets, and which share of the cluster each of them reserves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.errors import UserError
+
+# Relative cost of a second of audio on a CPU, measured on two cores with all stages on: it decides how the
+# actors of a small machine are split, nothing else.
+WEIGHTS = {"decode": 1.0, "features": 3.0, "clap": 4.0, "separation": 8.0, "write": 0.5}
+
+
+@dataclass(frozen=True)
+class StageResources:
+    """What one stage's actor pool reserves.
+
+    Args:
+        actors: largest size of the pool; it starts with one and grows on demand.
+        num_cpus: per actor.
+        num_gpus: per actor, exactly 1/n, or 0.
+    """
+
+    actors: int
+    num_cpus: float
+    num_gpus: float = 0.0
+
+
+def plan_resources(
+    stages: Sequence[str],
+    cluster_cpus: float,
+    cluster_gpus: float,
+    gpu_shares: Mapping[str, int],
+    fixed_actors: Mapping[str, int],
+    blocks: int,
+) -> dict[str, StageResources]:
+    """Size the pools of ``stages`` for a cluster.
+
+    Every pool starts with one actor, so the sum over one actor per stage must fit; CPU stages oversubscribe
+    the cores by up to half, because a pipeline's stages are rarely all busy, and the shares they reserve are
+    scaled so that all pools at full size fit with room to spare.
+
+    Raises:
+        UserError: a GPU is asked for where there is none, or the shares of one actor each exceed the cards.
+    """
+    wanted = {s: gpu_shares.get(s, 0) for s in stages}
+    on_gpu = {s: n for s, n in wanted.items() if n > 0}
+    if on_gpu and cluster_gpus < 1:
+        raise UserError(
+            f"hardware.gpu_shares asks for a GPU ({', '.join(on_gpu)}) and this cluster has none: "
+            "type hardware=cpu, or ray.address of a cluster with GPUs"
+        )
+    total = sum(weight for stage, weight in WEIGHTS.items() if stage in stages)
+    actors: dict[str, int] = {}
+    for stage in stages:
+        automatic = max(1, math.ceil(1.5 * cluster_cpus * WEIGHTS.get(stage, 1.0) / total - 0.25))
+        if stage in on_gpu:
+            automatic = max(1, int(cluster_gpus))
+        actors[stage] = min(fixed_actors.get(stage) or automatic, max(1, blocks))
+    needed = sum(actors[s] / n for s, n in on_gpu.items())
+    if needed > cluster_gpus:
+        raise UserError(
+            f"hardware.gpu_shares and hardware.actors need {needed:g} GPUs and the cluster has {cluster_gpus:g}: "
+            "raise hardware.gpu_shares.<stage> (the n of 1/n) or lower hardware.actors.<stage>"
+        )
+    # A tenth stays free: Ray's own tasks must find a slot or nothing moves.
+    share = min(1.0, math.floor(0.9 * cluster_cpus / sum(actors.values()) * 100) / 100)
+    if share <= 0:
+        raise UserError(
+            f"{sum(actors.values())} actors do not fit on {cluster_cpus:g} CPUs: lower hardware.actors"
+        )
+    return {
+        stage: StageResources(actors[stage], share, 1.0 / on_gpu[stage] if stage in on_gpu else 0.0)
+        for stage in stages
+    }

@@ -1,0 +1,78 @@
+"""Connecting to Ray, or starting it here."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+
+from pipeline.dataset.storage import one_line
+from pipeline.errors import UserError
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What Ray offers: ``address`` is ``local`` for one started here."""
+
+    address: str
+    cpus: float
+    gpus: float
+    nodes: int
+
+
+def connect(
+    address: str | None = None, num_cpus: int | None = None, object_store_memory: int | None = None
+) -> Cluster:
+    """Join the cluster at ``address`` or start Ray on this machine.
+
+    Raises:
+        UserError: nobody answers at ``address``.
+    """
+    # One line per pass of ours is enough; Ray's own narration stays in its session logs.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    options = {"ignore_reinit_error": True, "log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        local = {"num_cpus": num_cpus, "object_store_memory": object_store_memory}
+        options.update({name: value for name, value in local.items() if value is not None})
+        options.update(address="local", include_dashboard=False)
+    else:
+        options["address"] = address
+    try:
+        if not ray.is_initialized():
+            with _quiet_stderr():
+                ray.init(**options)
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        raise UserError(f"ray.address={address}: cannot connect to Ray ({one_line(error)})") from None
+    # Ray sets its handlers up during init, so the level is set again.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    found = ray.cluster_resources()
+    return Cluster(address or "local", found.get("CPU", 0.0), found.get("GPU", 0.0), len(ray.nodes()))
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Hold back what Ray's C++ core writes past Python's logging; show it after all if the block raises."""
+    with tempfile.TemporaryFile() as held:
+        terminal = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(terminal, held.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+def disconnect() -> None:
+    """Leave the cluster; ends a Ray that was started here."""
+    ray.shutdown()

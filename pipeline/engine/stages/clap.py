@@ -1,0 +1,130 @@
+"""CLAP embeddings: windows of all tracks of a block share batches."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from pipeline.dataset.schemas import CLAP
+from pipeline.engine.batch import Track, add_stage, tracks_of
+from pipeline.engine.timing import Cost, StageClock
+from pipeline.features.base import stable_key
+from pipeline.models.clap.embed import ClapEmbedder, EmbedReport, TrackWindows
+from pipeline.models.device import pick_device, set_threads
+
+NAME = "clap"
+VERSION = "1"
+SEGMENT = pa.struct(
+    [
+        ("segment_index", pa.int32()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("clap_embedding", pa.list_(pa.float32())),
+        ("rms_dbfs", pa.float32()),
+    ]
+)
+FIELDS = (*CLAP, pa.field("segments", pa.list_(SEGMENT)), pa.field(f"key@{NAME}", pa.string()))
+
+
+class ClapStage:
+    """Fills the ``clap_*`` columns and the ``segments`` of a track.
+
+    Args:
+        checkpoint: LAION ``.pt`` file.
+        window_seconds, hop_seconds, max_batch_audio_seconds, amp: as in the config.
+        aggregate: ``mean``, ``weighted`` or ``robust``.
+        device: ``cpu`` or ``cuda``.
+        threads: torch threads of this process.
+        drop: names of the columns nobody reads after this stage.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        window_seconds: float = 10.0,
+        hop_seconds: float = 5.0,
+        aggregate: str = "mean",
+        max_batch_audio_seconds: float = 160.0,
+        amp: bool = False,
+        device: str = "cpu",
+        threads: int = 1,
+        drop: frozenset[str] = frozenset(),
+    ) -> None:
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        set_threads(threads)
+        choice = pick_device(device)
+        self.embedder = ClapEmbedder(
+            checkpoint, choice.device, amp, max_batch_audio_seconds, window_seconds, hop_seconds
+        )
+        moved = choice.fallback(NAME)
+        self.fallbacks = [*self.embedder.fallbacks, *([moved] if moved else [])]
+        self.device = choice.device
+        self.aggregate = aggregate
+        self.drop = drop
+        # The batch limit is not in the key: it does not change the numbers.
+        self.key = stable_key(
+            {
+                "name": NAME,
+                "version": VERSION,
+                "model": self.embedder.info.sha256,
+                "window_seconds": window_seconds,
+                "hop_seconds": hop_seconds,
+                "aggregate": aggregate,
+                "amp": self.embedder.amp,
+            }
+        )
+        self.embedder.warm_up()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The table with CLAP's columns; rows without audio get nulls."""
+        clock = StageClock()
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        tracks = tracks_of(table)
+        heard = [t for t in tracks if t.decoded]
+        results, report = self.embedder.embed_tracks([t.audio("clap")[0] for t in heard])
+        for number, (track, result) in enumerate(zip(heard, results, strict=True)):
+            self._store(track, result, self._cost(report, number))
+        return add_stage(table, tracks, NAME, FIELDS, clock, drop=self.drop.__contains__)
+
+    def _cost(self, report: EmbedReport, number: int) -> Cost:
+        spent = report.tracks[number]
+        cost = Cost(NAME, spent.compute_s, self.device, self.embedder.info.architecture)
+        if spent.batch is not None:
+            cost.batch_items = spent.batch.items
+            cost.batch_audio_s = spent.batch.audio_s
+            cost.padding_fraction = spent.batch.padding_fraction
+        if self.device == "cuda":
+            cost.gpu_peak_bytes = torch.cuda.max_memory_allocated()
+        return cost
+
+    def _store(self, track: Track, result: TrackWindows, cost: Cost) -> None:
+        track.costs.append(cost)
+        track.fallbacks.extend(self.fallbacks)
+        if result.error is not None:
+            track.fail(NAME, result.error)
+            return
+        track.values.update(
+            clap_embedding=_as_float32(result.aggregate(self.aggregate)),
+            clap_windows=sum(w.embedding is not None for w in result.windows),
+            clap_aggregate=self.aggregate,
+            clap_model=self.embedder.model_id,
+            segments=[
+                {
+                    "segment_index": index,
+                    "start_s": w.start_s,
+                    "end_s": w.end_s,
+                    "clap_embedding": w.embedding,
+                    "rms_dbfs": w.rms_dbfs if w.embedding is not None else None,
+                }
+                for index, w in enumerate(result.windows)
+            ],
+        )
+        track.values[f"key@{NAME}"] = self.key
+
+
+def _as_float32(vector: np.ndarray | None) -> np.ndarray | None:
+    return None if vector is None else vector.astype(np.float32)

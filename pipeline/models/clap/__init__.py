@@ -1,0 +1,1 @@
+"""LAION CLAP's audio tower: checkpoints, windows, batched embedding, aggregation."""

@@ -1,0 +1,172 @@
+"""Reading the audio half of a LAION-CLAP checkpoint, without running anything it contains."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+import struct
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.errors import UserError
+
+EMBEDDING_SIZE = 512
+
+# Architecture -> (width of the patch embedding, blocks in the third stage, inputs of the projection).
+ARCHITECTURES = {
+    "HTSAT-tiny": (96, 6, 768),
+    "HTSAT-base": (128, 12, 1024),
+}
+
+_AUDIO_KEYS = ("audio_branch.", "audio_projection.")
+_FUSION_KEYS = (".fusion_model.", ".mel_conv1d.", ".mel_conv2d.")
+# What torch.load raises for files that are damaged, of another kind, or that ask for code.
+_LOAD_ERRORS = (
+    pickle.UnpicklingError,
+    struct.error,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What identifies a checkpoint.
+
+    Args:
+        path: the file.
+        architecture: a key of `ARCHITECTURES`.
+        sha256: of the file's bytes, hex.
+    """
+
+    path: Path
+    architecture: str
+    sha256: str
+
+    @property
+    def model_id(self) -> str:
+        """Architecture and the first 12 hex digits of the hash, such as ``HTSAT-base:0123456789ab``."""
+        return f"{self.architecture}:{self.sha256[:12]}"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint's identity and its audio weights, ``audio_branch.*`` and ``audio_projection.*``."""
+
+    info: CheckpointInfo
+    state: dict[str, torch.Tensor] = field(repr=False)
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint in the format LAION publishes: ``{"state_dict": {"module.<name>": tensor}, ...}``.
+
+    Only tensors and numpy scalars are unpickled; a file that asks for anything else is refused before it can
+    run. Where the file allows it the weights are memory-mapped, so that the text tower and the optimizer's
+    state, most of such a file, are never brought into memory.
+
+    Args:
+        path: a ``.pt`` file with a non-fusion HTSAT-tiny or HTSAT-base audio tower.
+
+    Raises:
+        UserError: the file is missing, damaged, unsafe, or holds another network; one line that names it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"clap.checkpoint: there is no file {path}")
+    state = _audio_state(_load(path), path)
+    architecture = _deduce_architecture(state, path)
+    return Checkpoint(CheckpointInfo(path, architecture, _sha256(path)), state)
+
+
+def _safe_globals() -> list[Any]:
+    """What LAION's files need besides tensors: numpy scalars such as the best metric so far.
+
+    Numpy 2 moved the module, and files carry the name of the numpy that wrote them: both names are allowed.
+    """
+    # A pickled scalar names the function that rebuilds it: taken from one, it is right on both sides of the
+    # move.
+    rebuild = np.float64(0).__reduce__()[0]
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    kinds = (np.bool_, np.int32, np.int64, np.float32, np.float64)
+    return [*((rebuild, name) for name in names), np.dtype, *(type(np.dtype(kind)) for kind in kinds)]
+
+
+def _load(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals(_safe_globals()):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except OSError as error:
+        raise UserError(f"clap.checkpoint: cannot read {path}: {error.strerror or error}") from error
+    except _LOAD_ERRORS as error:
+        unsafe = re.search(r"GLOBAL (\S+)", str(error))
+        if unsafe:
+            why = f"it asks for {unsafe[1]}, which weights have no need of; it was not run"
+        else:
+            why = f"expected a PyTorch checkpoint of LAION-CLAP ({type(error).__name__})"
+        raise UserError(f"clap.checkpoint: refused {path}: {why}") from error
+
+
+def _audio_state(content: Any, path: Path) -> dict[str, torch.Tensor]:
+    """The audio entries of the state dict, ``module.`` (left by DistributedDataParallel) removed."""
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    names = content if isinstance(content, dict) else {}
+    state = {str(name).removeprefix("module."): value for name, value in names.items()}
+    state = {name: value for name, value in state.items() if name.startswith(_AUDIO_KEYS)}
+    if not state:
+        raise _unlike(path, "it has no audio_branch.* weights")
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise _unlike(path, f"{name} is a {type(value).__name__}, not a tensor")
+        if not torch.isfinite(value).all():
+            raise _unlike(path, f"{name} holds NaN or infinity")
+    return state
+
+
+def _deduce_architecture(state: dict[str, torch.Tensor], path: Path) -> str:
+    fusion = [name for name in state if any(part in name for part in _FUSION_KEYS)]
+    if fusion:
+        raise _unlike(path, f"it is a fusion checkpoint ({fusion[0]})")
+    patch = _shape(state, "audio_branch.patch_embed.proj.weight")
+    projection = _shape(state, "audio_projection.0.weight")
+    if len(patch) != 4 or len(projection) != 2:
+        raise _unlike(path, "it has no HTSAT patch embedding or no projection")
+    if patch[1] != 1:
+        raise _unlike(path, f"it is a fusion checkpoint (patch embedding of {patch[1]} channels)")
+    depth = len({name.split(".")[4] for name in state if name.startswith("audio_branch.layers.2.blocks.")})
+    found = (patch[0], depth, projection[1])
+    for architecture, expected in ARCHITECTURES.items():
+        if found == expected:
+            return architecture
+    raise _unlike(path, f"its (width, third-stage blocks, projection inputs) are {found}")
+
+
+def _shape(state: dict[str, torch.Tensor], name: str) -> tuple[int, ...]:
+    return tuple(state[name].shape) if name in state else ()
+
+
+def _unlike(path: Path, found: str) -> UserError:
+    known = " or ".join(f"{name} {dims}" for name, dims in ARCHITECTURES.items())
+    return UserError(
+        f"clap.checkpoint: refused {path}: {found}; expected a LAION-CLAP checkpoint without fusion, {known}"
+    )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

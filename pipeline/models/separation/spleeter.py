@@ -1,0 +1,202 @@
+"""Spleeter's two-stem model on torch: vocals and accompaniment, with the weights Deezer published.
+
+Two U-Nets estimate the magnitudes of the stems; their squares share out the mix (a Wiener-like ratio mask).
+Source: Hennequin et al. 2020, "Spleeter: a fast and efficient music source separation tool with pre-trained
+models", JOSS 5(50); network: Jansson et al. 2017, "Singing voice separation with deep U-Net convolutional
+networks", ISMIR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.errors import UserError
+from pipeline.models import weights
+from pipeline.models.separation.base import BackendUnavailable, Separator, register
+from pipeline.models.separation.stft import OverlapAdd, check_stereo, spectrum_groups
+
+WEIGHTS = "spleeter-2stems"
+BLOCK_FRAMES = 512  # frames the network sees at once
+BINS = 1024  # lowest bins, up to 11 kHz; the model knows nothing above
+EPSILON = 1e-10
+FILTERS = (16, 32, 64, 128, 256, 512)
+
+
+class UNet(nn.Module):
+    """The magnitude of one stem from the magnitude of the mix.
+
+    The skip connections take the convolutions' output before the batch norm, so those norms cannot be folded
+    into the convolutions, nor can the decoder's, which follow a ReLU. Together they cost 3 % of the time.
+
+    Args:
+        filters: channels of the encoder, outermost first; the published model has `FILTERS`.
+
+    Shape:
+        - Input: ``[batch, 2, frames, bins]``; both multiples of ``2 ** len(filters)``.
+        - Output: the same.
+    """
+
+    def __init__(self, filters: Sequence[int] = FILTERS) -> None:
+        super().__init__()
+        down = list(zip([2, *filters[:-1]], filters, strict=True))
+        outputs = [*reversed(filters[:-1]), 1]
+        # All but the innermost level also take the skip connection of their size.
+        inputs = [filters[-1], *(2 * channels for channels in outputs[:-1])]
+        self.encoder = nn.ModuleList(nn.Conv2d(i, o, 5, stride=2) for i, o in down)
+        # The published model has a norm after its innermost convolution that nothing reads.
+        self.encoder_norms = nn.ModuleList(nn.BatchNorm2d(o, eps=1e-3) for _, o in down[:-1])
+        self.decoder = nn.ModuleList(
+            nn.ConvTranspose2d(i, o, 5, stride=2, padding=1) for i, o in zip(inputs, outputs, strict=True)
+        )
+        self.decoder_norms = nn.ModuleList(nn.BatchNorm2d(o, eps=1e-3) for o in outputs)
+        self.mask = nn.Conv2d(1, 2, 4, dilation=2, padding=3)
+        self.eval()
+
+    def forward(self, mix: Tensor) -> Tensor:
+        skips, x = [], mix
+        for level, convolution in enumerate(self.encoder):
+            # TensorFlow's "same" at stride 2 pads one more at the end than at the start.
+            x = convolution(functional.pad(x, (1, 2, 1, 2)))
+            if level < len(self.encoder_norms):
+                skips.append(x)
+                x = functional.leaky_relu(self.encoder_norms[level](x), 0.2)
+        for transposed, norm in zip(self.decoder, self.decoder_norms, strict=True):
+            rows, columns = 2 * x.shape[-2], 2 * x.shape[-1]
+            x = norm(functional.relu(transposed(x)[..., :rows, :columns]))
+            if skips:
+                x = torch.cat([skips.pop(), x], dim=1)
+        return torch.sigmoid(self.mask(x)) * mix
+
+
+def unet_from_tensorflow(tensors: Mapping[str, Tensor], stem: int, filters: Sequence[int] = FILTERS) -> UNet:
+    """The U-Net of one stem from the variables of the published checkpoint.
+
+    Args:
+        tensors: TensorFlow variable name → float32 tensor, kernels as ``[height, width, in, out]``.
+        stem: 0 for vocals, 1 for accompaniment; TensorFlow numbered the layers through.
+        filters: as for `UNet`.
+
+    Raises:
+        ValueError: a variable is missing, has another shape, or holds NaN or infinity.
+    """
+    unet, levels = UNet(filters), len(filters)
+    convolutions = [*unet.encoder, unet.mask]
+    with torch.no_grad():
+        for i, layer in enumerate(convolutions):
+            _fill(layer, tensors, _numbered("conv2d", stem * (levels + 1) + i))
+        for i, layer in enumerate(unet.decoder):
+            _fill(layer, tensors, _numbered("conv2d_transpose", stem * levels + i))
+        for i, norm in enumerate([*unet.encoder_norms, None, *unet.decoder_norms]):
+            if norm is not None:
+                _fill_norm(norm, tensors, _numbered("batch_normalization", stem * 2 * levels + i))
+    return unet
+
+
+def _numbered(layer: str, index: int) -> str:
+    return f"{layer}_{index}" if index else layer
+
+
+def _fill(layer: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
+    # [h, w, in, out] for Conv2D but [h, w, out, in] for Conv2DTranspose: one permutation serves both.
+    _copy(layer.weight, tensors, f"{name}/kernel", permute=(3, 2, 0, 1))
+    _copy(layer.bias, tensors, f"{name}/bias")
+
+
+def _fill_norm(norm: nn.BatchNorm2d, tensors: Mapping[str, Tensor], name: str) -> None:
+    _copy(norm.weight, tensors, f"{name}/gamma")
+    _copy(norm.bias, tensors, f"{name}/beta")
+    _copy(norm.running_mean, tensors, f"{name}/moving_mean")
+    _copy(norm.running_var, tensors, f"{name}/moving_variance")
+
+
+def _copy(target: Tensor, tensors: Mapping[str, Tensor], name: str, permute: tuple[int, ...] = (0,)) -> None:
+    value = tensors.get(name)
+    if value is None:
+        raise ValueError(f"{name} is missing")
+    if value.ndim != len(permute) or value.permute(permute).shape != target.shape:
+        raise ValueError(f"{name} has shape {list(value.shape)}")
+    if not torch.isfinite(value).all():
+        raise ValueError(f"{name} holds NaN or infinity")
+    target.copy_(value.permute(permute))
+
+
+@register
+class Spleeter(Separator):
+    """Spleeter 2stems. Takes any input; between them the stems hold the mix below 11 kHz and nothing above.
+
+    Args:
+        unets: estimators of vocals and accompaniment.
+        device: where they run.
+        blocks_per_group: blocks of 512 frames (11.9 s) in one batch. One is fastest on a CPU, where two no
+            longer fit the caches.
+        weights_hash: sha256 of the weights file.
+    """
+
+    name = "spleeter"
+    version = "1"
+    sources = ("vocals", "accompaniment")
+
+    def __init__(
+        self,
+        unets: Sequence[UNet],
+        device: str | torch.device = "cpu",
+        blocks_per_group: int | None = None,
+        weights_hash: str = "",
+    ) -> None:
+        self.device = torch.device(device)
+        self.unets = [unet.to(self.device, memory_format=torch.channels_last) for unet in unets]
+        self.blocks_per_group = blocks_per_group or (1 if self.device.type == "cpu" else 8)
+        self.weights_hash = weights_hash
+
+    @classmethod
+    def load(cls, device: str = "cpu") -> Spleeter:
+        path = weights.find(WEIGHTS)
+        fetch = f"python jobs/models.py fetch {WEIGHTS}"
+        if path is None:
+            raise BackendUnavailable(f"{WEIGHTS} weights are missing: {fetch}")
+        try:
+            digest = weights.weights_hash(path)
+            tensors = load_file(path)
+            unets = [unet_from_tensorflow(tensors, stem) for stem in range(len(cls.sources))]
+        except UserError as error:
+            raise BackendUnavailable(str(error)) from error
+        except (SafetensorError, ValueError) as error:
+            raise BackendUnavailable(f"{path} is damaged ({error}): delete it, then {fetch}") from error
+        return cls(unets, device, weights_hash=digest)
+
+    def model_id(self) -> str:
+        return f"{WEIGHTS}:{self.weights_hash[:12]}"
+
+    def stream(self, audio: np.ndarray) -> Iterator[np.ndarray]:
+        """See `Separator.stream`. A block is one group of frames.
+
+        Raises:
+            ValueError: ``audio`` is not float ``[2, samples]``, or holds NaN or infinity.
+        """
+        audio = check_stereo(audio)
+        overlap_add = OverlapAdd(audio.shape[-1])
+        for mix in spectrum_groups(audio, self.blocks_per_group * BLOCK_FRAMES, self.device):
+            with torch.inference_mode():
+                stems = torch.zeros((len(self.unets), *mix.shape), dtype=mix.dtype, device=self.device)
+                stems[..., :BINS] = self._masks(mix[..., :BINS].abs()) * mix[..., :BINS]
+            block = overlap_add.add(stems)
+            if block.shape[-1]:
+                yield block
+
+    def _masks(self, magnitude: Tensor) -> Tensor:
+        """Each stem's share of each bin: ``[2, frames, bins]`` → ``[stems, 2, frames, bins]``; sums to 1."""
+        frames = magnitude.shape[1]
+        # The last block is filled up with silence, as in the original.
+        blocks = functional.pad(magnitude, (0, 0, 0, -frames % BLOCK_FRAMES))
+        blocks = blocks.unflatten(1, (-1, BLOCK_FRAMES)).transpose(0, 1)
+        blocks = blocks.contiguous(memory_format=torch.channels_last)
+        power = torch.stack([unet(blocks).square() for unet in self.unets])
+        masks = (power + EPSILON / len(self.unets)) / (power.sum(0) + EPSILON)
+        return masks.transpose(1, 2).flatten(2, 3)[:, :, :frames]

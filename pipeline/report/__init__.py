@@ -1,0 +1,1 @@
+"""What people read after a run: the performance report and report.html."""

@@ -1,0 +1,128 @@
+"""``performance.json`` and ``PERFORMANCE_METRICS.md``: what each stage cost and how it adds up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.engine.progress import Progress
+
+
+def group(stage: str) -> str:
+    """The actor a stage ran in: ``features.mel`` ran in ``features``."""
+    return stage.split(".", 1)[0]
+
+
+def performance(
+    run_id: str, progress: Progress, wall_s: float, startup_s: float, busy_s: dict[str, float]
+) -> dict[str, Any]:
+    """The numbers of a run.
+
+    Args:
+        wall_s: of the whole graph, first block to last receipt.
+        startup_s: before it: listing, models, Ray.
+        busy_s: per actor pool, the time Ray itself measured inside the stage classes.
+    """
+    total = sum(s["compute_s"] for s in progress.stages.values())
+    stages = {
+        name: {
+            "device": s["device"],
+            "rows": int(s["rows"]),
+            "compute_s": s["compute_s"],
+            "share": s["compute_s"] / total if total else None,
+            "wait_s": s["wait_s"],
+            "real_time_factor": progress.audio_s / s["compute_s"] if s["compute_s"] else None,
+            "padding_fraction": s["padding_weighted"] / s["compute_s"] if s["compute_s"] else None,
+        }
+        for name, s in sorted(progress.stages.items(), key=lambda item: -item[1]["compute_s"])
+    }
+    timed: dict[str, float] = {}
+    for name, s in progress.stages.items():
+        timed[group(name)] = timed.get(group(name), 0.0) + s["compute_s"]
+    busy_total = sum(busy_s.values())
+    return {
+        "run_id": run_id,
+        "files": progress.files,
+        "status": dict(progress.status),
+        "audio_s": progress.audio_s,
+        "wall_s": wall_s,
+        "startup_s": startup_s,
+        "real_time_factor": progress.audio_s / wall_s if wall_s else None,
+        "compute_s": total,
+        "busy_s": busy_total or None,
+        "compute_over_busy": total / busy_total if busy_total else None,
+        "stages": stages,
+        "actors": {n: {"compute_s": timed.get(n, 0.0), "busy_s": busy_s.get(n)} for n in {*timed, *busy_s}},
+        "processes": sorted(progress.processes.values(), key=lambda p: (p["stage"], -p["peak_rss_bytes"])),
+        "failures": [
+            {"stage": s, "error_class": c, "count": n} for (s, c), n in progress.failures.most_common()
+        ],
+        "fallbacks": [
+            {"stage": s, "wanted": w, "used": u, "reason": r, "count": n}
+            for (s, w, u, r), n in progress.fallbacks.most_common(50)
+        ],
+    }
+
+
+def markdown(p: dict[str, Any], environment: dict[str, Any]) -> str:
+    """The same for people, as Markdown."""
+    lines = [
+        f"# Performance of run {p['run_id']}",
+        "",
+        f"{p['files']} files, {p['audio_s'] / 3600:.3f} h of audio in {p['wall_s']:.1f} s: "
+        f"**{_number(p['real_time_factor'], '.1f')}× real time** "
+        f"(and {p['startup_s']:.1f} s before the first block: listing, models, Ray).",
+        "",
+        f"Machine: {environment['cpu_count']} CPUs, GPU: {environment.get('gpu') or 'none'}; "
+        f"Python {environment['python']}, Ray {environment['packages']['ray']}, "
+        f"torch {environment['packages']['torch']}.",
+        "",
+        "## Stages",
+        "",
+        "| stage | device | files | compute s | share | waiting s | × real time | padding |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, s in p["stages"].items():
+        lines.append(
+            f"| {name} | {s['device']} | {s['rows']} | {s['compute_s']:.2f} | {_number(s['share'], '.1%')} | "
+            f"{s['wait_s']:.1f} | {_number(s['real_time_factor'], '.1f')} | {_number(s['padding_fraction'], '.1%')} |"
+        )
+    lines += [
+        "",
+        "Compute is wall time in the stage, summed over files; actors work side by side, so it may exceed the "
+        "wall time of the run. "
+        + (
+            f"Ray measured {p['busy_s']:.2f} s inside the actors; the stages account for "
+            f"{p['compute_over_busy']:.1%} of it."
+            if p["busy_s"]
+            else "Ray gave no measurement of its own to compare with."
+        ),
+        "",
+        "## Peak memory per process",
+        "",
+        "| stage | node | pid | peak RSS, MiB (with pages shared with the object store) |",
+        "| --- | --- | ---: | ---: |",
+    ]
+    lines += [
+        f"| {q['stage']} | {q['node']} | {q['pid']} | {q['peak_rss_bytes'] / 2**20:.0f} |"
+        for q in p["processes"]
+    ]
+    if p["fallbacks"]:
+        lines += [
+            "",
+            "## Fallbacks",
+            "",
+            "| stage | wanted | used | rows | reason |",
+            "| --- | --- | --- | ---: | --- |",
+        ]
+        lines += [
+            f"| {f['stage']} | {f['wanted']} | {f['used']} | {f['count']} | {f['reason'].replace('|', '/')} |"
+            for f in p["fallbacks"]
+        ]
+    if p["failures"]:
+        lines += ["", "## Failures", "", "| stage | class | rows |", "| --- | --- | ---: |"]
+        lines += [f"| {f['stage']} | {f['error_class']} | {f['count']} |" for f in p["failures"]]
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)

@@ -1,0 +1,85 @@
+"""Which models a run can use, decided once before it starts, with every step away from the config recorded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.errors import Fallback, UserError
+from pipeline.models import weights
+from pipeline.models.clap.checkpoint import read_checkpoint
+from pipeline.models.separation import REGISTRY
+from pipeline.models.separation.base import BackendUnavailable
+from pipeline.workflows.config import ExtractConfig
+
+# The checkpoint that is taken when the config names none and several are fetched: music first.
+CLAP_PREFERENCE = ("clap-htsat-base-music", "clap-htsat-base-music-speech", "clap-htsat-tiny")
+
+
+@dataclass
+class Models:
+    """What was found.
+
+    Args:
+        clap_checkpoint: file, or None where CLAP is off or skipped.
+        clap_model: architecture and weights hash.
+        fallbacks: recorded in every decoded row.
+        warnings: one line each, for the log.
+    """
+
+    clap_checkpoint: str | None = None
+    clap_model: str | None = None
+    fallbacks: list[Fallback] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def find_models(config: ExtractConfig) -> Models:
+    """Look for what the config asks for. Raises `UserError` where ``on_unavailable=fail`` or a path is wrong."""
+    models = Models()
+    if config.clap.enabled:
+        _find_clap(config, models)
+    if config.separation.enabled and config.separation.on_unavailable == "fail":
+        _require_backend(config)
+    return models
+
+
+def _find_clap(config: ExtractConfig, models: Models) -> None:
+    path = _clap_path(config.clap.checkpoint)
+    if path is not None:
+        models.clap_checkpoint = str(path)
+        models.clap_model = read_checkpoint(path).info.model_id
+        return
+    what = f"python jobs/models.py fetch {config.clap.checkpoint or CLAP_PREFERENCE[0]}"
+    reason = f"no CLAP checkpoint found; type `{what}` or clap.checkpoint=FILE.pt"
+    if config.clap.on_unavailable == "fail":
+        raise UserError(f"clap.on_unavailable=fail: {reason}")
+    models.fallbacks.append(Fallback("clap", config.clap.checkpoint or "CLAP embeddings", "none", reason))
+    models.warnings.append(f"CLAP is skipped: {reason}")
+
+
+def _clap_path(checkpoint: str | None) -> Path | None:
+    if checkpoint is None:
+        return next((p for p in map(weights.find, CLAP_PREFERENCE) if p is not None), None)
+    if checkpoint in {entry.name for entry in weights.catalogue()}:
+        return weights.find(checkpoint)
+    path = Path(checkpoint).expanduser()
+    if not path.is_file():
+        raise UserError(
+            f"clap.checkpoint={checkpoint} is neither a file nor a name from `python jobs/models.py list`"
+        )
+    return path.resolve()
+
+
+def _require_backend(config: ExtractConfig) -> None:
+    reasons = []
+    for name in config.separation.backends:
+        if name not in REGISTRY:
+            reasons.append(f"{name}: not part of this version")
+            continue
+        try:
+            REGISTRY[name].load("cpu")
+        except BackendUnavailable as error:
+            reasons.append(f"{name}: {error}")
+        else:
+            return
+    raise UserError(f"separation.on_unavailable=fail and no backend can run: {'; '.join(reasons)}")

@@ -1,0 +1,299 @@
+"""The configuration of the feature extraction job: plain typed dataclasses and the checks Hydra cannot make.
+
+Nothing here imports Hydra: ``jobs/`` composes a config into these classes, a notebook can fill them by hand.
+Defaults that read environment variables live in ``conf/``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from pipeline.errors import UserError
+from pipeline.features import REGISTRY, Extractor
+from pipeline.models.separation import BACKEND_NAMES
+
+AGGREGATES = ("mean", "weighted", "robust")
+ON_UNAVAILABLE = ("skip", "fail")
+BLOB_NAMES = ("mel", "chroma")
+GPU_STAGES = ("features", "clap", "separation")
+
+# Optional[...] rather than X | None below: OmegaConf reads these annotations at run time.
+# ruff: noqa: UP045
+
+
+@dataclass
+class SourceConfig:
+    """Where the audio is."""
+
+    uri: Optional[str] = None
+    glob: Optional[str] = None
+    manifest: Optional[str] = None
+    storage_options: dict[str, Any] = field(default_factory=dict)
+    limit: Optional[int] = None
+
+
+@dataclass
+class OutputConfig:
+    """Where the tables go."""
+
+    uri: Optional[str] = None
+    overwrite: bool = False
+    storage_options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ClapConfig:
+    """The CLAP stage."""
+
+    enabled: bool = True
+    checkpoint: Optional[str] = None
+    window_seconds: float = 10.0
+    hop_seconds: float = 5.0
+    aggregate: str = "mean"
+    max_batch_audio_seconds: float = 160.0
+    amp: bool = False
+    on_unavailable: str = "skip"
+
+
+@dataclass
+class SeparationConfig:
+    """The separation stage: the first backend of the list that can run does."""
+
+    enabled: bool = True
+    backends: list[str] = field(default_factory=lambda: list(BACKEND_NAMES))
+    save_stems: bool = False
+    on_unavailable: str = "skip"
+
+
+@dataclass
+class BlobsConfig:
+    """Arrays too large for a row."""
+
+    max_inline_elements: int = 4096
+    names: list[str] = field(default_factory=lambda: list(BLOB_NAMES))
+
+
+@dataclass
+class CacheConfig:
+    """Reserved: the versioned cache reads these keys; nothing does yet, and enabling it is refused."""
+
+    enabled: bool = False
+    uri: Optional[str] = None
+    ttl_hours: float = 720.0
+    max_bytes: int = 50_000_000_000
+
+
+@dataclass
+class HardwareConfig:
+    """A profile: which share of a GPU each stage takes and how much audio travels in a block.
+
+    ``gpu_shares.<stage>`` is the n of 1/n GPU per actor; 0 keeps the stage on the CPU.
+    ``actors.<stage>`` fixes a pool's size; 0 sizes it from the cluster.
+    """
+
+    name: str = "cpu"
+    gpu_shares: dict[str, int] = field(default_factory=lambda: dict.fromkeys(GPU_STAGES, 0))
+    actors: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("decode", *GPU_STAGES), 0))
+    block_audio_seconds: float = 300.0
+    max_files_per_block: int = 32
+
+
+@dataclass
+class RayConfig:
+    """How to reach or start Ray."""
+
+    address: Optional[str] = None
+    num_cpus: Optional[int] = None
+    object_store_memory: Optional[int] = None
+
+
+@dataclass
+class PerfConfig:
+    """Threads per actor for torch, OpenMP and MKL."""
+
+    threads: int = 1
+
+
+def extractor_config_class(cls: type[Extractor]) -> type:
+    """A mutable twin of an extractor's frozen dataclass, which OmegaConf can override."""
+    hints = typing.get_type_hints(cls)
+    fields = []
+    for f in dataclasses.fields(cls):
+        if f.default_factory is not dataclasses.MISSING:
+            fields.append((f.name, hints[f.name], field(default_factory=f.default_factory)))
+        else:
+            fields.append((f.name, hints[f.name], field(default=f.default)))
+    return dataclasses.make_dataclass(f"{cls.__name__}Config", fields)
+
+
+def _features_config_class() -> type:
+    fields: list[tuple] = [
+        ("enabled", list[str], field(default_factory=lambda: sorted(REGISTRY))),
+        ("sample_rate", int, field(default=22050)),
+    ]
+    for name in sorted(REGISTRY):
+        config = extractor_config_class(REGISTRY[name])
+        fields.append((name, config, field(default_factory=config)))
+    return dataclasses.make_dataclass("FeaturesConfig", fields)
+
+
+FeaturesConfig = _features_config_class()
+
+
+@dataclass
+class ExtractConfig:
+    """Everything ``jobs/extract_features.py`` can be told."""
+
+    source: SourceConfig = field(default_factory=SourceConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)  # type: ignore[valid-type]
+    clap: ClapConfig = field(default_factory=ClapConfig)
+    separation: SeparationConfig = field(default_factory=SeparationConfig)
+    blobs: BlobsConfig = field(default_factory=BlobsConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
+    perf: PerfConfig = field(default_factory=PerfConfig)
+    max_failure_rate: float = 0.9
+    seed: int = 0
+    verbose: bool = False
+
+    def extractors(self) -> list[Extractor]:
+        """The enabled extractors with their parameters, in the order of their names."""
+        return [
+            REGISTRY[name](**dataclasses.asdict(getattr(self.features, name)))
+            for name in sorted(self.features.enabled)
+        ]
+
+    def check(self) -> None:
+        """Refuse what cannot work, in one line that names the key. Raises `UserError`."""
+        _check_io(self)
+        _check_features(self)
+        _check_clap(self.clap)
+        _check_separation(self.separation)
+        _check_rest(self)
+
+
+def nearest(word: str, choices: typing.Iterable[str]) -> str:
+    """``"; did you mean X?"`` for the choice most like ``word``, or an empty string."""
+    match = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return f"; did you mean {match[0]}?" if match else ""
+
+
+def _one_of(key: str, value: str, choices: typing.Sequence[str]) -> None:
+    if value not in choices:
+        raise UserError(f"{key}={value} is not one of {', '.join(choices)}{nearest(value, choices)}")
+
+
+def _positive(key: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise UserError(f"{key}={value:g} must be greater than 0")
+
+
+def _check_io(config: ExtractConfig) -> None:
+    if not config.source.uri and not config.source.manifest:
+        raise UserError("source.uri is not set: type source.uri=FOLDER or source.uri=s3://BUCKET/PREFIX")
+    if not config.output.uri:
+        raise UserError("output.uri is not set: type output.uri=FOLDER or output.uri=s3://BUCKET/PREFIX")
+    if config.source.limit is not None and config.source.limit < 1:
+        raise UserError(f"source.limit={config.source.limit} must be at least 1, or null for no limit")
+
+
+def _check_features(config: ExtractConfig) -> None:
+    for name in config.features.enabled:
+        _one_of("features.enabled", name, sorted(REGISTRY))
+    if not 4000 <= config.features.sample_rate <= 192000:
+        raise UserError(f"features.sample_rate={config.features.sample_rate} must lie within 4000..192000 Hz")
+    for extractor in config.extractors():
+        try:
+            extractor.check()
+        except ValueError as error:
+            raise UserError(f"features.{extractor.name}.{error}") from None
+    for name in config.blobs.names:
+        _one_of("blobs.names", name, BLOB_NAMES)
+    if config.blobs.max_inline_elements < 0:
+        raise UserError(f"blobs.max_inline_elements={config.blobs.max_inline_elements} must not be negative")
+
+
+def _check_clap(clap: ClapConfig) -> None:
+    _one_of("clap.aggregate", clap.aggregate, AGGREGATES)
+    _one_of("clap.on_unavailable", clap.on_unavailable, ON_UNAVAILABLE)
+    _positive("clap.window_seconds", clap.window_seconds)
+    _positive("clap.hop_seconds", clap.hop_seconds)
+    _positive("clap.max_batch_audio_seconds", clap.max_batch_audio_seconds)
+    if clap.window_seconds > 10:
+        raise UserError(f"clap.window_seconds={clap.window_seconds:g} exceeds the 10 s CLAP was trained on")
+    if clap.hop_seconds > clap.window_seconds:
+        raise UserError(
+            f"clap.hop_seconds={clap.hop_seconds:g} exceeds clap.window_seconds={clap.window_seconds:g}: "
+            "audio between windows would be skipped"
+        )
+    if clap.max_batch_audio_seconds < clap.window_seconds:
+        raise UserError(
+            f"clap.max_batch_audio_seconds={clap.max_batch_audio_seconds:g} is below one window "
+            f"(clap.window_seconds={clap.window_seconds:g})"
+        )
+
+
+def _check_separation(separation: SeparationConfig) -> None:
+    _one_of("separation.on_unavailable", separation.on_unavailable, ON_UNAVAILABLE)
+    for name in separation.backends:
+        _one_of("separation.backends", name, BACKEND_NAMES)
+    if separation.enabled and not separation.backends:
+        raise UserError("separation.backends is empty: name a backend or type separation.enabled=false")
+
+
+def _check_rest(config: ExtractConfig) -> None:
+    if config.cache.enabled:
+        raise UserError("cache.enabled=true: this version has no cache yet; type cache.enabled=false")
+    if not 0 <= config.max_failure_rate <= 1:
+        raise UserError(f"max_failure_rate={config.max_failure_rate:g} must lie within 0..1")
+    if config.perf.threads < 1:
+        raise UserError(f"perf.threads={config.perf.threads} must be at least 1")
+    _positive("hardware.block_audio_seconds", config.hardware.block_audio_seconds)
+    _positive("hardware.max_files_per_block", config.hardware.max_files_per_block)
+    for stage, share in config.hardware.gpu_shares.items():
+        _one_of("hardware.gpu_shares", stage, GPU_STAGES)
+        if share < 0:
+            raise UserError(f"hardware.gpu_shares.{stage}={share} must be 0 (CPU) or the n of 1/n GPU")
+    for stage, count in config.hardware.actors.items():
+        _one_of("hardware.actors", stage, ("decode", *GPU_STAGES))
+        if count < 0:
+            raise UserError(f"hardware.actors.{stage}={count} must be 0 (automatic) or a number of actors")
+
+
+SECRET_WORDS = ("key", "secret", "token", "password", "passwd", "credential", "sas", "connection_string")
+
+
+def redacted(config: Any) -> Any:
+    """``config`` as plain dicts and lists, with every value under a secret-looking key replaced by ``***``."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        config = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    if isinstance(config, dict):
+        out = {}
+        for name, value in config.items():
+            if name == "storage_options":
+                out[name] = _redact_options(value)
+            else:
+                out[name] = redacted(value)
+        return out
+    if isinstance(config, (list, tuple)):
+        return [redacted(value) for value in config]
+    return config
+
+
+def _redact_options(options: dict[str, Any]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, value in options.items():
+        if isinstance(value, dict):
+            out[name] = _redact_options(value)
+        elif value is not None and any(word in str(name).lower() for word in SECRET_WORDS):
+            out[name] = "***"
+        else:
+            out[name] = value
+    return out

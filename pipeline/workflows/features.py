@@ -1,0 +1,346 @@
+"""Feature extraction: sources in, tables out, in one pass over each file.
+
+Reads top to bottom: list → prepare the output → see which models are there → plan → run → reconcile → report.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import torch
+import yaml
+
+from pipeline.dataset.manifest import merge_manifest
+from pipeline.dataset.output import Output
+from pipeline.dataset.run import RunFolder, environment, new_run_id
+from pipeline.dataset.schemas import tracks_schema
+from pipeline.dataset.sources import SourceItem, list_source
+from pipeline.dataset.storage import one_line
+from pipeline.engine.graph import Node, build_dataset, busy_seconds, receipts
+from pipeline.engine.plan import estimated_seconds, pack
+from pipeline.engine.progress import Progress
+from pipeline.engine.reconcile import lost_rows
+from pipeline.engine.resources import StageResources, plan_resources
+from pipeline.engine.session import Cluster, connect, disconnect
+from pipeline.engine.stages.clap import ClapStage
+from pipeline.engine.stages.decode import DecodeStage, ViewSpec
+from pipeline.engine.stages.features import FeaturesStage
+from pipeline.engine.stages.separation import SeparationStage
+from pipeline.engine.stages.sink import SinkStage
+from pipeline.report.html import clock, render
+from pipeline.report.overview import overview
+from pipeline.report.performance import markdown, performance
+from pipeline.workflows.availability import Models, find_models
+from pipeline.workflows.config import ExtractConfig, redacted
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_FAILURES = 0, 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Args:
+        exit_code: as in the jobs' ``--help``.
+        run_id: name of the run folder.
+        output: root of the tables.
+        report: location of ``report.html``; empty where the run did not get that far.
+        performance: what ``performance.json`` holds.
+    """
+
+    exit_code: int
+    run_id: str
+    output: str
+    report: str = ""
+    performance: dict[str, Any] | None = None
+
+
+def run(config: ExtractConfig, quiet: bool = False) -> Result:
+    """Run the job. Raises `UserError` for what the user can mend before anything was computed."""
+    started = time.perf_counter()
+    config.check()
+    output = Output(config.output.uri, config.output.storage_options)
+    items = _list(config, quiet)
+    models = find_models(config)
+    output.prepare(config.output.overwrite)
+    run_id = new_run_id()
+    folder = RunFolder(output, run_id, quiet)
+    try:
+        return _run(config, items, models, output, folder, started)
+    finally:
+        folder.close()
+        disconnect()
+
+
+def _list(config: ExtractConfig, quiet: bool) -> list[SourceItem]:
+    source = config.source
+    items: list[SourceItem] = []
+    said = time.perf_counter()
+    for item in list_source(
+        source.uri,
+        glob=source.glob,
+        manifest=source.manifest,
+        storage_options=source.storage_options,
+        limit=source.limit,
+    ):
+        items.append(item)
+        if not quiet and time.perf_counter() - said > 5:
+            said = time.perf_counter()
+            print(f"listing {source.uri}: {len(items)} files so far", flush=True)
+    return items
+
+
+def _run(
+    config: ExtractConfig,
+    items: list[SourceItem],
+    models: Models,
+    output: Output,
+    folder: RunFolder,
+    started: float,
+) -> Result:
+    folder.log(
+        "start",
+        f"run {folder.run_id}: {len(items)} files from {config.source.uri or config.source.manifest}",
+        files=len(items),
+        hardware=config.hardware.name,
+    )
+    for warning in models.warnings:
+        folder.log("fallback", warning, level="warning")
+    cluster = connect(config.ray.address, config.ray.num_cpus, config.ray.object_store_memory)
+    devices = {
+        "ray": vars(cluster),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+    env = environment(devices)
+    folder.write("config.yaml", yaml.safe_dump(redacted(config), sort_keys=False, allow_unicode=True))
+    folder.write_json("environment.json", env)
+    hardware = config.hardware
+    blocks = list(pack(items, _block_seconds(items, cluster, config), hardware.max_files_per_block))
+    nodes = build_graph(config, models, output, folder.run_id)
+    resources = plan_resources(
+        [n.name for n in nodes], cluster.cpus, cluster.gpus, hardware.gpu_shares, hardware.actors, len(blocks)
+    )
+    _log_plan(folder, cluster, nodes, resources, blocks, config, models)
+    progress = Progress(
+        files=len(items),
+        bytes=sum(i.size_bytes or 0 for i in items) if all(i.size_bytes for i in items) else 0,
+        report=lambda fields: folder.log("progress", progress_text(fields), **fields),
+    )
+    startup = time.perf_counter() - started
+    said = {(f.stage, f.wanted, f.used) for f in models.fallbacks}
+    busy, error = _execute(blocks, nodes, resources, config, progress, folder, said)
+    if error is not None:
+        return Result(EXIT_FAILED, folder.run_id, output.uri)
+    _reconcile(blocks, nodes, progress, folder)
+    return _finish(config, output, folder, progress, env, startup, busy)
+
+
+def _block_seconds(items: Sequence[SourceItem], cluster: Cluster, config: ExtractConfig) -> float:
+    """The profile's block size, or less where there would be too few blocks to keep every core busy."""
+    total = sum(estimated_seconds(item) for item in items)
+    return max(30.0, min(config.hardware.block_audio_seconds, total / max(1.0, 4 * cluster.cpus)))
+
+
+def build_graph(config: ExtractConfig, models: Models, output: Output, run_id: str) -> list[Node]:
+    """The stages that this config asks for and the found models allow, in order."""
+    extractors = config.extractors()
+    names = ["decode"]
+    names += ["features"] * bool(extractors)
+    names += ["clap"] * bool(models.clap_checkpoint)
+    names += ["separation"] * config.separation.enabled
+    last = {name: i for i, name in enumerate(names)}
+    wanted = {view for e in extractors for view in e.views}
+    views = []
+    if "native" in wanted:
+        views.append(ViewSpec("native", None, None, last["features"]))
+    if "mono" in wanted:
+        views.append(ViewSpec("mono", config.features.sample_rate, 1, last["features"]))
+    if "clap" in last:
+        views.append(ViewSpec("clap", 48000, 1, last["clap"]))
+    if "separation" in last:
+        views.append(ViewSpec("separation", 44100, 2, last["separation"]))
+    if not views:  # nothing to compute still means decoding: the tables then describe the files
+        views.append(ViewSpec("mono", config.features.sample_rate, 1, last["decode"]))
+    drops = {
+        stage: frozenset(f"pcm@{v.name}" for v in views if v.last_stage == position)
+        for stage, position in last.items()
+    }
+    device = {stage: "cuda" if n else "cpu" for stage, n in config.hardware.gpu_shares.items()}
+    threads = config.perf.threads
+    arguments: dict[str, tuple[type, dict[str, Any]]] = {
+        "decode": (DecodeStage, {
+            "views": views,
+            "storage_options": config.source.storage_options,
+            "block_audio_seconds": config.hardware.block_audio_seconds,
+        }),
+        "features": (FeaturesStage, {
+            "extractors": extractors,
+            "sample_rate": config.features.sample_rate,
+            "device": device.get("features", "cpu"),
+            "threads": threads,
+            "blob_names": config.blobs.names,
+            "max_inline_elements": config.blobs.max_inline_elements,
+            "drop": drops.get("features", frozenset()),
+        }),
+        "clap": (ClapStage, {
+            "checkpoint": models.clap_checkpoint,
+            "window_seconds": config.clap.window_seconds,
+            "hop_seconds": config.clap.hop_seconds,
+            "aggregate": config.clap.aggregate,
+            "max_batch_audio_seconds": config.clap.max_batch_audio_seconds,
+            "amp": config.clap.amp,
+            "device": device.get("clap", "cpu"),
+            "threads": threads,
+            "drop": drops.get("clap", frozenset()),
+        }),
+        "separation": (SeparationStage, {
+            "backends": config.separation.backends,
+            "save_stems": config.separation.save_stems,
+            "device": device.get("separation", "cpu"),
+            "threads": threads,
+            "drop": drops.get("separation", frozenset()),
+        }),
+    }  # fmt: skip
+    nodes = [Node(name, *arguments[name]) for name in names]
+    sink = {
+        "output": output,
+        "run_id": run_id,
+        "tracks": tracks_schema(extractors, config.clap.enabled, config.separation.enabled),
+        "standing_fallbacks": [vars(f) for f in models.fallbacks],
+        "extractors": {e.name: e.version for e in extractors},
+    }
+    return [*nodes, Node("write", SinkStage, sink)]
+
+
+def _log_plan(
+    folder: RunFolder,
+    cluster: Cluster,
+    nodes: Sequence[Node],
+    resources: dict[str, StageResources],
+    blocks: Sequence[pa.Table],
+    config: ExtractConfig,
+    models: Models,
+) -> None:
+    folder.log(
+        "device",
+        f"Ray {cluster.address}: {cluster.nodes} node(s), {cluster.cpus:g} CPUs, {cluster.gpus:g} GPUs; "
+        f"hardware={config.hardware.name}, {config.perf.threads} thread(s) per actor",
+        **vars(cluster),
+    )
+    pools = ", ".join(f"{n.name}×{resources[n.name].actors}" for n in nodes)
+    folder.log(
+        "plan",
+        f"{len(blocks)} blocks through {pools}",
+        blocks=len(blocks),
+        resources={name: vars(r) for name, r in resources.items()},
+    )
+    folder.log(
+        "parameters",
+        f"features {', '.join(config.features.enabled) or 'none'} at {config.features.sample_rate} Hz; "
+        f"CLAP {models.clap_model or 'off'}; separation "
+        f"{'/'.join(config.separation.backends) if config.separation.enabled else 'off'}",
+        features=config.features.enabled,
+        clap=models.clap_model,
+        separation=config.separation.backends if config.separation.enabled else None,
+    )
+
+
+def _execute(
+    blocks: Sequence[pa.Table],
+    nodes: Sequence[Node],
+    resources: dict[str, StageResources],
+    config: ExtractConfig,
+    progress: Progress,
+    folder: RunFolder,
+    said: set[tuple[str, str, str]],
+) -> tuple[dict[str, float], BaseException | None]:
+    """Run the graph, naming each kind of fallback once; those in ``said`` are known already.
+
+    Returns:
+        the actors' busy seconds by Ray's clock, and the error that ended the run, if any.
+    """
+    try:
+        dataset = build_dataset(blocks, nodes, resources, config.perf.threads)
+        for receipt in receipts(dataset):
+            progress.add(receipt)
+            for stage, wanted, used, reason, _ in receipt["fallbacks"]:
+                if (stage, wanted, used) not in said and len(said) < 20:
+                    said.add((stage, wanted, used))
+                    folder.log("fallback", f"{stage}: {used} instead of {wanted} ({reason})", level="warning")
+    except Exception as error:  # noqa: BLE001  whatever Ray raises, the user gets one line and the log has the rest
+        folder.log(
+            "failed",
+            f"the job failed after {len(progress.committed)} of {progress.files} files were committed: "
+            f"{type(error).__name__}: {one_line(error, 600)}",
+            level="error",
+        )
+        return {}, error
+    return busy_seconds(dataset, nodes), None
+
+
+def _reconcile(
+    blocks: Iterable[pa.Table], nodes: Sequence[Node], progress: Progress, folder: RunFolder
+) -> None:
+    lost = lost_rows(blocks, progress.committed)
+    if lost is None:
+        return
+    folder.log(
+        "lost", f"{lost.num_rows} files were lost with their workers; recorded as failures", level="warning"
+    )
+    receipt = SinkStage(**nodes[-1].arguments)(lost)["receipt"][0].as_py()
+    progress.add(json.loads(receipt))
+
+
+def _finish(
+    config: ExtractConfig,
+    output: Output,
+    folder: RunFolder,
+    progress: Progress,
+    env: dict[str, Any],
+    startup: float,
+    busy: dict[str, float],
+) -> Result:
+    numbers = performance(folder.run_id, progress, progress.elapsed(), startup, busy)
+    folder.write_json("performance.json", numbers)
+    folder.write("PERFORMANCE_METRICS.md", markdown(numbers, env))
+    header = {"run_id": folder.run_id, "aggregate_strategy": config.clap.aggregate}
+    merge_manifest(output, folder.run_id, header, len(progress.committed))
+    report = folder.write("report.html", render(numbers, env, overview(output), output.uri))
+    rate = progress.failed() / max(1, progress.files)
+    folder.log("done", summary_text(progress, numbers), **progress.fields())
+    for (stage, error_class), count in progress.failures.most_common(10):
+        folder.log("failures", f"{count} × {error_class} in {stage}", level="warning", count=count)
+    folder.log("report", f"report: {report}")
+    code = EXIT_OK
+    if rate > config.max_failure_rate:
+        code = EXIT_FAILURES
+        folder.log(
+            "failure_rate",
+            f"{rate:.1%} of the files failed, more than max_failure_rate={config.max_failure_rate:g}",
+            level="error",
+        )
+    return Result(code, folder.run_id, output.uri, report, numbers)
+
+
+def progress_text(fields: dict[str, Any]) -> str:
+    """A progress line for the terminal."""
+    return (
+        f"{fields['files_done']}/{fields['files']} files, {fields['audio_hours']:.2f} h of audio, "
+        f"{fields['real_time_factor'] or 0:.1f}× real time, {fields['failed']} failed, "
+        f"ETA {clock(fields['eta_s'])}"
+    )
+
+
+def summary_text(progress: Progress, numbers: dict[str, Any]) -> str:
+    """The last line of a run."""
+    status = progress.status
+    return (
+        f"{progress.files} files ({status['ok']} ok, {status['partial']} partial, {status['failed']} failed), "
+        f"{clock(numbers['audio_s'])} of audio in {clock(numbers['wall_s'])}: "
+        f"{numbers['real_time_factor'] or 0:.1f}× real time"
+    )

@@ -1,0 +1,81 @@
+"""Writing below the output root."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.dataset.output import Output, blob_path, npy_bytes, stem_path
+from pipeline.errors import UserError
+
+
+def test_a_file_is_written_whole_and_leaves_nothing_else(tmp_path):
+    output = Output(str(tmp_path))
+    output.write("blobs/aa/x.npy", b"first")
+    output.write("blobs/aa/x.npy", b"second")
+    assert [p.name for p in (tmp_path / "blobs/aa").iterdir()] == ["x.npy"]
+    assert output.read("blobs/aa/x.npy") == b"second"
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path, monkeypatch):
+    output = Output(str(tmp_path))
+    output.write("tracks/a.parquet", b"good")
+
+    def full(self, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        output.write("tracks/a.parquet", b"bad")
+    assert [p.name for p in (tmp_path / "tracks").iterdir()] == ["a.parquet"]
+    assert (tmp_path / "tracks/a.parquet").read_bytes() == b"good"
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "a//b", ".hidden", "a/.b", "", "a\nb", "ä"])
+def test_nothing_is_written_outside_the_root(tmp_path, name):
+    with pytest.raises(ValueError, match="unsafe"):
+        Output(str(tmp_path)).write(name, b"")
+
+
+def test_tables_that_are_there_need_overwrite(tmp_path):
+    output = Output(str(tmp_path / "out"))
+    output.prepare(overwrite=False)
+    output.write_table("tracks/part-0.parquet", pa.table({"a": [1]}))
+    output.write("runs/old/config.yaml", b"x")
+    with pytest.raises(UserError, match="output.overwrite=true"):
+        output.prepare(overwrite=False)
+    output.prepare(overwrite=True)
+    assert output.parts("tracks") == []
+    assert output.read("runs/old/config.yaml") == b"x", "the history of runs stays"
+
+
+def test_an_unwritable_output_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"output\.uri"):
+        Output(str(tmp_path / "file" / "out")).prepare(overwrite=False)
+
+
+def test_parts_skip_temporaries(tmp_path):
+    output = Output(str(tmp_path))
+    output.write_table("tracks/part-1.parquet", pa.table({"a": [1]}))
+    (tmp_path / "tracks/.part-2.parquet.abc.tmp").write_bytes(b"half")
+    (tmp_path / "tracks/.part-3.parquet").write_bytes(b"half")
+    assert output.parts("tracks") == ["tracks/part-1.parquet"]
+    assert pq.read_table(tmp_path / "tracks").num_rows == 1
+
+
+def test_npy_bytes_are_c_order_and_need_no_pickle():
+    array = np.asfortranarray(np.arange(6, dtype=np.float16).reshape(2, 3))
+    back = np.load(io.BytesIO(npy_bytes(array)), allow_pickle=False)
+    np.testing.assert_array_equal(back, array)
+    assert back.flags.c_contiguous
+    assert back.dtype == np.float16
+
+
+def test_names_follow_the_contract():
+    asset = "ab" * 32
+    assert blob_path(asset, "mel", "0123", "mel") == f"blobs/ab/{asset}/mel-0123-mel.npy"
+    assert stem_path(asset, "vocals") == f"stems/ab/{asset}/vocals.flac"

@@ -1,0 +1,125 @@
+"""Listing inputs."""
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.dataset.sources import list_source
+from pipeline.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b.wav", "a.FLAC", "notes.txt", "sub/c.mp3", "sub/deep/d.ogg", "z.wav"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"12345")
+    return tmp_path
+
+
+def names(root: Path, **options) -> list[str]:
+    return [str(Path(item.uri).relative_to(root)) for item in list_source(str(root), **options)]
+
+
+def test_a_folder_is_walked_in_order_and_only_audio_counts(folder):
+    assert names(folder) == ["a.FLAC", "b.wav", "sub/c.mp3", "sub/deep/d.ogg", "z.wav"]
+    assert all(item.size_bytes == 5 for item in list_source(str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("glob", "expected"),
+    [
+        ("*.wav", ["b.wav", "z.wav"]),
+        ("**/*.mp3", ["sub/c.mp3"]),
+        ("**/*.wav", ["b.wav", "z.wav"]),
+        ("sub/*", ["sub/c.mp3"]),
+        ("[ab].*", ["a.FLAC", "b.wav"]),
+        ("?.wav", ["b.wav", "z.wav"]),
+    ],
+)
+def test_a_glob_matches_as_a_shell_would(folder, glob, expected):
+    assert names(folder, glob=glob) == expected
+
+
+def test_the_uri_itself_may_be_a_glob_or_a_file(folder):
+    assert [Path(i.uri).name for i in list_source(f"{folder}/*.wav")] == ["b.wav", "z.wav"]
+    assert [Path(i.uri).name for i in list_source(str(folder / "b.wav"))] == ["b.wav"]
+
+
+def test_limit_stops_the_listing_early(folder):
+    assert names(folder, limit=2) == ["a.FLAC", "b.wav"]
+
+
+def test_a_relative_uri_becomes_absolute(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert next(list_source("sub")).uri == str(folder / "sub" / "c.mp3")
+
+
+def test_a_directory_with_an_audio_name_is_accounted_for_and_walked(folder):
+    (folder / "x.wav").mkdir()
+    (folder / "x.wav" / "inner.wav").write_bytes(b"1")
+    found = {Path(i.uri).name: i.problem for i in list_source(str(folder), glob="**/*.wav")}
+    assert found["inner.wav"] is None
+    assert "directory" in found["x.wav"]
+
+
+def test_a_symlink_loop_ends(folder):
+    (folder / "sub" / "loop").symlink_to(folder)
+    assert len(names(folder)) < 50
+
+
+def test_a_name_that_is_not_utf8_becomes_a_problem(folder):
+    Path(os.fsdecode(os.fsencode(str(folder)) + b"/bad-\xff.wav")).write_bytes(b"1")
+    [item] = [i for i in list_source(str(folder)) if i.problem]
+    assert "UTF-8" in item.problem
+    assert item.uri.encode()
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_manifest_lists_uris_relative_to_itself(folder, kind):
+    uris = ["sub/c.mp3", str(folder / "b.wav"), "s3://elsewhere/x.wav"]
+    path = folder / f"list.{kind}"
+    if kind == "csv":
+        path.write_text("title,uri\n" + "".join(f"t,{u}\n" for u in uris))
+    elif kind == "jsonl":
+        path.write_text("".join(f'{{"uri": "{u}"}}\n\n' for u in uris))
+    else:
+        pq.write_table(pa.table({"uri": uris, "n": [1, 2, 3]}), path)
+    expected = [str(folder / "sub/c.mp3"), str(folder / "b.wav"), "s3://elsewhere/x.wav"]
+    assert [i.uri for i in list_source(None, manifest=str(path))] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("list.csv", "title\nx\n", "no uri column"),
+        ("list.jsonl", "{nonsense\n", "line 1 is not JSON"),
+        ("list.jsonl", '["a"]\n', "not a JSON object"),
+        ("list.jsonl", '{"uri": ""}\n', "row 1 has no uri"),
+        ("list.parquet", "nonsense", "not a Parquet file"),
+        ("list.txt", "a.wav\n", "a manifest is .csv"),
+        ("list.csv", "uri\n", "no file"),
+    ],
+)
+def test_an_unusable_manifest_is_one_line(tmp_path, name, text, says):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=says) as caught:
+        list(list_source(None, manifest=str(tmp_path / name)))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_and_empty_sources_say_so(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        list(list_source(str(tmp_path / "nowhere")))
+    with pytest.raises(UserError, match="no file with a known audio suffix"):
+        list(list_source(str(tmp_path)))
+    with pytest.raises(UserError, match=r"no file matching \*\.flac"):
+        list(list_source(str(tmp_path), glob="*.flac"))
+
+
+def test_an_unknown_protocol_is_one_line():
+    with pytest.raises(UserError, match="nosuch"):
+        list(list_source("nosuch://x"))

@@ -1,0 +1,150 @@
+"""Packing, resources, clocks, reconciliation: what needs no Ray."""
+
+import json
+import time
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.dataset.sources import SourceItem
+from pipeline.engine.batch import Track, add_stage, collect, pcm_array, tracks_of
+from pipeline.engine.plan import pack
+from pipeline.engine.progress import Progress
+from pipeline.engine.reconcile import lost_rows
+from pipeline.engine.resources import plan_resources
+from pipeline.engine.timing import Cost, StageClock
+from pipeline.errors import Fallback, UserError
+
+
+def test_packing_keeps_order_and_loses_nothing():
+    items = [SourceItem(f"/a/{i}.mp3", size_bytes=20_000 * (1 + i % 7)) for i in range(100)]
+    blocks = list(pack(items, block_seconds=10, max_files=8))
+    assert [i for b in blocks for i in b["index"].to_pylist()] == list(range(100))
+    assert [u for b in blocks for u in b["uri"].to_pylist()] == [i.uri for i in items]
+    assert max(b.num_rows for b in blocks) <= 8
+
+
+def test_long_files_stay_alone_and_tiny_ones_share():
+    long = [SourceItem(f"{i}.wav", size_bytes=176_400 * 600) for i in range(3)]
+    tiny = [SourceItem(f"{i}.wav", size_bytes=1000) for i in range(64)]
+    assert [b.num_rows for b in pack(long, 300, 32)] == [1, 1, 1]
+    assert [b.num_rows for b in pack(tiny, 300, 32)] == [32, 32]
+
+
+STAGES = ["decode", "features", "clap", "separation", "write"]
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 4, 16, 64])
+def test_all_pools_at_full_size_fit_with_room_to_spare(cpus):
+    plan = plan_resources(STAGES, cpus, 0, {}, {}, blocks=1000)
+    assert sum(r.actors * r.num_cpus for r in plan.values()) < cpus
+    assert all(r.actors >= 1 and r.num_cpus > 0 and r.num_gpus == 0 for r in plan.values())
+    assert sum(r.actors for r in plan.values()) >= cpus
+
+
+def test_never_more_actors_than_blocks():
+    assert all(r.actors == 1 for r in plan_resources(STAGES, 64, 0, {}, {}, blocks=1).values())
+
+
+def test_gpu_shares_are_one_over_n_and_fit_the_card():
+    plan = plan_resources(STAGES, 16, 1, {"features": 4, "clap": 4, "separation": 2}, {}, blocks=100)
+    assert [plan[s].num_gpus for s in STAGES] == [0, 0.25, 0.25, 0.5, 0]
+    with pytest.raises(UserError, match="need 1.5 GPUs"):
+        plan_resources(STAGES, 16, 1, {"features": 2, "clap": 2, "separation": 2}, {}, blocks=100)
+    with pytest.raises(UserError, match="hardware=cpu"):
+        plan_resources(STAGES, 16, 0, {"clap": 4}, {}, blocks=100)
+
+
+def test_the_clock_hands_out_exactly_what_was_spent():
+    clock = StageClock()
+    costs = [[Cost("a", compute_s=0.01)], [Cost("b"), Cost("c")], []]
+    time.sleep(0.05)
+    clock.share_rest(costs, [3.0, 1.0, 99.0])
+    total = time.perf_counter() - clock.started
+    shared = sum(c.compute_s for asset in costs for c in asset)
+    assert shared == pytest.approx(total, rel=0.02)
+    assert costs[0][0].compute_s - 0.01 == pytest.approx(3 * (costs[1][0].compute_s * 2), rel=1e-6)
+
+
+def test_the_clock_shares_equally_where_there_is_no_audio():
+    clock = StageClock()
+    costs = [[Cost("a")], [Cost("a")]]
+    clock.share_rest(costs, [0.0, 0.0])
+    assert costs[0][0].compute_s == costs[1][0].compute_s > 0
+
+
+def test_audio_columns_come_back_bit_for_bit_and_without_a_copy():
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal((2, 5)).astype(np.float32), None, np.zeros((1, 0), np.float32)]
+    views = [{"native": ("native", 8000, 2)}, {}, {"native": ("native", 8000, 1)}]
+    table = pa.table(
+        {
+            "index": [0, 1, 2],
+            "uri": ["a", "b", "c"],
+            "views": [json.dumps(v) for v in views],
+            "pcm@native": pcm_array(arrays),
+        }
+    )
+    first, missing, empty = tracks_of(table)
+    np.testing.assert_array_equal(first.audio("native"), arrays[0])
+    assert not first.audio("native").flags.owndata
+    assert first.view_rate("native") == 8000
+    assert not missing.decoded
+    assert empty.audio("native").shape == (1, 0)
+
+
+def test_add_stage_records_everything_and_drops_what_nobody_needs():
+    table = pa.table(
+        {"index": [0], "uri": ["a"], "duration_s": [2.0], "done_at": [time.time() - 5], "pcm@x": [b""]}
+    )
+    [track] = tracks_of(table)
+    track.values["n"] = 3
+    track.costs.append(Cost("s"))
+    track.fail("s", RuntimeError("a\nb  c"))
+    track.fallbacks.append(Fallback("s", "w", "u", "r"))
+    out = add_stage(
+        table, [track], "s", [pa.field("n", pa.int32())], StageClock(), drop={"pcm@x"}.__contains__
+    )
+    assert out["n"].to_pylist() == [3]
+    assert "pcm@x" not in out.column_names
+    [[failure]] = collect(out, "failures")
+    assert (failure["error_class"], failure["message"], failure["attempts"]) == ("RuntimeError", "a b c", 1)
+    assert failure["first_seen"].tzinfo is not None
+    assert collect(out, "fallbacks") == [[{"stage": "s", "wanted": "w", "used": "u", "reason": "r"}]]
+    [[timing]] = collect(out, "timings")
+    assert timing["wait_s"] == pytest.approx(5, abs=1)
+    assert timing["compute_s"] > 0
+
+
+def test_reconciliation_finds_exactly_what_is_missing():
+    blocks = list(pack([SourceItem(f"{i}.wav", 10) for i in range(5)], 1e9, 2))
+    assert lost_rows(blocks, range(5)) is None
+    lost = lost_rows(blocks, {0, 2, 3})
+    assert lost["index"].to_pylist() == [1, 4]
+    [[failure], _] = lost["failures@decode"].to_pylist()
+    assert failure["worker_died"] is True
+    assert failure["error_class"] == "LostByWorker"
+
+
+def test_progress_adds_up_and_estimates_the_rest():
+    said = []
+    progress = Progress(files=4, bytes=400, report=said.append, interval_s=0)
+    receipt = {
+        "indexes": [0, 1], "status": {"ok": 1, "failed": 1}, "audio_s": 7200.0, "bytes": 100, "write_s": 0.1,
+        "failures": [["decode", "EmptyAudio", 1]], "fallbacks": [["clap", "x", "none", "why", 2]],
+        "stages": {"decode": {"compute_s": 1.0, "wait_s": 0.5, "rows": 2, "padding_weighted": 0.0, "device": "cpu"}},
+        "processes": [{"stage": "decode", "node": "n", "pid": 1, "peak_rss_bytes": 5}],
+    }  # fmt: skip
+    progress.add(receipt)
+    progress.add({**receipt, "indexes": [2], "status": {"ok": 1}})
+    assert said[0]["audio_hours"] == 2.0
+    assert said[0]["eta_s"] == pytest.approx(3 * said[0]["elapsed_s"], abs=0.2)
+    assert progress.failed() == 1
+    assert progress.failures["decode", "EmptyAudio"] == 2
+    assert progress.stages["decode"]["compute_s"] == 2.0
+    assert len(progress.committed) == 3
+
+
+def test_a_track_without_audio_is_not_decoded():
+    assert not Track(0, "a").decoded

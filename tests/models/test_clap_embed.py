@@ -1,0 +1,255 @@
+import numpy as np
+import pytest
+import torch
+from clap_reference import SAMPLE_RATE, synthetic_clips, tiny_checkpoint
+
+from pipeline.audio.windows import repeat_pad
+from pipeline.errors import Fallback, UserError
+from pipeline.models.clap import embed
+from pipeline.models.clap.embed import ClapEmbedder, quantise, rms_dbfs
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    return tiny_checkpoint(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="module")
+def embedder(tiny):
+    """Batches of three windows."""
+    return ClapEmbedder(tiny, max_batch_audio_seconds=30)
+
+
+CHORD, SWEEP, PULSES, NOISE, SHORT = synthetic_clips()
+
+
+def tracks():
+    """Of 12, 3.3, 10 and 17 seconds: 2 + 1 + 1 + 3 windows."""
+    return [np.r_[SWEEP, CHORD[: 2 * SAMPLE_RATE]], SHORT, PULSES, np.r_[NOISE, CHORD[: 7 * SAMPLE_RATE]]]
+
+
+@pytest.fixture(scope="module")
+def embedded(embedder):
+    return embedder.embed_tracks(tracks())
+
+
+def test_windows_carry_their_real_ends_levels_and_unit_vectors(embedded):
+    results, _ = embedded
+    spans = [[(w.start_s, w.end_s) for w in result.windows] for result in results]
+    assert spans == [[(0, 10), (5, 12)], [(0, 3.3)], [(0, 10)], [(0, 10), (5, 15), (10, 17)]]
+    for track, result in zip(tracks(), results, strict=True):
+        assert result.error is None
+        for w in result.windows:
+            x = track[round(w.start_s * SAMPLE_RATE) : round(w.end_s * SAMPLE_RATE)].astype(np.float64)
+            assert w.rms_dbfs == pytest.approx(20 * np.log10(np.sqrt(np.mean(x**2))), abs=1e-4)
+            assert w.embedding.shape == (512,)
+            assert w.embedding.dtype == np.float32
+            assert np.linalg.norm(w.embedding) == pytest.approx(1, abs=1e-5)
+            assert w.norm > 0
+
+
+def vectors(results):
+    return [np.stack([w.embedding for w in result.windows]) for result in results]
+
+
+@pytest.mark.parametrize("limit", [1, 1000])
+def test_results_do_not_depend_on_batches_or_order(tiny, embedded, limit):
+    order = [2, 0, 3, 1]
+    given = tracks()
+    other = ClapEmbedder(tiny, max_batch_audio_seconds=limit)
+    shuffled, report = other.embed_tracks([given[i] for i in order])
+    assert max(batch.items for batch in report.batches) == min(max(limit // 10, 1), 7)
+    expected = vectors(embedded[0])
+    for i, found in zip(order, vectors(shuffled), strict=True):
+        np.testing.assert_allclose(found, expected[i], atol=1e-5, rtol=0)
+        # The tolerance says something: neighbouring windows of one track are farther apart.
+        if len(found) > 1:
+            assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+def test_batches_fill_across_tracks_and_costs_add_up(embedded):
+    _, report = embedded
+    assert [batch.items for batch in report.batches] == [3, 3, 1]
+    assert [batch.audio_s for batch in report.batches] == pytest.approx([20.3, 30, 7])
+    assert [batch.padding_fraction for batch in report.batches] == pytest.approx([1 - 20.3 / 30, 0, 0.3])
+    batches = sum(batch.compute_s for batch in report.batches)
+    spent = sum(cost.compute_s for cost in report.tracks)
+    prepared = spent - batches
+    assert 0 < prepared < batches
+    first, second, third, last = report.tracks
+    assert first.batch is second.batch is report.batches[0]
+    assert third.batch is last.batch is report.batches[1]
+    shared = report.batches[0].compute_s
+    assert first.compute_s >= shared * 17 / 20.3
+    assert second.compute_s == pytest.approx(shared * 3.3 / 20.3, abs=prepared)
+
+
+def test_silent_windows_have_a_place_but_no_embedding(embedder):
+    step = 1 / 32767
+    silence = np.zeros(10 * SAMPLE_RATE, np.float32)
+    results, report = embedder.embed_tracks([silence, silence + 0.9 * step, np.r_[silence, NOISE]])
+    (digital,), (below,) = results[0].windows, results[1].windows
+    assert (digital.rms_dbfs, digital.embedding, digital.norm) == (None, None, None)
+    assert below.embedding is None
+    assert below.rms_dbfs == pytest.approx(20 * np.log10(0.9 * step), abs=1e-3)
+    assert [w.embedding is None for w in results[2].windows] == [True, False, False]
+    assert sum(batch.items for batch in report.batches) == 2
+    assert report.tracks[0].batch is None
+    assert results[0].aggregate("mean") is None
+    assert np.linalg.norm(results[2].aggregate("weighted")) == pytest.approx(1, abs=1e-6)
+
+
+def test_tracks_of_no_one_and_few_samples(embedder):
+    results, _ = embedder.embed_tracks([np.zeros(0, np.float32), np.full(1, 0.5, np.float32), CHORD[:700]])
+    assert [len(result.windows) for result in results] == [0, 1, 1]
+    assert results[0].error is None
+    assert results[0].aggregate("robust") is None
+    assert all(np.isfinite(result.windows[0].embedding).all() for result in results[1:])
+    assert embedder.embed_tracks([])[0] == []
+
+
+def test_a_shorter_window_is_repeated_up_to_the_clip(tiny, embedder):
+    results, report = ClapEmbedder(tiny, window_seconds=3, hop_seconds=3).embed_tracks(
+        [SWEEP[: 6 * SAMPLE_RATE]]
+    )
+    by_hand = [
+        repeat_pad(SWEEP[i * 3 * SAMPLE_RATE :][: 3 * SAMPLE_RATE], 10 * SAMPLE_RATE) for i in range(2)
+    ]
+    expected, _ = embedder.embed_tracks(by_hand)
+    np.testing.assert_allclose(vectors(results)[0], np.concatenate(vectors(expected)), atol=1e-5)
+    assert report.batches[0].padding_fraction == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.r_[CHORD, NOISE[:-1], np.float32(np.nan)], "NaN or infinity"),
+        (np.r_[NOISE, np.float32(-np.inf)], "NaN or infinity"),
+        (
+            np.zeros((2, 100), np.float32),
+            r"expected a mono track of floats \[samples\], got float32 \[2, 100\]",
+        ),
+        (np.zeros(100, np.int16), "got int16"),
+    ],
+)
+def test_a_bad_track_fails_alone(embedder, embedded, bad, message):
+    first, _, third, _ = tracks()
+    results, _ = embedder.embed_tracks([first, bad, third])
+    with pytest.raises(ValueError, match=message):
+        raise results[1].error
+    assert results[1].windows == []
+    expected = vectors(embedded[0])
+    np.testing.assert_allclose(vectors([results[0]])[0], expected[0], atol=1e-5)
+    np.testing.assert_allclose(vectors([results[2]])[0], expected[2], atol=1e-5)
+
+
+class StandInFault:
+    """A stand-in for whatever a network may choke on: raises while a clip starts with ``marker``."""
+
+    def __init__(self, tower, marker, error):
+        self.marker, self.error, self.batches = marker, error, []
+        self.handle = tower.register_forward_pre_hook(self)
+
+    def __call__(self, _, inputs):
+        self.batches.append(len(inputs[0]))
+        if (inputs[0][:, :100].numpy() == quantise(self.marker[:100]) / np.float32(32767)).all(axis=1).any():
+            raise self.error
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.handle.remove()
+
+
+def test_a_batch_that_fails_is_retried_track_by_track(embedder, embedded):
+    error = RuntimeError("the network choked")
+    with StandInFault(embedder.tower, SHORT, error) as fault:
+        results, report = embedder.embed_tracks(tracks())
+    assert fault.batches == [3, 2, 1, 3, 1]
+    assert [result.error for result in results] == [None, error, None, None]
+    assert results[1].windows == []
+    expected = vectors(embedded[0])
+    for i in (0, 2, 3):
+        np.testing.assert_allclose(vectors([results[i]])[0], expected[i], atol=1e-5)
+    # The failed attempts cost time too, and somebody has to carry it.
+    assert sum(c.compute_s for c in report.tracks) > sum(b.compute_s for b in report.batches)
+    assert report.tracks[1].compute_s > 0
+    assert report.tracks[1].batch is None
+
+
+def test_the_rest_of_a_failed_track_is_not_computed(tiny):
+    embedder = ClapEmbedder(tiny, max_batch_audio_seconds=10)
+    long = np.r_[SHORT, NOISE, NOISE]
+    with StandInFault(embedder.tower, SHORT, RuntimeError("the network choked")) as fault:
+        results, _ = embedder.embed_tracks([long, PULSES])
+    assert len(fault.batches) == 2
+    assert results[0].windows == []
+    assert len(results[1].windows) == 1
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), MemoryError()])
+def test_out_of_memory_is_nobodys_fault_and_comes_through(embedder, error):
+    with StandInFault(embedder.tower, SHORT, error), pytest.raises(type(error)):
+        embedder.embed_tracks(tracks())
+
+
+def test_an_embedding_that_is_not_finite_is_an_error_not_a_row(tiny):
+    embedder = ClapEmbedder(tiny)
+    embedder.tower.audio_projection[2].bias.fill_(torch.inf)
+    (result,), _ = embedder.embed_tracks([SHORT])
+    with pytest.raises(FloatingPointError, match="zero, NaN or infinite"):
+        raise result.error
+
+
+def test_warm_up_runs_and_changes_nothing(embedder, embedded):
+    assert embedder.warm_up() > 0
+    again, _ = embedder.embed_tracks(tracks()[1:2])
+    np.testing.assert_allclose(vectors(again)[0], vectors(embedded[0])[1], atol=1e-5)
+
+
+def test_the_model_is_named_by_its_weights(embedder):
+    assert embedder.model_id == f"HTSAT-tiny:{embedder.info.sha256[:12]}"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"window_seconds": 10.1}, "clap.window_seconds=10.1: the tower takes 10 s at most"),
+        ({"window_seconds": 0}, "clap.window_seconds=0 must be above 0"),
+        ({"hop_seconds": -1}, "clap.hop_seconds=-1 must be above 0"),
+        ({"hop_seconds": float("nan")}, "clap.hop_seconds=nan must be above 0"),
+        ({"max_batch_audio_seconds": 0}, "clap.max_batch_audio_seconds=0 must be above 0"),
+        ({"max_batch_audio_seconds": float("inf")}, "clap.max_batch_audio_seconds=inf must be"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(tiny, parameters, message):
+    with pytest.raises(UserError, match=message):
+        ClapEmbedder(tiny, **parameters)
+
+
+def test_amp_is_used_where_it_runs_and_its_absence_recorded(tiny, embedded, monkeypatch):
+    half = ClapEmbedder(tiny, amp=True)
+    assert (half.amp, half.fallbacks) == (True, [])
+    (result,), _ = half.embed_tracks([PULSES])
+    cosine = float(result.windows[0].embedding @ embedded[0][2].windows[0].embedding)
+    assert 0.999 < cosine < 1 - 1e-7
+    # A stand-in for a device that lacks it.
+    monkeypatch.setattr(embed, "bf16_supported", lambda device: False)
+    whole = ClapEmbedder(tiny, amp=True)
+    assert not whole.amp
+    assert whole.fallbacks == [Fallback("clap", "bfloat16", "float32", "cpu does not run bfloat16")]
+
+
+def test_quantising_clips_and_truncates_as_laion_does():
+    x = np.array([0, 0.99 / 32767, -0.99 / 32767, 1.5 / 32767, 0.5, 1, 1.7, -3], np.float32)
+    np.testing.assert_array_equal(quantise(x), [0, 0, 0, 1, 16383, 32767, 32767, -32767])
+
+
+def test_rms_of_known_signals():
+    t = np.arange(SAMPLE_RATE) / SAMPLE_RATE
+    assert rms_dbfs(np.sin(2 * np.pi * 440 * t)) == pytest.approx(-3.0103, abs=1e-3)
+    assert rms_dbfs(np.ones(1, np.float32)) == 0
+    assert rms_dbfs(np.full(10, 1e-30, np.float32)) == pytest.approx(-600, abs=1e-3)
+    assert rms_dbfs(np.zeros(5)) is None
+    assert rms_dbfs(np.zeros(0)) is None

@@ -1,0 +1,63 @@
+"""The floors hold: a module imports only from its own floor and lower ones, and the guests stay where they live."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+FLOORS = {
+    "errors": 0, "audio": 1, "features": 2, "models": 2, "mastering": 2, "dataset": 3, "engine": 4,
+    "report": 5, "service": 5, "workflows": 6,
+}  # fmt: skip
+PURE = {"audio", "features", "models", "mastering"}
+REPO = Path(__file__).resolve().parents[1]
+FILES = sorted((REPO / "pipeline").rglob("*.py")) + sorted((REPO / "jobs").glob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute names of everything ``path`` imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert not node.level, f"{path}: relative import"
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def floor(path: Path) -> str:
+    parts = path.relative_to(REPO).with_suffix("").parts
+    return "jobs" if parts[0] == "jobs" else parts[1]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(REPO)))
+def test_imports_point_down(path):
+    here = floor(path)
+    names = imports(path)
+    tops = {name.split(".")[0] for name in names}
+    if here in PURE:
+        assert not tops & {"ray", "hydra", "omegaconf", "fsspec"}, "numpy and torch in, numpy and torch out"
+    if here != "engine":
+        assert "ray" not in tops, "only engine imports Ray"
+    if here != "jobs":
+        assert not tops & {"hydra", "omegaconf"}, "only jobs import Hydra"
+        assert "jobs" not in tops
+    if here in FLOORS:
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "pipeline" and len(parts) > 1 and parts[1] in FLOORS:
+                same = parts[1] == here
+                assert same or FLOORS[parts[1]] < FLOORS[here], f"{here} must not import {name}"
+
+
+def test_the_check_sees_every_floor():
+    assert {floor(path) for path in FILES} >= {
+        "audio",
+        "features",
+        "models",
+        "dataset",
+        "engine",
+        "workflows",
+        "jobs",
+    }

@@ -1,0 +1,149 @@
+"""The config: what is refused, and in which words."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.features import REGISTRY
+from pipeline.workflows.config import ExtractConfig, redacted
+
+BASE = ["source.uri=in", "output.uri=out"]
+
+
+@pytest.fixture(scope="module")
+def compose(repo):
+    sys.path.insert(0, str(repo / "jobs"))
+    try:
+        import compose
+
+        compose.register()
+        yield compose
+    finally:
+        sys.path.remove(str(repo / "jobs"))
+
+
+def test_defaults_compose_and_pass(compose):
+    config = compose.load(BASE)
+    assert config.clap.window_seconds == 10
+    assert config.hardware.name == "cpu"
+    assert config.features.enabled == sorted(REGISTRY)
+    assert {e.name for e in config.extractors()} == set(REGISTRY)
+
+
+def test_every_registered_extractor_can_be_configured(compose):
+    config = compose.load([*BASE, "features.mel.n_mels=64", "features.enabled=[mel]"])
+    [mel] = config.extractors()
+    assert mel.n_mels == 64
+
+
+@pytest.mark.parametrize("hardware", ["cpu", "gpu_small", "gpu_large"])
+def test_hardware_profiles_share_one_card(compose, hardware):
+    config = compose.load([*BASE, f"hardware={hardware}"])
+    shares = [config.hardware.actors[s] / n for s, n in config.hardware.gpu_shares.items() if n]
+    assert sum(shares) <= 1
+    assert bool(shares) == (hardware != "cpu")
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("clap.hop_secs=5", "clap.hop_secs is not a config key; did you mean clap.hop_seconds?"),
+        ("souce.uri=x", "did you mean source.uri?"),
+        (
+            "clap.aggregate=meen",
+            "clap.aggregate=meen is not one of mean, weighted, robust; did you mean mean?",
+        ),
+        ("clap.hop_seconds=0", "clap.hop_seconds=0 must be greater than 0"),
+        ("clap.hop_seconds=abc", "clap.hop_seconds"),
+        ("clap.hop_seconds=20", "audio between windows would be skipped"),
+        ("clap.window_seconds=30", "exceeds the 10 s"),
+        ("clap.max_batch_audio_seconds=5", "below one window"),
+        ("clap.on_unavailable=ignore", "skip, fail"),
+        ("features.enabled=[mell]", "did you mean mel?"),
+        ("features.sample_rate=1", "4000..192000"),
+        ("features.mel.n_mels=0", "features.mel.n_mels"),
+        ("separation.backends=[spleter]", "did you mean spleeter?"),
+        ("separation.backends=[]", "separation.enabled=false"),
+        ("blobs.names=[mfcc]", "blobs.names"),
+        ("hardware=gpu_smal", "did you mean gpu_small?"),
+        ("max_failure_rate=2", "within 0..1"),
+        ("perf.threads=0", "at least 1"),
+        ("perf.threads=two", "perf.threads"),
+        ("source.limit=0", "source.limit"),
+        ("cache.enabled=true", "no cache yet"),
+        ("output.overwrite=maybe", "output.overwrite"),
+        ("source.uri=null", "source.uri is not set"),
+        ("=x", ""),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_key(compose, override, says):
+    with pytest.raises(UserError) as caught:
+        compose.load([*BASE, override])
+    message = str(caught.value)
+    assert says in message
+    assert message.strip()
+    assert "\n" not in message
+    assert "Traceback" not in message
+
+
+def test_environment_variables_that_users_know_are_read_and_checked(compose, monkeypatch):
+    monkeypatch.setenv("SEGMENT_HOP_SECONDS", "2.5")
+    monkeypatch.setenv("CLAP_ENABLE_AMP", "true")
+    monkeypatch.setenv("AUDIO_TARGET_SR", "16000")
+    monkeypatch.setenv("PERF_THREADS", "3")
+    config = compose.load(BASE)
+    assert config.clap.hop_seconds == 2.5
+    assert config.clap.amp is True
+    assert config.features.sample_rate == 16000
+    assert config.perf.threads == 3
+    monkeypatch.setenv("SEGMENT_HOP_SECONDS", "soon")
+    with pytest.raises(UserError, match="soon"):
+        compose.load(BASE)
+
+
+def test_storage_options_are_free_form_and_the_output_shares_them(compose):
+    config = compose.load([*BASE, "source.storage_options={endpoint: 'http://h:1', key: K, secret: S}"])
+    assert config.output.storage_options == {"endpoint": "http://h:1", "key": "K", "secret": "S"}
+
+
+def test_secrets_are_redacted_and_the_rest_is_kept():
+    config = ExtractConfig()
+    options = {
+        "key": "AKIA",
+        "secret": "xyz",
+        "client_kwargs": {"aws_session_token": "t", "region_name": "r"},
+    }
+    config.source.storage_options = {**options, "endpoint": "http://h", "anon": False}
+    saved = redacted(config)["source"]["storage_options"]
+    assert saved == {
+        "key": "***", "secret": "***", "client_kwargs": {"aws_session_token": "***", "region_name": "r"},
+        "endpoint": "http://h", "anon": False,
+    }  # fmt: skip
+
+
+def job(repo, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "jobs/extract_features.py", *arguments]
+    return subprocess.run(command, cwd=repo, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_line_refuses_in_one_line_with_exit_code_2(repo, tmp_path):
+    done = job(repo, "source.uri=/nowhere", f"output.uri={tmp_path}/out", "clap.agregate=mean")
+    assert done.returncode == 2
+    assert done.stderr.strip() == "error: clap.agregate is not a config key; did you mean clap.aggregate?"
+    done = job(repo, f"source.uri={tmp_path}/nowhere", f"output.uri={tmp_path}/out")
+    assert done.returncode == 2
+    assert done.stderr.strip() == f"error: {tmp_path}/nowhere: does not exist"
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_and_cfg_job_read_well(repo):
+    done = job(repo, "--help")
+    assert done.returncode == 0
+    for word in ("Examples", "source.uri=", "hardware: cpu, gpu_large, gpu_small", "Exit codes", "n_mels"):
+        assert word in done.stdout
+    done = job(repo, "--cfg", "job", "source.uri=x")
+    assert done.returncode == 0
+    assert "uri: x" in done.stdout
+    assert "n_mels: 128" in done.stdout
