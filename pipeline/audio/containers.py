@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import av
 import numpy as np
 
+from pipeline.audio import headers
 from pipeline.audio.sniff import Kind
 from pipeline.audio.validate import (
     CorruptAudio,
@@ -22,7 +23,7 @@ from pipeline.audio.validate import (
 )
 
 # Demuxers whose duration is written in the file. Elsewhere FFmpeg estimates it from the bit rate.
-_DECLARE_DURATION = {"mov", "asf", "flac", "aiff", "caf", "au", "w64", "wv", "ape", "tta", "dsf"}
+_DECLARE_DURATION = {"mov", "flac", "aiff", "caf", "au", "w64", "wv", "ape", "tta", "dsf"}
 # Streams of bare frames: junk between frames (tags, joints) is skipped by every player, and by us.
 _BARE_FRAMES = {"mp3", "aac", "amr", "mpeg", "mpegts"}
 # (offset, divisor) to full scale 1.
@@ -56,7 +57,7 @@ def decode_track(data: bytes, kind: Kind, limits: Limits) -> Track:
     try:
         with open_container(data, kind) as container:
             stream = first_audio(container)
-            return _Reader(len(data), kind, limits).read(container, stream)
+            return _Reader(data, kind, limits).read(container, stream)
     except av.FFmpegError as error:
         raise CorruptAudio(f"FFmpeg: {reason(error)}") from error
 
@@ -87,9 +88,12 @@ def reason(error: av.FFmpegError) -> str:
 
 
 def declared_seconds(
-    container: av.container.InputContainer, stream: av.AudioStream, kind: Kind
+    container: av.container.InputContainer, stream: av.AudioStream, kind: Kind, data: bytes
 ) -> float | None:
     """The track's duration where the file itself states a positive one."""
+    if kind.demuxer == "asf":
+        # FFmpeg corrects it by the size of what is left of the file.
+        return headers.asf_seconds(data)
     if kind.demuxer in _DECLARE_DURATION and (stream.duration or 0) > 0 and stream.time_base:
         return float(stream.duration * stream.time_base)
     if kind.demuxer != "matroska":
@@ -106,8 +110,8 @@ def declared_seconds(
 class _Reader:
     """Packets to samples, with an account of what did not decode."""
 
-    def __init__(self, input_bytes: int, kind: Kind, limits: Limits) -> None:
-        self.input_bytes = input_bytes
+    def __init__(self, data: bytes, kind: Kind, limits: Limits) -> None:
+        self.data = data
         self.kind = kind
         self.limits = limits
         self.buffer: SampleBuffer | None = None
@@ -123,7 +127,7 @@ class _Reader:
     def read(self, container: av.container.InputContainer, stream: av.AudioStream) -> Track:
         context = stream.codec_context
         context.thread_count = 1
-        self.declared = declared_seconds(container, stream, self.kind)
+        self.declared = declared_seconds(container, stream, self.kind, self.data)
         self.start_s = float((stream.start_time or 0) * stream.time_base) if stream.time_base else 0.0
         if context.sample_rate and context.channels:
             check_header(context.channels, context.sample_rate)
@@ -142,7 +146,8 @@ class _Reader:
             self.damaged_at_end += 1
             self.first_error = self.first_error or f"{reason(error)} at {self.end_s:.3f} s"
             return
-        if frames:
+        # The empty packet at the end only flushes what the decoder holds.
+        if frames and packet.size:
             self.damaged_at_end = 0
         for frame in frames:
             self._frame(frame)
@@ -152,7 +157,7 @@ class _Reader:
             channels, rate = frame.layout.nb_channels, frame.sample_rate
             check_header(channels, rate)
             expected = int((self.declared or 0) * rate)
-            self.buffer = SampleBuffer(channels, rate, expected, self.input_bytes, self.limits)
+            self.buffer = SampleBuffer(channels, rate, expected, len(self.data), self.limits)
             self.converter = _Converter(frame)
         for block in self.converter.convert(frame):
             self.buffer.append(block)

@@ -51,6 +51,7 @@ __all__ = [
     "probe",
 ]
 
+NO_SAMPLES = "the header is complete, but there are no samples"
 BLOCK = 1 << 14
 """Sample frames per read."""
 
@@ -114,8 +115,7 @@ class _Bytes(io.BytesIO):
     """Seeks like C's ``fseek``: a damaged header may ask for a position before the start, and is refused."""
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: self.getbuffer().nbytes}[whence]
-        return super().seek(origin + offset) if origin + offset >= 0 else self.tell()
+        return super().seek(offset, whence) if offset >= 0 or whence != io.SEEK_SET else self.tell()
 
 
 def decode(
@@ -172,16 +172,16 @@ def probe(data: bytes | memoryview, name: str = "") -> Probe:
             return Probe(kind.container, _codec(file, data), file.samplerate, file.channels, seconds)
     try:
         with containers.open_container(data, kind) as container:
-            return _probe_container(container, kind)
+            return _probe_container(container, kind, data)
     except av.FFmpegError as error:
         raise CorruptAudio(f"FFmpeg: {containers.reason(error)}") from error
 
 
-def _probe_container(container: av.container.InputContainer, kind: Kind) -> Probe:
+def _probe_container(container: av.container.InputContainer, kind: Kind, data: bytes) -> Probe:
     stream = containers.first_audio(container)
     context = stream.codec_context
     check_header(context.channels, context.sample_rate)
-    seconds = containers.declared_seconds(container, stream, kind)
+    seconds = containers.declared_seconds(container, stream, kind, data)
     if seconds is None and (container.duration or 0) > 0:
         seconds = container.duration / av.time_base
     return Probe(
@@ -197,6 +197,8 @@ def _recognise(data: bytes, name: str) -> Kind:
         suffix = PurePosixPath(name).suffix[:12]
         named = f", though its name ends in {suffix}" if suffix else ""
         raise UnrecognizedFormat(f"not an audio file{named}: it begins with {data[:12]!r}")
+    if kind.container == "flac" and headers.flac_is_empty(data):
+        raise EmptyAudio(NO_SAMPLES)
     header = None
     if kind.container == "wav":
         header = headers.wav_header(data)
@@ -213,7 +215,7 @@ def _check_pcm_sizes(header: headers.PcmHeader) -> None:
     """WAV and AIFF: libsndfile quietly reads what is there, so what is missing is counted here."""
     check_header(header.channels, header.sample_rate)
     if header.declared == 0 or not (header.declared or header.available):
-        raise EmptyAudio("the header is complete, but there are no samples")
+        raise EmptyAudio(NO_SAMPLES)
     if header.declared is not None and header.available // header.block < header.declared // header.block:
         raise truncated(header.declared / header.byte_rate, header.available / header.byte_rate)
 
@@ -241,7 +243,7 @@ def _through_soundfile(
 
 def _check_complete(file: soundfile.SoundFile, buffer: SampleBuffer, data: bytes, kind: Kind) -> None:
     if not file.frames:
-        raise EmptyAudio("the header is complete, but there are no samples")
+        raise EmptyAudio(NO_SAMPLES)
     # A LAME header may count its own frame, or leave out the decoder's delay.
     tolerance = 2 * 1152 if kind.container == "mp3" else 0
     if file.frames - buffer.frames > tolerance or not buffer.frames:

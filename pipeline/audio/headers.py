@@ -1,7 +1,8 @@
 """The few header fields that decide whether a file is complete, read without any library.
 
 Sources: RIFF/WAVE (Microsoft RIFFNEW), RF64 (EBU Tech 3306), AIFF/AIFF-C (Apple 1989/1991), FLAC (RFC 9639),
-Ogg (RFC 3533), MPEG audio frame headers (ISO/IEC 11172-3, 13818-3), ADTS (ISO/IEC 13818-7), ID3v2.4.
+Ogg (RFC 3533), MPEG audio frame headers (ISO/IEC 11172-3, 13818-3), ADTS (ISO/IEC 13818-7), ASF (Microsoft
+2004), ID3v2.4.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ MPEG_SEARCH = 1 << 16
 MAX_CHUNKS = 4096
 """A file of zeros is a chunk every eight bytes; real files have a dozen."""
 
+_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _BIT_RATES = {
     (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -130,6 +132,27 @@ def aiff_header(data: bytes) -> PcmHeader | None:
 def flac_total(data: bytes) -> int:
     """Samples per channel in the STREAMINFO of a native FLAC file; 0 where unknown."""
     return int.from_bytes(data[18:26], "big") & ((1 << 36) - 1) if len(data) >= 26 else 0
+
+
+def flac_is_empty(data: bytes) -> bool:
+    """Whether a native FLAC file of undeclared length ends with its metadata."""
+    if flac_total(data):
+        return False
+    offset, last = 4, False
+    while not last and offset + 4 <= len(data):
+        last = bool(data[offset] & 0x80)
+        offset += 4 + int.from_bytes(data[offset + 1 : offset + 4], "big")
+    return last and offset == len(data)
+
+
+def asf_seconds(data: bytes) -> float | None:
+    """Play duration in the File Properties object of an ASF file; None for a broadcast, or without one."""
+    at = data.find(_ASF_FILE_PROPERTIES, 0, 1 << 16)
+    if at < 0 or at + 92 > len(data):
+        return None
+    play, _send, preroll, flags = struct.unpack_from("<QQQI", data, at + 64)
+    # Play duration counts 100 ns and includes the preroll, which counts ms.
+    return None if flags & 1 else max(0.0, play / 1e7 - preroll / 1e3)
 
 
 def ogg_ends_inside_page(data: bytes) -> bool:

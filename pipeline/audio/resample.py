@@ -53,7 +53,7 @@ def resample(x: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     x = np.asarray(x, dtype=np.float32)
     if from_rate == to_rate:
         return x
-    # In integers: 44100 * (48000 / 44100) in floats may land just above 48000.
+    # In integers. In floats, as librosa counts, 441000 samples at 44.1 kHz become 480001 at 48 kHz.
     length = -(-x.shape[-1] * to_rate // from_rate)
     y = np.zeros((*x.shape[:-1], length), np.float32)
     if x.shape[-1] == 0:

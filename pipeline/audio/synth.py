@@ -12,11 +12,11 @@ import numpy as np
 
 PITCH_CLASSES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 
-# Degrees above the tonic, and the chord on each: I IV V I, and i iv V i with the leading note of harmonic
-# minor. Together they hold every note of the key and of no other.
+# Semitones above the tonic, and the chord there: I IV V I, and i VI V i with the leading note of harmonic
+# minor. No other key holds all their notes.
 _PROGRESSIONS = {
     "major": ((0, (0, 4, 7)), (5, (0, 4, 7)), (7, (0, 4, 7)), (0, (0, 4, 7))),
-    "minor": ((0, (0, 3, 7)), (5, (0, 3, 7)), (7, (0, 4, 7)), (0, (0, 3, 7))),
+    "minor": ((0, (0, 3, 7)), (8, (0, 4, 7)), (7, (0, 4, 7)), (0, (0, 3, 7))),
 }
 
 # First three formants of adult male vowels, Hz (Peterson and Barney 1952, table II); the fourth hardly moves.
@@ -40,7 +40,7 @@ def pitch_hz(pitch_class: int, octave: int) -> float:
 def chord_progression(
     tonic: str, mode: str, seconds: float, sample_rate: int, bpm: float = 120.0, seed: int = 0
 ) -> np.ndarray:
-    """I-IV-V-I (or i-iv-V-i), one bar of four beats each, over and over: harmonic tones that decay slowly.
+    """I-IV-V-I (or i-VI-V-i), one bar of four beats each, over and over: harmonic tones that decay slowly.
 
     Args:
         tonic: one of `PITCH_CLASSES`.

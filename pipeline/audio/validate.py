@@ -110,7 +110,7 @@ class SampleBuffer:
         channels: number of channels.
         sample_rate: Hz, for the limits.
         expected: sample frames the header declares; 0 where it does not.
-        input_bytes: size of the file. A header that claims more than 64 samples per byte is not believed in
+        input_bytes: size of the file. A header that claims more than 16 samples per byte is not believed in
             advance: the array then grows with what is really decoded.
         limits: checked before anything is allocated, and again with every block.
     """
@@ -125,7 +125,7 @@ class SampleBuffer:
         self.limits = limits
         self.frames = 0
         self.replaced = 0
-        self._head = np.empty((channels, min(expected, 64 * input_bytes // channels)), np.float32)
+        self._head = np.empty((channels, min(expected, 16 * input_bytes // channels)), np.float32)
         self._tail: list[np.ndarray] = []
 
     def append(self, block: np.ndarray) -> None:

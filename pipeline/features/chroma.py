@@ -128,7 +128,8 @@ class Chroma(Extractor):
         values = {f"chroma_{s}": v.astype(np.float32) for s, v in statistics.items()}
         values["chroma_tuning"] = spectra.tuning(self.n_fft, self.hop_length)
         values["chroma_method"] = method
-        return Extraction(values, {"chroma": group_means(chroma, group).astype(np.float32)}, fallbacks)
+        series = {"chroma": group_means(chroma, group).astype(np.float32)}
+        return Extraction(values, series, fallbacks, backend="librosa" if method == "cqt" else "torch")
 
     def _method(self, spectra: SharedSpectra) -> tuple[str, list[Fallback]]:
         if self.method == "stft":

@@ -104,4 +104,4 @@ class Loudness(Extractor):
         frames = decibels_above(spectra.frame_power(self.frame_seconds), self.floor_dbfs)
         for statistic, value in aggregate(frames, _FRAME_STATISTICS).items():
             values[f"loudness_frame_rms_{statistic}_dbfs"] = float(value)
-        return Extraction(values)
+        return Extraction(values, backend="scipy")

@@ -68,8 +68,10 @@ class Mel(Extractor):
             raise ValueError(f"floor_db={self.floor_db} must lie within -300..0")
 
     def columns(self) -> tuple[pa.Field, ...]:
-        over = f"over the frames, per band of unit area, at least {self.floor_db:g} dB; a full-scale sine has 0 dB "
-        over += "in its FFT bin"
+        over = (
+            f"over the frames, per band of unit area, at least {self.floor_db:g} dB; "
+            "0 dB is a full-scale sine in its FFT bin"
+        )
         words = {"mean": "mean", "std": "standard deviation", "min": "least value", "max": "greatest value"}
         return (
             *(

@@ -114,7 +114,7 @@ class Quality(Extractor):
             cross = sum(float(chunk[0] @ chunk[1]) for chunk in spectra.native_chunks())
             width, correlation = stereo_image(float(left), float(right), cross)
             values["quality_stereo_width"], values["quality_phase_correlation"] = width, correlation
-        return Extraction(values)
+        return Extraction(values, backend="numpy")
 
 
 def clipped_samples(channel: np.ndarray, level: float, run: int) -> int:

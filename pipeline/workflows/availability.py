@@ -8,8 +8,7 @@ from pathlib import Path
 from pipeline.errors import Fallback, UserError
 from pipeline.models import weights
 from pipeline.models.clap.checkpoint import read_checkpoint
-from pipeline.models.separation import REGISTRY
-from pipeline.models.separation.base import BackendUnavailable
+from pipeline.models.separation import BackendUnavailable, load_backend
 from pipeline.workflows.config import ExtractConfig
 
 # The checkpoint that is taken when the config names none and several are fetched: music first.
@@ -73,11 +72,8 @@ def _clap_path(checkpoint: str | None) -> Path | None:
 def _require_backend(config: ExtractConfig) -> None:
     reasons = []
     for name in config.separation.backends:
-        if name not in REGISTRY:
-            reasons.append(f"{name}: not part of this version")
-            continue
         try:
-            REGISTRY[name].load("cpu")
+            load_backend(name)
         except BackendUnavailable as error:
             reasons.append(f"{name}: {error}")
         else:

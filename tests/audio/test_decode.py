@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from fractions import Fraction
 
 import av
 import librosa
@@ -161,13 +162,16 @@ def video(with_sound: bool) -> bytes:
         picture.width = picture.height = 32
         picture.pix_fmt = "yuv420p"
         sound = file.add_stream("aac", rate=RATE, layout="mono") if with_sound else None
+        if sound is not None:
+            # Before the header is written, or the muxer does not learn of the encoder's delay.
+            sound.codec_context.open()
         for shade in range(5):
             frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 40 * shade, np.uint8), format="rgb24")
             file.mux(picture.encode(frame))
         file.mux(picture.encode(None))
         if sound is not None:
             whole = av.AudioFrame.from_ndarray(signal(1), format="fltp", layout="mono")
-            whole.sample_rate = RATE
+            whole.sample_rate, whole.pts, whole.time_base = RATE, 0, Fraction(1, RATE)
             cutter = av.AudioResampler(format=sound.format, layout="mono", rate=RATE, frame_size=1024)
             for frame in [*cutter.resample(whole), *cutter.resample(None), None]:
                 file.mux(sound.encode(frame))
@@ -218,7 +222,9 @@ def test_variable_bit_rate_mp3_without_a_frame_count():
     assert decode(out.getvalue()).duration_s == pytest.approx(10.0, abs=0.1)
 
 
-@pytest.mark.parametrize("riff_size, data_size", [(0xFFFFFFFF, 0xFFFFFFFF), (0, 0), (0x7FFFF024, 0x7FFFF000)])
+@pytest.mark.parametrize(
+    ("riff_size", "data_size"), [(0xFFFFFFFF, 0xFFFFFFFF), (0, 0), (0x7FFFF024, 0x7FFFF000)]
+)
 def test_wav_from_a_pipe_has_no_length(riff_size, data_size):
     x = signal()
     data = bytearray(encode(x, RATE, "wav"))

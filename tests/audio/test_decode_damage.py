@@ -34,7 +34,7 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def noise() -> np.ndarray:
-    return (0.1 * np.random.default_rng(0).standard_normal((2, 2 * RATE))).astype(np.float32)
+    return (0.1 * np.random.default_rng(0).standard_normal((2, 4 * RATE))).astype(np.float32)
 
 
 def refused(data: bytes, error: type[DecodeError], name: str = "", **limits: float) -> str:
@@ -44,7 +44,7 @@ def refused(data: bytes, error: type[DecodeError], name: str = "", **limits: flo
         decode(data, name, **limits)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 16 * MIB
+    assert peak < 2 * MIB + 80 * len(data)
     assert type(caught.value) is error
     message = str(caught.value)
     assert message.isprintable()
@@ -98,8 +98,10 @@ def test_header_without_samples(container):
 
 
 def test_flac_header_without_frames(noise):
+    # STREAMINFO, marked as the last block of metadata.
     header = with_flac_total(encode(noise, RATE, "flac"), 0)[:42]
-    refused(header, EmptyAudio)
+    refused(patched(header, 4, ">B", 0x80), EmptyAudio)
+    refused(header, CorruptAudio)
 
 
 @pytest.mark.parametrize(
@@ -109,10 +111,10 @@ def test_cut_in_the_middle(container, noise):
     data = encode(noise, RATE, container)
     message = refused(data[: len(data) // 2], TruncatedAudio)
     numbers = [float(word) for word in message.replace(",", "").split() if word[0].isdigit()]
-    # The seconds that are there come last; a second of audio or less was decodable.
-    assert 0.5 < numbers[-1] < 1.2
-    if container in ("wav", "aiff", "flac", "mp3", "mkv"):
-        assert numbers[0] == pytest.approx(2.0, abs=0.01)
+    # The seconds that are there come last.
+    assert 1.4 < numbers[-1] < 2.2
+    if container in ("wav", "aiff", "flac", "mp3", "mkv", "wma"):
+        assert numbers[0] == pytest.approx(4.0, abs=0.05)
 
 
 @pytest.mark.parametrize("container", ["wav", "aiff", "flac"])
@@ -131,7 +133,7 @@ def test_cut_fragmented_mp4(noise):
         for frame in [*cutter.resample(whole), *cutter.resample(None), None]:
             file.mux(stream.encode(frame))
     data = out.getvalue()
-    assert decode(data).duration_s == pytest.approx(2.0, abs=0.1)
+    assert decode(data).duration_s == pytest.approx(4.0, abs=0.1)
     refused(data[: len(data) // 2], TruncatedAudio)
 
 
@@ -170,7 +172,7 @@ def test_impossible_wav_header(offset, format_, value, words, noise):
 
 def test_headers_that_promise_too_much(noise):
     wav = patched(encode(noise, RATE, "wav"), 40, "<I", 0xF0000000)
-    assert "only 2.0" in refused(wav, TruncatedAudio)
+    assert "only 4.0" in refused(wav, TruncatedAudio)
     flac = encode(noise, RATE, "flac")
     for total in (2**31, 2**36 - 1):
         refused(with_flac_total(flac, total), AudioTooLong)
@@ -183,7 +185,7 @@ def test_limits(container, noise):
     data = encode(noise, RATE, container)
     assert "limit is 1 s" in refused(data, AudioTooLong, max_seconds=1)
     assert "limit is 50000" in refused(data, AudioTooLong, max_samples=50_000)
-    decode(data, max_seconds=2.1, max_samples=4 * RATE + 10_000)
+    decode(data, max_seconds=4.1, max_samples=8 * RATE + 10_000)
 
 
 def test_a_video_without_sound():
@@ -246,7 +248,7 @@ def mutate(data):
 
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 decoded = refused = 0
-for index in range(360):
+for index in range(1200):
     data = mutate(files[index % len(files)])
     for read in (decode, probe):
         try:
@@ -266,7 +268,7 @@ def test_mutations_raise_decode_errors_only(repo):
     done = subprocess.run([sys.executable, "-c", FUZZ], cwd=repo, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     decoded, refused_, grown_mib = map(int, done.stdout.split())
-    assert decoded + refused_ == 720
+    assert decoded + refused_ == 2400
     assert decoded > 50
     assert refused_ > 50
     assert grown_mib < 200

@@ -84,7 +84,9 @@ class TensorFlowReference:
         kernel, bias = self._get("conv2d", self.stem * (self.levels + 1) + i, "kernel", "bias")
         reach = dilation * (len(kernel) - 1) + 1
         out_size = rows, columns = [-(-size // stride) for size in x.shape[:2]]
-        missing = [max(0, (n - 1) * stride + reach - size) for n, size in zip(out_size, x.shape[:2], strict=True)]
+        missing = [
+            max(0, (n - 1) * stride + reach - size) for n, size in zip(out_size, x.shape[:2], strict=True)
+        ]
         x = np.pad(x, [*((m // 2, m - m // 2) for m in missing), (0, 0)])
         out = np.zeros((rows, columns, kernel.shape[3])) + bias
         for dy, dx in np.ndindex(kernel.shape[:2]):
@@ -246,3 +248,13 @@ def test_speech_is_taken_out_of_music(real, shared_audio):
     vocals, accompaniment = real.separate(speech + music)
     assert si_sdr(vocals, speech) > si_sdr(speech + music, speech) + 6
     assert si_sdr(accompaniment, music) > si_sdr(speech + music, music) + 6
+
+
+def test_padding_is_what_fills_the_last_block():
+    backend = Spleeter([], weights_hash="none")
+    block = 512 * 1024
+    assert backend.padding_fraction(0) == 0
+    # 8 s are some 348 of 512 frames; ten minutes fill all blocks but the last.
+    assert 0.2 < backend.padding_fraction(8 * 44100) < 0.4
+    assert backend.padding_fraction(600 * 44100) < 0.02
+    assert all(0 <= backend.padding_fraction(n) < 1 for n in (1, block - 4096, block, block + 1))

@@ -79,6 +79,7 @@ class SeparationStage:
                 track.fallbacks.append(choice.fallback)
             if choice.separator is not None:
                 cost.backend = choice.separator.name
+                cost.padding_fraction = choice.separator.padding_fraction(audio.shape[1])
                 self._separate(track, choice.separator, audio)
             if self.device == "cuda":
                 cost.gpu_peak_bytes = torch.cuda.max_memory_allocated()

@@ -44,6 +44,10 @@ class Separator:
         """Why this input is not for this backend (native channel count; samples at `sample_rate`), or None."""
         return None
 
+    def padding_fraction(self, samples: int) -> float:
+        """Share of what the network processes for so many samples that is filling, 0..1."""
+        return 0.0
+
     def stream(self, audio: np.ndarray) -> Iterator[np.ndarray]:
         """Separate one track in bounded memory.
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 from pipeline.errors import UserError
 from pipeline.models import weights
 from pipeline.models.separation.base import BackendUnavailable, Separator, register
-from pipeline.models.separation.stft import OverlapAdd, check_stereo, spectrum_groups
+from pipeline.models.separation.stft import OverlapAdd, check_stereo, frame_count, spectrum_groups
 
 WEIGHTS = "spleeter-2stems"
 BLOCK_FRAMES = 512  # frames the network sees at once
@@ -86,7 +86,9 @@ def unet_from_tensorflow(tensors: Mapping[str, Tensor], stem: int, filters: Sequ
     Raises:
         ValueError: a variable is missing, has another shape, or holds NaN or infinity.
     """
-    unet, levels = UNet(filters), len(filters)
+    # Layers start out random: leave the caller's generator alone.
+    with torch.random.fork_rng(devices=[]):
+        unet, levels = UNet(filters), len(filters)
     convolutions = [*unet.encoder, unet.mask]
     with torch.no_grad():
         for i, layer in enumerate(convolutions):
@@ -173,6 +175,11 @@ class Spleeter(Separator):
 
     def model_id(self) -> str:
         return f"{WEIGHTS}:{self.weights_hash[:12]}"
+
+    def padding_fraction(self, samples: int) -> float:
+        frames = frame_count(samples)
+        filling = -frames % BLOCK_FRAMES
+        return filling / (frames + filling) if frames else 0.0
 
     def stream(self, audio: np.ndarray) -> Iterator[np.ndarray]:
         """See `Separator.stream`. A block is one group of frames.

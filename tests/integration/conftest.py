@@ -1,0 +1,87 @@
+"""One real run of the main job on local Ray that many tests look at."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from pipeline.errors import UserError
+from pipeline.models import weights
+from pipeline.workflows import features
+from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.demo_data import DemoTrack, write_demo
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
+SECONDS = 8.0
+# File name → the class its failure must have.
+BAD = {
+    "text.mp3": "UnrecognizedFormat",
+    "truncated.flac": "TruncatedAudio",
+    "empty.wav": "EmptyAudio",
+    "x.wav": "UnreadableSource",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its result, where it read and wrote, and what is true of the demo tracks."""
+
+    result: features.Result
+    source: Path
+    output: Path
+    truth: list[DemoTrack]
+
+    @property
+    def folder(self) -> Path:
+        return self.output / "runs" / self.result.run_id
+
+
+def write_bad_files(folder: Path) -> None:
+    """A text named .mp3, a truncated flac, an empty wav, a directory with an audio name; and one sample."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "text.mp3").write_text("this is no music\n")
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 44100)
+    soundfile.write(folder / "whole.flac", noise, 44100)
+    data = (folder / "whole.flac").read_bytes()
+    (folder / "whole.flac").unlink()
+    (folder / "truncated.flac").write_bytes(data[: len(data) // 2])
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "x.wav").mkdir(exist_ok=True)
+    soundfile.write(folder / "one_sample.wav", np.array([0.5]), 44100)
+
+
+@pytest.fixture(scope="session")
+def spleeter() -> Path:
+    """The real weights, fetched once; skips where they cannot be had."""
+    try:
+        return weights.find("spleeter-2stems") or weights.fetch("spleeter-2stems", print)
+    except UserError as error:
+        pytest.skip(f"no Spleeter weights: {error}")
+
+
+@pytest.fixture(scope="session")
+def clap_checkpoint(tmp_path_factory) -> Path:
+    """A seeded random HTSAT-tiny in LAION's format: a stand-in for trained weights, which no package carries."""
+    from clap_reference import tiny_checkpoint
+
+    return tiny_checkpoint(tmp_path_factory.mktemp("clap"))
+
+
+@pytest.fixture(scope="session")
+def local_run(tmp_path_factory, spleeter, clap_checkpoint) -> Run:
+    """The demo tracks and the bad files through every stage."""
+    root = tmp_path_factory.mktemp("local")
+    truth = write_demo(root / "in" / "demo", seconds=SECONDS)
+    write_bad_files(root / "in" / "bad")
+    config = ExtractConfig()
+    config.source.uri, config.output.uri = str(root / "in"), str(root / "out")
+    config.clap.checkpoint = str(clap_checkpoint)
+    config.separation.backends = ["demucs", "spleeter", "midside"]
+    config.separation.save_stems = True
+    config.blobs.max_inline_elements = 200
+    return Run(features.run(config), root / "in", root / "out", truth)
