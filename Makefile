@@ -25,7 +25,7 @@ format: $(VENV)/.installed-test
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 12) else "Soundmill needs Python 3.10, 3.11 or 3.12 and found %d.%d: type make PYTHON=python3.11 ..." % v)'
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing into $(VENV): some 5 GB, a few minutes the first time"
@@ -44,4 +44,4 @@ lock: $(VENV)/bin/python
 	@sed -i "s/ ; sys_platform == 'linux'$$//" constraints.txt
 
 clean:
-	rm -rf $(VENV) out build *.egg-info
+	rm -rf $(VENV) build *.egg-info

@@ -92,7 +92,8 @@ def with_pool(config: ExtractConfig, processes: int) -> float:
     """Wall seconds of the same stages in a process pool."""
     started = time.perf_counter()
     output = Output(config.output.uri)
-    output.prepare(overwrite=True)
+    output.check(overwrite=True)
+    output.clear()
     nodes = features.build_graph(config, find_models(config), output, "pool")
     blocks = list(pack(list_source(config.source.uri), 60.0, 8))
     context = get_context("spawn")

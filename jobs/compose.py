@@ -18,6 +18,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,6 +28,8 @@ from pipeline.workflows.config import ExtractConfig, nearest
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 EXIT_FAILED, EXIT_USAGE = 1, 2
+# Of every run of this process: a multirun has several, and ends with the worst.
+EXIT_CODES: list[int] = []
 
 
 def register() -> None:
@@ -34,8 +37,8 @@ def register() -> None:
     ConfigStore.instance().store(name="extract_schema", node=ExtractConfig)
 
 
-def typed(config: Any) -> ExtractConfig:
-    """A composed config as `ExtractConfig`, every interpolation resolved and every value checked.
+def typed(config: Any, check: bool = True) -> ExtractConfig:
+    """A composed config as `ExtractConfig`, every interpolation resolved and, with ``check``, every value checked.
 
     Raises:
         UserError: a value of the wrong type (an environment variable's too), or an impossible one.
@@ -44,17 +47,18 @@ def typed(config: Any) -> ExtractConfig:
         result = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise UserError(explain(error)) from None
-    result.check()
+    if check:
+        result.check()
     return result
 
 
-def load(overrides: Sequence[str], name: str = "extract") -> ExtractConfig:
+def load(overrides: Sequence[str], name: str = "extract", check: bool = True) -> ExtractConfig:
     """Compose ``conf/<name>.yaml`` with ``overrides``. Raises `UserError` in one line."""
     overrides = check_keys(overrides)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return typed(compose(name, overrides=overrides))
+            return typed(compose(name, overrides=overrides), check)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error)) from None
 
@@ -72,8 +76,29 @@ def known_keys(config: Any = None, prefix: str = "") -> Iterator[str]:
             yield from (f"{prefix}{f.name}.{key}" for key in value)
 
 
-def check_keys(overrides: Sequence[str]) -> list[str]:
+# Values of these keys are plain text: names with spaces, commas, quotes or umlauts need no quoting by the user.
+TEXT_KEYS = ("source.uri", "source.glob", "source.manifest", "output.uri", "clap.checkpoint")
+SECRET_LEAVES = ("key", "secret", "token", "password")
+
+
+def as_text(override: str) -> str:
+    """``override`` with its value quoted for Hydra, where the key takes plain text."""
+    name, equals, value = override.partition("=")
+    key = name.lstrip("+~")
+    secret = "storage_options." in key and key.rsplit(".", 1)[-1] in SECRET_LEAVES
+    if not equals or not value or not (key in TEXT_KEYS or secret):
+        return override
+    if value[0] in "'\"" or value == "null" or value.startswith("${"):
+        return override
+    return name + "='" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def check_keys(overrides: Sequence[str], sweep: bool = False) -> list[str]:
     """Refuse a misspelt key, naming the nearest; let free-form mappings take new keys.
+
+    Args:
+        overrides: as typed.
+        sweep: commas separate the values of a multirun.
 
     Returns:
         the overrides for Hydra, which wants ``++`` before a key that a mapping does not have yet.
@@ -83,10 +108,8 @@ def check_keys(overrides: Sequence[str]) -> list[str]:
     """
     keys = set(known_keys())
     free = tuple(key[:-2] for key in keys if key.endswith(".*"))
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        raise UserError(explain(error)) from None
+    overrides = list(overrides) if sweep else [as_text(override) for override in overrides]
+    parsed = [_parse(override) for override in overrides]
     result = []
     for override in parsed:
         key, line = override.key_or_group, override.input_line
@@ -98,6 +121,16 @@ def check_keys(overrides: Sequence[str]) -> list[str]:
             )
         result.append(line)
     return result
+
+
+def _parse(override: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(override)
+    except HydraException:
+        # Hydra's message repeats the value, which may be a secret.
+        key = override.partition("=")[0].lstrip("+~")
+        hint = f"type key=value, and quote special characters: '{key}=\"...\"'" if key else "type key=value"
+        raise UserError(f"{key or 'an override'}: its value cannot be parsed; {hint}") from None
 
 
 def explain(error: BaseException) -> str:
@@ -122,15 +155,16 @@ def run_job(job: Callable[[], None]) -> None:
     try:
         arguments = get_args_parser().parse_args()
         if not arguments.help and not arguments.hydra_help:
-            overrides = check_keys(arguments.overrides)
+            overrides = check_keys(arguments.overrides, arguments.multirun)
             given = list(arguments.overrides)
             sys.argv[1:] = [overrides[given.index(a)] if a in given else a for a in sys.argv[1:]]
-            if not arguments.cfg and not arguments.info and not arguments.multirun:
-                load(arguments.overrides)
+            if not arguments.multirun:
+                load(arguments.overrides, check=not (arguments.cfg or arguments.info))
                 GlobalHydra.instance().clear()
     except UserError as error:
         leave(error)
     job()
+    sys.exit(max(EXIT_CODES, default=0))
 
 
 def leave(error: UserError) -> NoReturn:

@@ -17,12 +17,11 @@ from pipeline.workflows import features
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="extract")
 def extract(config: DictConfig) -> None:
-    """Run the workflow on the composed config and leave with its exit code."""
+    """Run the workflow on the composed config and keep its exit code."""
     try:
-        code = features.run(compose.typed(config)).exit_code
+        compose.EXIT_CODES.append(features.run(compose.typed(config)).exit_code)
     except UserError as error:  # here, because Hydra would print a traceback and exit with 1
         compose.leave(error)
-    sys.exit(code)
 
 
 if __name__ == "__main__":

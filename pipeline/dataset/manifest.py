@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -22,17 +23,13 @@ def asset_entry(
     timings: Sequence[Sequence[dict[str, Any]]],
     failures: Sequence[Sequence[dict[str, Any]]],
     blobs: Sequence[Sequence[dict[str, Any]]],
-    segments: pa.Table,
+    segments: Sequence[Sequence[dict[str, Any]]],
     extractors: Mapping[str, str],
 ) -> Iterator[dict[str, Any]]:
-    """Yield the manifest entry of each row of ``tracks``; the other arguments are per row too.
+    """Yield the manifest entry of each row of ``tracks``; the sequences hold one entry per row too.
 
-    ``segments`` is the exploded table of the same rows, ``extractors`` the run's DSP extractors and their versions.
+    ``extractors`` are the run's DSP extractors and their versions.
     """
-    spans: dict[str, list[dict[str, Any]]] = {}
-    for s in segments.select(["asset_id", "segment_index", "start_s", "end_s"]).to_pylist():
-        span = {"index": s["segment_index"], "start_s": s["start_s"], "end_s": s["end_s"]}
-        spans.setdefault(s["asset_id"], []).append(span)
     for number, row in enumerate(tracks.to_pylist()):
         errors = {f["stage"]: f"{f['error_class']}: {f['message']}" for f in failures[number]}
         seconds = {t["stage"]: t["compute_s"] for t in timings[number]}
@@ -45,7 +42,10 @@ def asset_entry(
             "status": row["status"],
             "error": errors.get("decode"),
             "extractors": entries,
-            "segments": spans.get(row["asset_id"], []),
+            "segments": [
+                {"index": s["segment_index"], "start_s": s["start_s"], "end_s": s["end_s"]}
+                for s in segments[number]
+            ],
             "aggregate_strategy": row.get("clap_aggregate"),
         }
 
@@ -100,18 +100,21 @@ def merge_manifest(output: Output, run_id: str, header: dict[str, Any], assets: 
         found = []
     parts = sorted(str(name).rsplit("/", 1)[-1] for name in found if str(name).endswith(".jsonl"))
     head = {"schema_version": MANIFEST_VERSION, **header, "assets_count": assets}
-    text = io.StringIO()
-    if assets > LARGE:
-        name = f"runs/{run_id}/manifest.jsonl"
-        text.write(json.dumps(head) + "\n")
-        for part in parts:
-            text.write(output.read(f"{folder}/{part}").decode())
-    else:
-        name = f"runs/{run_id}/manifest.json"
-        entries = [line for part in parts for line in output.read(f"{folder}/{part}").decode().splitlines()]
-        opening = json.dumps({**head, "assets": []}, indent=1).removesuffix("[]\n}")
-        text.write(opening + "[\n" + ",\n".join(entries) + "\n]}\n")
-    output.write(name, text.getvalue().encode())
+    large = assets > LARGE
+    name = f"runs/{run_id}/manifest.{'jsonl' if large else 'json'}"
+    # Through a file, part by part: the manifest of a large run does not fit into memory.
+    with tempfile.TemporaryDirectory(prefix="soundmill-") as scratch:
+        merged = Path(scratch) / "manifest"
+        with merged.open("w", encoding="utf-8") as out:
+            opening = json.dumps({**head, "assets": []}, indent=1).removesuffix("[]\n}") + "["
+            out.write(json.dumps(head) + "\n" if large else opening)
+            first = True
+            for part in parts:
+                for line in output.read(f"{folder}/{part}").decode().splitlines():
+                    out.write(f"{line}\n" if large else f"{'' if first else ','}\n{line}")
+                    first = False
+            out.write("" if large else "\n]}\n")
+        output.upload(name, merged)
     if parts:
         output.fs.rm(output.path(folder), recursive=True)
     return name

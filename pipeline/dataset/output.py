@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,8 @@ from pipeline.dataset.storage import absolute, explain, filesystem, is_local, jo
 from pipeline.errors import UserError
 
 TABLES = ("tracks", "segments", "timings", "failures")
-DATA_FOLDERS = (*TABLES, "blobs", "stems")
+PUT_ATTEMPTS = 3
+_ASSET = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}")
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
 
@@ -56,7 +58,7 @@ class Output:
         """Write a file whole or not at all: temporary name and rename locally, one object elsewhere."""
         path = self.path(relative)
         if not is_local(self.uri):
-            self.fs.pipe_file(path, data)
+            self._put(path, data)
             return
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -67,6 +69,32 @@ class Output:
             os.replace(temporary, target)  # noqa: PTH105  Path.replace is the same call
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _put(self, path: str, data: bytes) -> None:
+        for attempt in range(1, PUT_ATTEMPTS + 1):
+            try:
+                self.fs.pipe_file(path, data)
+            except PermissionError:
+                raise
+            except Exception:
+                if attempt == PUT_ATTEMPTS:
+                    raise
+                time.sleep(0.2 * 4 ** (attempt - 1))
+            else:
+                return
+
+    def upload(self, relative: str, file: Path) -> None:
+        """Copy a local file below the root without holding it in memory."""
+        path = self.path(relative)
+        if is_local(self.uri):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self.fs.put_file(str(file), path)
+
+    def discard(self, relative: str) -> None:
+        """Remove a file if it is there."""
+        path = self.path(relative)
+        if self.fs.exists(path):
+            self.fs.rm(path)
 
     def read(self, relative: str) -> bytes:
         """The bytes of a file."""
@@ -96,8 +124,14 @@ class Output:
             with self.fs.open(self.path(part), "rb") as handle:
                 yield from pq.ParquetFile(handle).iter_batches(batch_size=256, columns=columns)
 
-    def prepare(self, overwrite: bool) -> None:
-        """Check that the root can be written and holds no tables; with ``overwrite`` remove those it holds.
+    def fill_empty(self, schemas: dict[str, pa.Schema]) -> None:
+        """Give every table that has no part one without rows, so that each can be read with its schema."""
+        for table, schema in schemas.items():
+            if not self.parts(table):
+                self.write_table(f"{table}/part-empty.parquet", schema.empty_table())
+
+    def check(self, overwrite: bool) -> None:
+        """Check that the root can be written and holds no tables, unless ``overwrite``; removes nothing.
 
         Raises:
             UserError: not writable, or tables there and no ``overwrite``.
@@ -105,13 +139,11 @@ class Output:
         try:
             if is_local(self.uri):
                 Path(self.path("runs")).mkdir(parents=True, exist_ok=True)
-            if any(self.parts(table) for table in TABLES):
-                if not overwrite:
-                    raise UserError(
-                        f"{self.uri} already holds tables: type output.overwrite=true to replace them, "
-                        "or another output.uri"
-                    )
-                self._clear()
+            if not overwrite and any(self.parts(table) for table in TABLES):
+                raise UserError(
+                    f"{self.uri} already holds tables: type output.overwrite=true to replace them, "
+                    "or another output.uri"
+                )
             probe = f"runs/probe-{uuid.uuid4().hex[:8]}"
             self.write(probe, b"")
             self.fs.rm(self.path(probe))
@@ -120,11 +152,18 @@ class Output:
         except Exception as error:  # noqa: BLE001  every fsspec backend raises its own classes
             raise explain(f"output.uri={self.uri}", error) from None
 
-    def _clear(self) -> None:
-        for folder in DATA_FOLDERS:
-            path = self.path(folder)
-            if self.fs.exists(path):
-                self.fs.rm(path, recursive=True)
+    def clear(self) -> None:
+        """Remove the tables, blobs and stems of earlier runs: only files with our names, never a folder whole."""
+        for table in TABLES:
+            for part in self.parts(table):
+                if part.startswith(f"{table}/part-"):
+                    self.fs.rm(self.path(part))
+        for kind, suffix in (("blobs", ".npy"), ("stems", ".flac")):
+            root = self.path(kind)
+            for path in self.fs.find(root) if self.fs.exists(root) else ():
+                folder, _, name = str(path)[len(root) + 1 :].rpartition("/")
+                if _ASSET.fullmatch(folder) and name.endswith(suffix):
+                    self.fs.rm(path)
 
 
 def npy_bytes(array: np.ndarray) -> bytes:

@@ -10,10 +10,12 @@ import platform
 import secrets
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from pipeline.dataset.output import Output
+from pipeline.dataset.storage import is_local
 
 PACKAGES = (
     "soundmill", "ray", "pyarrow", "numpy", "torch", "torchaudio", "laion-clap", "demucs", "librosa", "pyloudnorm",
@@ -30,7 +32,8 @@ def new_run_id() -> str:
 class RunFolder:
     """The files of one run.
 
-    The log is spooled locally and copied to the output on `sync` and `close`: object stores cannot append.
+    The log of a local output is written in place; for another it is spooled locally and copied on `sync` and
+    `close`, because object stores cannot append.
 
     Args:
         output: the output root.
@@ -42,9 +45,16 @@ class RunFolder:
         self.output = output
         self.run_id = run_id
         self.quiet = quiet
-        handle, name = tempfile.mkstemp(prefix="soundmill-", suffix=".jsonl")
-        self._spool = Path(name)
-        self._log = os.fdopen(handle, "w", encoding="utf-8")
+        self._in_place = is_local(output.uri)
+        self._synced = time.monotonic()
+        if self._in_place:
+            self._spool = Path(output.path(self.relative("log.jsonl")))
+            self._spool.parent.mkdir(parents=True, exist_ok=True)
+        else:
+            handle, name = tempfile.mkstemp(prefix="soundmill-", suffix=".jsonl")
+            os.close(handle)
+            self._spool = Path(name)
+        self._log = self._spool.open("w", encoding="utf-8")
 
     def relative(self, name: str) -> str:
         """``name`` relative to the output root."""
@@ -74,16 +84,19 @@ class RunFolder:
             mark = {"warning": "warning: ", "error": "error: "}.get(level, "")
             print(f"{now.astimezone():%H:%M:%S} {mark}{text}", file=sys.stderr, flush=True)
 
-    def sync(self) -> None:
+    def sync(self, at_most_every_s: float = 0.0) -> None:
         """Copy the log as it stands to the output."""
-        self.output.write(self.relative("log.jsonl"), self._spool.read_bytes())
+        if not self._in_place and time.monotonic() - self._synced >= at_most_every_s:
+            self.output.write(self.relative("log.jsonl"), self._spool.read_bytes())
+            self._synced = time.monotonic()
 
     def close(self) -> None:
         """Copy the log for the last time and remove the spool."""
         if not self._log.closed:
             self._log.close()
             self.sync()
-            self._spool.unlink(missing_ok=True)
+            if not self._in_place:
+                self._spool.unlink()
 
 
 def environment(devices: dict[str, Any]) -> dict[str, Any]:

@@ -7,14 +7,26 @@ import fnmatch
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from pipeline.dataset.storage import absolute, explain, filesystem, is_local, join, local_path
+from pipeline.dataset.storage import (
+    absolute,
+    explain,
+    filesystem,
+    is_local,
+    join,
+    local_path,
+    one_line,
+    public_uri,
+)
 from pipeline.errors import UserError
 
 SUFFIXES = frozenset(
@@ -35,11 +47,14 @@ class SourceItem:
         uri: absolute path or URL.
         size_bytes: None where the listing does not say.
         problem: why it cannot be read, where that is known from the listing alone.
+        location: where to read it, when that differs from the uri that is written down: credentials and
+            signatures in a URL are for reading only.
     """
 
     uri: str
     size_bytes: int | None = None
     problem: str | None = None
+    location: str | None = None
 
 
 def list_source(
@@ -49,6 +64,7 @@ def list_source(
     manifest: str | None = None,
     storage_options: dict[str, Any] | None = None,
     limit: int | None = None,
+    exclude: str | None = None,
 ) -> Iterator[SourceItem]:
     """Yield the inputs, folder by folder, sorted by path component.
 
@@ -57,51 +73,82 @@ def list_source(
         glob: pattern relative to ``uri`` (``*``, ``?``, ``[...]``, ``**/``); without one, `SUFFIXES` decide.
         manifest: csv, jsonl or parquet with a ``uri`` column.
         limit: stop after so many.
+        exclude: a folder that is passed over; the output may lie inside the source.
 
     Raises:
         UserError: missing source, wrong credentials, no audio found, unusable manifest.
     """
-    items = _from_manifest(manifest, uri, storage_options) if manifest else _walk(uri, glob, storage_options)
+    if manifest:
+        items = _from_manifest(manifest, uri, storage_options)
+    else:
+        items = _walk(uri, glob, storage_options, absolute(exclude) if exclude else None)
     count = 0
     for item in items:
         yield item
         count += 1
         if limit is not None and count >= limit:
             return
+    if count == 0 and manifest:
+        raise UserError(f"{manifest}: the manifest has no rows")
     if count == 0:
-        where = manifest or uri
         wanted = f"matching {glob}" if glob else "with a known audio suffix"
-        raise UserError(f"{where}: no file {wanted} found; check source.uri and source.glob")
+        raise UserError(f"{uri}: no file {wanted} found; check source.uri and source.glob")
 
 
-def _walk(uri: str | None, glob: str | None, options: dict[str, Any] | None) -> Iterator[SourceItem]:
+@dataclass(frozen=True)
+class _Walk:
+    """What stays the same all through a walk."""
+
+    root: str
+    matches: Callable[[str], bool]
+    local: bool
+    exclude: str | None
+
+
+def _walk(
+    uri: str | None, glob: str | None, options: dict[str, Any] | None, exclude: str | None
+) -> Iterator[SourceItem]:
     if not uri:
         raise UserError("source.uri is not set")
-    if glob is None and any(c in uri for c in "*?["):
-        head = re.split(r"[*?\[]", uri, maxsplit=1)[0]
-        base = head.rsplit("/", 1)[0] if "/" in head else "."
-        glob = uri[len(base) :].lstrip("/") if base != "." else uri
-        uri = base or "/"
+    if glob is None:
+        uri, glob = _split_glob(uri)
     fs, root = filesystem(uri, options)
     try:
-        if not is_local(uri):
-            # A prefix that is empty and a bucket that refuses look the same to exists(): ask for a listing.
-            found = fs.ls(root, detail=True)
-            kind = "file" if len(found) == 1 and found[0]["name"] == root else "directory"
-        else:
-            kind = fs.info(root)["type"]
+        single = _is_file(fs, root, uri)
+        size = fs.info(root).get("size") if single else None
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001  every fsspec backend raises its own classes
         raise explain(uri, error) from None
-    if kind == "file":
-        info = fs.info(root)
-        yield SourceItem(absolute(uri), info.get("size"))
+    if single:
+        yield _item(absolute(uri), size)
         return
-    yield from _walk_folder(fs, root, root, _matcher(glob), uri, frozenset())
+    yield from _walk_folder(fs, root, _Walk(root, _matcher(glob), is_local(uri), exclude), frozenset())
 
 
-def _matcher(glob: str | None):
+def _split_glob(uri: str) -> tuple[str, str | None]:
+    """(folder, pattern) of a uri with wildcards; a path that exists as it is has none."""
+    wildcards = "*?[" if is_local(uri) else "*["  # a question mark in a URL starts its query
+    if not any(c in uri for c in wildcards) or (is_local(uri) and Path(local_path(uri)).exists()):
+        return uri, None
+    head = re.split(f"[{re.escape(wildcards)}]", uri, maxsplit=1)[0]
+    base, _, _ = head.rpartition("/")
+    if not base:
+        return ("/", uri[1:]) if uri.startswith("/") else (".", uri)
+    return base, uri[len(base) + 1 :]
+
+
+def _is_file(fs: fsspec.AbstractFileSystem, root: str, uri: str) -> bool:
+    if is_local(uri):
+        return fs.info(root)["type"] == "file"
+    if uri.startswith(("http://", "https://")):
+        return PurePosixPath(urlsplit(uri).path).suffix.lower() in SUFFIXES
+    # A prefix that is empty and a bucket that refuses look the same to exists(): ask for a listing.
+    found = fs.ls(root, detail=True)
+    return len(found) == 1 and found[0]["name"] == root and found[0]["type"] == "file"
+
+
+def _matcher(glob: str | None) -> Callable[[str], bool]:
     if glob is None:
         return lambda relative: PurePosixPath(relative).suffix.lower() in SUFFIXES
     # fnmatch's "*" crosses "/"; a shell's does not.
@@ -129,30 +176,42 @@ def _glob_to_regex(glob: str) -> str:
 
 
 def _walk_folder(
-    fs: fsspec.AbstractFileSystem, folder: str, root: str, matches, uri: str, seen: frozenset[str]
+    fs: fsspec.AbstractFileSystem, folder: str, walk: _Walk, seen: frozenset[str]
 ) -> Iterator[SourceItem]:
-    real = str(Path(folder).resolve()) if is_local(uri) else folder
+    real = str(Path(folder).resolve()) if walk.local else folder
     if real in seen:  # a symlink loop
         return
     try:
         entries = sorted(fs.ls(folder, detail=True), key=lambda entry: entry["name"])
     except Exception as error:  # noqa: BLE001  every fsspec backend raises its own classes
-        raise explain(folder, error) from None
+        if folder == walk.root:
+            raise explain(folder, error) from None
+        # One folder that cannot be read must not hide its neighbours.
+        full = folder if walk.local else fs.unstrip_protocol(folder)
+        yield _item(full, None, f"is a folder that cannot be listed: {one_line(error)}")
+        return
     for entry in entries:
         name = entry["name"].rstrip("/")
         if name == folder.rstrip("/"):  # S3 lists the "folder" object among its children
             continue
-        relative = name[len(root.rstrip("/")) + 1 :]
-        full = name if is_local(uri) else fs.unstrip_protocol(name)
+        relative = name[len(walk.root.rstrip("/")) + 1 :]
+        full = name if walk.local else fs.unstrip_protocol(name)
+        if full == walk.exclude:
+            continue
         if entry["type"] == "directory":
-            if matches(relative) and PurePosixPath(relative).suffix.lower() in SUFFIXES:
-                yield SourceItem(_text(full), None, "is a directory with the name of an audio file")
-            yield from _walk_folder(fs, name, root, matches, uri, seen | {real})
-        elif matches(relative):
-            if entry["type"] == "file":
-                yield SourceItem(_text(full), entry.get("size"), _name_problem(full))
-            else:
-                yield SourceItem(_text(full), None, f"is neither a file nor a directory but {entry['type']}")
+            if walk.matches(relative) and PurePosixPath(relative).suffix.lower() in SUFFIXES:
+                yield _item(full, None, "is a directory with the name of an audio file")
+            yield from _walk_folder(fs, name, walk, seen | {real})
+        elif walk.matches(relative):
+            odd = (
+                None if entry["type"] == "file" else f"is neither a file nor a directory but {entry['type']}"
+            )
+            yield _item(full, entry.get("size"), odd)
+
+
+def _item(full: str, size: int | None, problem: str | None = None) -> SourceItem:
+    text = _text(public_uri(full))
+    return SourceItem(text, size, problem or _name_problem(full), None if full == text else _text(full))
 
 
 def _name_problem(name: str) -> str | None:
@@ -172,9 +231,8 @@ def _from_manifest(manifest: str, base: str | None, options: dict[str, Any] | No
     for uri in _manifest_uris(manifest, options):
         if is_local(uri):
             relative = not uri.startswith(("/", "~", "file://"))
-            yield SourceItem(join(root, uri) if relative else local_path(uri))
-        else:
-            yield SourceItem(uri)
+            uri = join(root, uri) if relative else local_path(uri)
+        yield _item(uri, None)
 
 
 def _manifest_uris(manifest: str, options: dict[str, Any] | None) -> Iterator[str]:
@@ -187,12 +245,18 @@ def _manifest_uris(manifest: str, options: dict[str, Any] | None) -> Iterator[st
         handle = fs.open(path, "rb")
     except Exception as error:  # noqa: BLE001  every fsspec backend raises its own classes
         raise explain(manifest, error) from None
-    with handle:
-        for number, row in enumerate(readers[suffix](handle, manifest), 1):
-            uri = row.get("uri")
-            if not isinstance(uri, str) or not uri.strip():
-                raise UserError(f"{manifest}: row {number} has no uri")
-            yield uri.strip()
+    seen: set[str] = set()
+    try:
+        with handle:
+            for number, row in enumerate(readers[suffix](handle, manifest), 1):
+                uri = row.get("uri")
+                if not isinstance(uri, str) or not uri.strip():
+                    raise UserError(f"{manifest}: row {number} has no uri")
+                if uri.strip() not in seen:  # a file named twice is still one file
+                    seen.add(uri.strip())
+                    yield uri.strip()
+    except (UnicodeError, csv.Error, OSError, pa.ArrowException) as error:
+        raise UserError(f"{manifest}: cannot be read as {suffix[1:]} ({one_line(error)})") from None
 
 
 def _csv_rows(handle, manifest: str) -> Iterator[dict[str, Any]]:
@@ -215,9 +279,6 @@ def _jsonl_rows(handle, manifest: str) -> Iterator[dict[str, Any]]:
 
 
 def _parquet_rows(handle, manifest: str) -> Iterator[dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         file = pq.ParquetFile(handle)
     except pa.ArrowInvalid as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -52,6 +53,18 @@ def local_path(uri: str) -> str:
 def absolute(uri: str) -> str:
     """``uri`` made independent of the working directory, without a trailing slash."""
     return local_path(uri) if is_local(uri) else uri.rstrip("/")
+
+
+def public_uri(uri: str) -> str:
+    """``uri`` as it may be written down: without the user, password and signature that a URL may carry."""
+    if is_local(uri):
+        return uri
+    parts = urlsplit(uri)
+    host = parts.netloc.rpartition("@")[2]
+    if parts.scheme in ("http", "https"):
+        return urlunsplit((parts.scheme, host, parts.path, "", ""))
+    # In other schemes "?" and "#" belong to the name.
+    return uri.replace(f"//{parts.netloc}", f"//{host}", 1)
 
 
 def join(root: str, relative: str) -> str:

@@ -66,6 +66,8 @@ class Track:
     uri: str
     size_bytes: int | None = None
     problem: str | None = None
+    location: str | None = None
+    estimated_s: float = 0.0
     asset_id: str | None = None
     sample_rate: int | None = None
     channels: int | None = None
@@ -113,7 +115,8 @@ def failure(stage: str, error: BaseException, attempts: int = 1, worker_died: bo
 
 
 _STATE = (
-    "index", "uri", "size_bytes", "problem", "asset_id", "sample_rate", "channels", "duration_s", "done_at",
+    "index", "uri", "size_bytes", "problem", "location", "estimated_s", "asset_id", "sample_rate", "channels",
+    "duration_s", "done_at",
 )  # fmt: skip
 
 
@@ -164,7 +167,7 @@ def add_stage(
     table = table.select([name for name in table.column_names if not drop(name)])
     columns: dict[str, pa.Array] = {}
     for f in fields:
-        columns[f.name] = pa.array([t.values.get(f.name) for t in tracks], type=f.type)
+        columns[f.name] = _column(tracks, f, stage)
     columns[f"failures@{stage}"] = pa.array([t.failures for t in tracks], type=pa.list_(FAILURE))
     columns[f"fallbacks@{stage}"] = pa.array(
         [[vars(f) for f in t.fallbacks] for t in tracks], type=pa.list_(FALLBACK)
@@ -178,7 +181,9 @@ def add_stage(
             table = table.append_column(name, array)
     for t in tracks:
         for cost in t.costs:
-            cost.wait_s = max(0.0, clock.wall_started - t.done_at) if t.done_at else 0.0
+            # A stage of several extractors waited once: split, so that sums are what was waited.
+            waited = max(0.0, clock.wall_started - t.done_at) if t.done_at else 0.0
+            cost.wait_s = waited / len(t.costs)
     clock.share_rest([t.costs for t in tracks], [t.duration_s or 0.0 for t in tracks])
     table = table.append_column(
         f"timings@{stage}",
@@ -188,6 +193,23 @@ def add_stage(
     if "done_at" in table.column_names:
         return table.set_column(table.column_names.index("done_at"), "done_at", done)
     return table.append_column("done_at", done)
+
+
+def _column(tracks: Sequence[Track], field_: pa.Field, stage: str) -> pa.Array:
+    """A value column. A value that does not fit its type is null, and a failure of its own track only."""
+    try:
+        return pa.array([t.values.get(field_.name) for t in tracks], type=field_.type)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+        values: list[Any] = []
+        for track in tracks:
+            try:
+                values += pa.array([track.values.get(field_.name)], type=field_.type).to_pylist()
+            except (pa.ArrowException, OverflowError, TypeError) as error:
+                track.fail(stage, TypeError(f"{field_.name}: {one_line(error)}"))
+                track.values.pop(f"key@{stage}", None)
+                track.values.pop(f"key@{field_.name.split('_', 1)[0]}", None)
+                values.append(None)
+        return pa.array(values, type=field_.type)
 
 
 def collect(table: pa.Table, kind: str) -> list[list[dict[str, Any]]]:

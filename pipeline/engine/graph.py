@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
-from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.engine.resources import StageResources
 
@@ -41,8 +39,6 @@ def build_dataset(
     threads: int = 1,
 ) -> Dataset:
     """The lazy dataset that sends ``blocks`` through ``nodes``; `receipts` runs it."""
-    # max_restarts and max_task_retries leave map_batches in Ray 2.64, which our pin excludes.
-    warnings.filterwarnings("ignore", category=RayDeprecationWarning, message=".*ray_remote_args.*")
     context = DataContext.get_current()
     context.enable_progress_bars = False
     # Blocks are cut by audio seconds; Ray must not cut them again by bytes, or batches lose their tracks.
@@ -55,7 +51,10 @@ def build_dataset(
         options: dict[str, Any] = {}
         if share.num_gpus:
             options["num_gpus"] = share.num_gpus
-        dataset = dataset.map_batches(
+        # The public map_batches refuses batch_size=None with a GPU; a fixed size would make Ray bundle blocks
+        # up to it, and memory would no longer be bounded by the block. This one takes a block as it comes, and
+        # max_restarts and max_task_retries, which leave the public one in Ray 2.64 (our pin excludes it).
+        dataset = dataset.map_batches_internal(
             node.stage,
             fn_constructor_kwargs=node.arguments,
             batch_size=None,

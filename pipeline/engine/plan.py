@@ -15,6 +15,8 @@ SCHEMA = pa.schema(
         ("uri", pa.string()),
         ("size_bytes", pa.int64()),
         ("problem", pa.string()),
+        ("location", pa.string()),  # where to read it, when that is not the uri
+        ("estimated_s", pa.float64()),
     ]
 )
 
@@ -46,7 +48,7 @@ def pack(items: Iterable[SourceItem], block_seconds: float, max_files: int) -> I
         if rows and (len(rows) >= max_files or seconds + length > block_seconds):
             yield pa.Table.from_pylist(rows, schema=SCHEMA)
             rows, seconds = [], 0.0
-        rows.append({"index": index, "uri": item.uri, "size_bytes": item.size_bytes, "problem": item.problem})
+        rows.append({"index": index, **vars(item), "estimated_s": length})
         seconds += length
     if rows:
         yield pa.Table.from_pylist(rows, schema=SCHEMA)

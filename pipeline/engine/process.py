@@ -5,9 +5,22 @@ from __future__ import annotations
 import json
 import os
 import resource
+import warnings
 from pathlib import Path
 
 from pipeline.engine.timing import NODE
+
+
+def start_torch(threads: int, seed: int) -> None:
+    """What every process that runs torch does first: its threads, and a seed for whatever may draw numbers."""
+    import torch
+
+    from pipeline.models.device import set_threads
+
+    # Samples are views of Ray's shared memory, which nobody may write; torch warns about that.
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+    set_threads(threads)
+    torch.manual_seed(seed)
 
 
 def peak_rss_bytes() -> int:

@@ -37,6 +37,11 @@ class Progress:
 
     def add(self, receipt: dict[str, Any]) -> None:
         """Count one committed part."""
+        doubled = self.committed.intersection(receipt["indexes"])
+        if doubled:
+            raise RuntimeError(
+                f"{len(doubled)} files were committed twice, the first is number {min(doubled)}"
+            )
         self.committed.update(receipt["indexes"])
         self.status.update(receipt["status"])
         self.audio_s += receipt["audio_s"]

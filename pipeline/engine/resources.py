@@ -52,7 +52,7 @@ def plan_resources(
             f"hardware.gpu_shares asks for a GPU ({', '.join(on_gpu)}) and this cluster has none: "
             "type hardware=cpu, or ray.address of a cluster with GPUs"
         )
-    total = sum(weight for stage, weight in WEIGHTS.items() if stage in stages)
+    total = sum(weight for stage, weight in WEIGHTS.items() if stage in stages and stage not in on_gpu)
     actors: dict[str, int] = {}
     for stage in stages:
         automatic = max(1, math.ceil(1.5 * cluster_cpus * WEIGHTS.get(stage, 1.0) / total - 0.25))

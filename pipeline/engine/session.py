@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ import ray
 
 from pipeline.dataset.storage import one_line
 from pipeline.errors import UserError
+
+# The last line of a traceback, such as "OSError: [Errno 28] No space left on device".
+_RAISED = re.compile(r"([A-Za-z_][\w.]*(?:Error|Exception|Exhausted|Timeout)): ")
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,10 @@ def connect(
     Raises:
         UserError: nobody answers at ``address``.
     """
-    # One line per pass of ours is enough; Ray's own narration stays in its session logs.
+    # Our log says what happened, with the traceback; Ray's own narration stays in its session logs.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     options = {"ignore_reinit_error": True, "log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         local = {"num_cpus": num_cpus, "object_store_memory": object_store_memory}
@@ -51,7 +55,7 @@ def connect(
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         raise UserError(f"ray.address={address}: cannot connect to Ray ({one_line(error)})") from None
     # Ray sets its handlers up during init, so the level is set again.
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     found = ray.cluster_resources()
     return Cluster(address or "local", found.get("CPU", 0.0), found.get("GPU", 0.0), len(ray.nodes()))
 
@@ -71,6 +75,18 @@ def _quiet_stderr() -> Iterator[None]:
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
+
+
+def root_cause(error: BaseException) -> str:
+    """``Class: message`` of what a worker raised, below the layers that Ray wraps around it.
+
+    The exception itself does not survive its journey; the worker's traceback, which does, names it.
+    """
+    for line in str(error).splitlines():
+        found = _RAISED.match(line)
+        if found and not found[1].startswith("ray."):
+            return one_line(Exception(line))
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def disconnect() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.report.overview import Overview, histogram
 
@@ -12,7 +12,7 @@ from pipeline.report.overview import Overview, histogram
 def render(performance: dict[str, Any], environment: dict[str, Any], found: Overview, uri: str) -> str:
     """The report of a run as HTML."""
     templates = Environment(
-        loader=PackageLoader("pipeline.report"), autoescape=select_autoescape(), undefined=StrictUndefined
+        loader=PackageLoader("pipeline.report"), autoescape=True, undefined=StrictUndefined
     )
     templates.filters["clock"] = clock
     return templates.get_template("report.html.j2").render(

@@ -13,13 +13,20 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from pipeline.dataset.storage import public_uri
 from pipeline.errors import UserError
 from pipeline.features import REGISTRY, Extractor
 from pipeline.models.separation import BACKEND_NAMES
 
 AGGREGATES = ("mean", "weighted", "robust")
 ON_UNAVAILABLE = ("skip", "fail")
-BLOB_NAMES = ("mel", "chroma")
+# Every series that some extractor can store: those with a `*_blob` column.
+BLOB_NAMES = tuple(
+    field_.name.removesuffix("_blob")
+    for name in sorted(REGISTRY)
+    for field_ in REGISTRY[name]().columns()
+    if field_.name.endswith("_blob")
+)
 GPU_STAGES = ("features", "clap", "separation")
 
 # Optional[...] rather than X | None below: OmegaConf reads these annotations at run time.
@@ -39,7 +46,7 @@ class SourceConfig:
 
 @dataclass
 class OutputConfig:
-    """Where the tables go."""
+    """Where the tables go. With no storage options of its own it uses the source's."""
 
     uri: Optional[str] = None
     overwrite: bool = False
@@ -161,7 +168,10 @@ class ExtractConfig:
     perf: PerfConfig = field(default_factory=PerfConfig)
     max_failure_rate: float = 0.9
     seed: int = 0
-    verbose: bool = False
+
+    def output_options(self) -> dict[str, Any]:
+        """Storage options of the output: its own, or the source's."""
+        return dict(self.output.storage_options or self.source.storage_options)
 
     def extractors(self) -> list[Extractor]:
         """The enabled extractors with their parameters, in the order of their names."""
@@ -200,13 +210,38 @@ def _check_io(config: ExtractConfig) -> None:
         raise UserError("source.uri is not set: type source.uri=FOLDER or source.uri=s3://BUCKET/PREFIX")
     if not config.output.uri:
         raise UserError("output.uri is not set: type output.uri=FOLDER or output.uri=s3://BUCKET/PREFIX")
+    for key, uri in (("source.uri", config.source.uri), ("output.uri", config.output.uri)):
+        if uri and "@" in uri.partition("://")[2].split("/", 1)[0]:
+            raise UserError(
+                f"{key}: credentials in a URL would be written down; put them into storage_options"
+            )
+    if config.output.uri.startswith("memory:"):
+        raise UserError("output.uri=memory:// is seen by one process only; type a folder or a bucket")
+    if config.ray.address not in (None, "local"):
+        _check_paths_on_a_cluster(config)
+    if config.source.manifest and config.source.glob:
+        raise UserError("source.glob does not apply to source.manifest: leave one of them out")
     if config.source.limit is not None and config.source.limit < 1:
         raise UserError(f"source.limit={config.source.limit} must be at least 1, or null for no limit")
+
+
+def _check_paths_on_a_cluster(config: ExtractConfig) -> None:
+    """A submitted job runs in a copy of the working directory, which is thrown away."""
+    uris = {
+        "source.uri": config.source.uri,
+        "source.manifest": config.source.manifest,
+        "output.uri": config.output.uri,
+    }
+    for key, uri in uris.items():
+        if uri and "://" not in uri and not uri.startswith(("/", "~")):
+            raise UserError(f"{key}={uri} is relative: on a cluster type an absolute path or a URL")
 
 
 def _check_features(config: ExtractConfig) -> None:
     for name in config.features.enabled:
         _one_of("features.enabled", name, sorted(REGISTRY))
+        if config.features.enabled.count(name) > 1:
+            raise UserError(f"features.enabled names {name} twice")
     if not 4000 <= config.features.sample_rate <= 192000:
         raise UserError(f"features.sample_rate={config.features.sample_rate} must lie within 4000..192000 Hz")
     for extractor in config.extractors():
@@ -225,6 +260,9 @@ def _check_clap(clap: ClapConfig) -> None:
     _one_of("clap.on_unavailable", clap.on_unavailable, ON_UNAVAILABLE)
     _positive("clap.window_seconds", clap.window_seconds)
     _positive("clap.hop_seconds", clap.hop_seconds)
+    for key, seconds in (("window_seconds", clap.window_seconds), ("hop_seconds", clap.hop_seconds)):
+        if seconds < 0.01:
+            raise UserError(f"clap.{key}={seconds:g} is below 0.01 s: millions of windows per track")
     _positive("clap.max_batch_audio_seconds", clap.max_batch_audio_seconds)
     if clap.window_seconds > 10:
         raise UserError(f"clap.window_seconds={clap.window_seconds:g} exceeds the 10 s CLAP was trained on")
@@ -267,33 +305,35 @@ def _check_rest(config: ExtractConfig) -> None:
             raise UserError(f"hardware.actors.{stage}={count} must be 0 (automatic) or a number of actors")
 
 
-SECRET_WORDS = ("key", "secret", "token", "password", "passwd", "credential", "sas", "connection_string")
+# Storage options whose values are safe to write down; whatever else a file system takes may be a secret.
+PUBLIC_OPTIONS = {"endpoint", "endpoint_url", "region", "region_name", "anon", "use_ssl", "verify", "mode"}
+PUBLIC_OPTIONS |= {
+    "connect_timeout",
+    "read_timeout",
+    "max_attempts",
+    "requester_pays",
+    "project",
+    "account_name",
+}
 
 
 def redacted(config: Any) -> Any:
-    """``config`` as plain dicts and lists, with every value under a secret-looking key replaced by ``***``."""
+    """``config`` as plain dicts and lists, with every storage option replaced by ``***`` unless known as harmless."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         config = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     if isinstance(config, dict):
-        out = {}
-        for name, value in config.items():
-            if name == "storage_options":
-                out[name] = _redact_options(value)
-            else:
-                out[name] = redacted(value)
-        return out
+        return {
+            name: _redact_options(value) if name == "storage_options" else redacted(value)
+            for name, value in config.items()
+        }
     if isinstance(config, (list, tuple)):
         return [redacted(value) for value in config]
-    return config
+    return public_uri(config) if isinstance(config, str) and "://" in config else config
 
 
-def _redact_options(options: dict[str, Any]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for name, value in options.items():
-        if isinstance(value, dict):
-            out[name] = _redact_options(value)
-        elif value is not None and any(word in str(name).lower() for word in SECRET_WORDS):
-            out[name] = "***"
-        else:
-            out[name] = value
-    return out
+def _redact_options(options: Any, name: str = "") -> Any:
+    if isinstance(options, dict):
+        return {key: _redact_options(value, str(key)) for key, value in options.items()}
+    if options is None or name in PUBLIC_OPTIONS:
+        return redacted(options)
+    return "***"

@@ -61,6 +61,7 @@ def table(truth: list[DemoTrack], rows: dict[str, dict[str, Any]]) -> str:
         f"{'strongest pitch classes':24} {'voice':>6}",
         "-" * 116,
     ]
+    truth = [track for track in truth if track.name in rows]
     for track in truth:
         row = rows[track.name]
         form = f"{row['container']} {row['sample_rate'] / 1000:g} kHz ×{row['channels']}"

@@ -5,8 +5,10 @@ Reads top to bottom: list → prepare the output → see which models are there 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
+import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,15 +20,15 @@ import yaml
 from pipeline.dataset.manifest import merge_manifest
 from pipeline.dataset.output import Output
 from pipeline.dataset.run import RunFolder, environment, new_run_id
-from pipeline.dataset.schemas import tracks_schema
+from pipeline.dataset.schemas import FAILURES, SEGMENTS, tracks_schema
 from pipeline.dataset.sources import SourceItem, list_source
-from pipeline.dataset.storage import one_line
+from pipeline.dataset.storage import is_local, one_line, public_uri
 from pipeline.engine.graph import Node, build_dataset, busy_seconds, receipts
 from pipeline.engine.plan import estimated_seconds, pack
 from pipeline.engine.progress import Progress
 from pipeline.engine.reconcile import lost_rows
 from pipeline.engine.resources import StageResources, plan_resources
-from pipeline.engine.session import Cluster, connect, disconnect
+from pipeline.engine.session import Cluster, connect, disconnect, root_cause
 from pipeline.engine.stages.clap import ClapStage
 from pipeline.engine.stages.decode import DecodeStage, ViewSpec
 from pipeline.engine.stages.features import FeaturesStage
@@ -64,17 +66,18 @@ def run(config: ExtractConfig, quiet: bool = False) -> Result:
     """Run the job. Raises `UserError` for what the user can mend before anything was computed."""
     started = time.perf_counter()
     config.check()
-    output = Output(config.output.uri, config.output.storage_options)
+    output = Output(config.output.uri, config.output_options())
     items = _list(config, quiet)
     models = find_models(config)
-    output.prepare(config.output.overwrite)
-    run_id = new_run_id()
-    folder = RunFolder(output, run_id, quiet)
+    output.check(config.output.overwrite)
+    folder = RunFolder(output, new_run_id(), quiet)
     try:
         return _run(config, items, models, output, folder, started)
     finally:
-        folder.close()
-        disconnect()
+        try:
+            disconnect()
+        finally:
+            folder.close()
 
 
 def _list(config: ExtractConfig, quiet: bool) -> list[SourceItem]:
@@ -87,6 +90,7 @@ def _list(config: ExtractConfig, quiet: bool) -> list[SourceItem]:
         manifest=source.manifest,
         storage_options=source.storage_options,
         limit=source.limit,
+        exclude=config.output.uri,
     ):
         items.append(item)
         if not quiet and time.perf_counter() - said > 5:
@@ -105,7 +109,8 @@ def _run(
 ) -> Result:
     folder.log(
         "start",
-        f"run {folder.run_id}: {len(items)} files from {config.source.uri or config.source.manifest}",
+        f"run {folder.run_id}: {len(items)} files from "
+        f"{public_uri(config.source.uri or config.source.manifest)}",
         files=len(items),
         hardware=config.hardware.name,
     )
@@ -126,18 +131,30 @@ def _run(
         [n.name for n in nodes], cluster.cpus, cluster.gpus, hardware.gpu_shares, hardware.actors, len(blocks)
     )
     _log_plan(folder, cluster, nodes, resources, blocks, config, models)
+    if config.output.overwrite:
+        output.clear()  # only now: whatever could be refused has been
     progress = Progress(
         files=len(items),
         bytes=sum(i.size_bytes or 0 for i in items) if all(i.size_bytes for i in items) else 0,
-        report=lambda fields: folder.log("progress", progress_text(fields), **fields),
+        report=lambda fields: _say_progress(folder, fields),
     )
     startup = time.perf_counter() - started
     said = {(f.stage, f.wanted, f.used) for f in models.fallbacks}
     busy, error = _execute(blocks, nodes, resources, config, progress, folder, said)
-    if error is not None:
+    try:
+        _reconcile(blocks, nodes, progress, folder)
+        result = _finish(config, output, folder, progress, env, startup, busy)
+    except Exception as again:
+        if error is None:
+            raise
+        folder.log("failed", f"nor could the rest be written: {one_line(again)}", level="error")
         return Result(EXIT_FAILED, folder.run_id, output.uri)
-    _reconcile(blocks, nodes, progress, folder)
-    return _finish(config, output, folder, progress, env, startup, busy)
+    return result if error is None else dataclasses.replace(result, exit_code=EXIT_FAILED)
+
+
+def _say_progress(folder: RunFolder, fields: dict[str, Any]) -> None:
+    folder.log("progress", progress_text(fields), **fields)
+    folder.sync(at_most_every_s=30)
 
 
 def _block_seconds(items: Sequence[SourceItem], cluster: Cluster, config: ExtractConfig) -> float:
@@ -183,6 +200,7 @@ def build_graph(config: ExtractConfig, models: Models, output: Output, run_id: s
             "sample_rate": config.features.sample_rate,
             "device": device.get("features", "cpu"),
             "threads": threads,
+            "seed": config.seed,
             "blob_names": config.blobs.names,
             "max_inline_elements": config.blobs.max_inline_elements,
             "drop": drops.get("features", frozenset()),
@@ -196,6 +214,7 @@ def build_graph(config: ExtractConfig, models: Models, output: Output, run_id: s
             "amp": config.clap.amp,
             "device": device.get("clap", "cpu"),
             "threads": threads,
+            "seed": config.seed,
             "drop": drops.get("clap", frozenset()),
         }),
         "separation": (SeparationStage, {
@@ -203,6 +222,7 @@ def build_graph(config: ExtractConfig, models: Models, output: Output, run_id: s
             "save_stems": config.separation.save_stems,
             "device": device.get("separation", "cpu"),
             "threads": threads,
+            "seed": config.seed,
             "drop": drops.get("separation", frozenset()),
         }),
     }  # fmt: skip
@@ -232,6 +252,9 @@ def _log_plan(
         f"hardware={config.hardware.name}, {config.perf.threads} thread(s) per actor",
         **vars(cluster),
     )
+    if cluster.nodes > 1 and is_local(config.output.uri):
+        text = f"output.uri={config.output.uri} is a local path and the cluster has {cluster.nodes} nodes: "
+        folder.log("plan", text + "it must be a folder that all of them share", level="warning")
     pools = ", ".join(f"{n.name}×{resources[n.name].actors}" for n in nodes)
     folder.log(
         "plan",
@@ -276,8 +299,9 @@ def _execute(
         folder.log(
             "failed",
             f"the job failed after {len(progress.committed)} of {progress.files} files were committed: "
-            f"{type(error).__name__}: {one_line(error, 600)}",
+            f"{root_cause(error)}",
             level="error",
+            traceback="".join(traceback.format_exception(error)),
         )
         return {}, error
     return busy_seconds(dataset, nodes), None
@@ -305,19 +329,25 @@ def _finish(
     startup: float,
     busy: dict[str, float],
 ) -> Result:
+    output.fill_empty({"segments": SEGMENTS, "failures": FAILURES})
     numbers = performance(folder.run_id, progress, progress.elapsed(), startup, busy)
     folder.write_json("performance.json", numbers)
     folder.write("PERFORMANCE_METRICS.md", markdown(numbers, env))
     header = {"run_id": folder.run_id, "aggregate_strategy": config.clap.aggregate}
     merge_manifest(output, folder.run_id, header, len(progress.committed))
-    report = folder.write("report.html", render(numbers, env, overview(output), output.uri))
+    found = overview(output)
+    report = folder.write("report.html", render(numbers, env, found, output.uri))
     rate = progress.failed() / max(1, progress.files)
     folder.log("done", summary_text(progress, numbers), **progress.fields())
     for (stage, error_class), count in progress.failures.most_common(10):
         folder.log("failures", f"{count} × {error_class} in {stage}", level="warning", count=count)
     folder.log("report", f"report: {report}")
     code = EXIT_OK
-    if rate > config.max_failure_rate:
+    rows = found.rows["tracks"]
+    if rows != progress.files:
+        code = EXIT_FAILED
+        folder.log("row_count", f"{rows} rows in tracks for {progress.files} files", level="error")
+    if code == EXIT_OK and rate > config.max_failure_rate:
         code = EXIT_FAILURES
         folder.log(
             "failure_rate",

@@ -42,20 +42,41 @@ def test_nothing_is_written_outside_the_root(tmp_path, name):
 
 def test_tables_that_are_there_need_overwrite(tmp_path):
     output = Output(str(tmp_path / "out"))
-    output.prepare(overwrite=False)
+    output.check(overwrite=False)
     output.write_table("tracks/part-0.parquet", pa.table({"a": [1]}))
     output.write("runs/old/config.yaml", b"x")
     with pytest.raises(UserError, match="output.overwrite=true"):
-        output.prepare(overwrite=False)
-    output.prepare(overwrite=True)
+        output.check(overwrite=False)
+    output.check(overwrite=True)
+    assert output.parts("tracks") == ["tracks/part-0.parquet"], "checking removes nothing"
+    output.clear()
     assert output.parts("tracks") == []
     assert output.read("runs/old/config.yaml") == b"x", "the history of runs stays"
+
+
+def test_clearing_removes_our_files_and_nobody_elses(tmp_path):
+    output = Output(str(tmp_path))
+    asset = "ab" * 32
+    output.write_table("tracks/part-0.parquet", pa.table({"a": [1]}))
+    output.write(blob_path(asset, "mel", "0123", "mel"), b"ours")
+    output.write(stem_path(asset, "vocals"), b"ours")
+    theirs = [
+        "tracks/other.parquet",
+        "stems/song/vocals.flac",
+        "stems/mine.wav",
+        f"stems/ab/{asset}/notes.txt",
+    ]
+    for name in theirs:
+        output.write(name, b"theirs")
+    output.clear()
+    left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert left == set(theirs)
 
 
 def test_an_unwritable_output_is_one_line(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"output\.uri"):
-        Output(str(tmp_path / "file" / "out")).prepare(overwrite=False)
+        Output(str(tmp_path / "file" / "out")).check(overwrite=False)
 
 
 def test_parts_skip_temporaries(tmp_path):
@@ -65,6 +86,16 @@ def test_parts_skip_temporaries(tmp_path):
     (tmp_path / "tracks/.part-3.parquet").write_bytes(b"half")
     assert output.parts("tracks") == ["tracks/part-1.parquet"]
     assert pq.read_table(tmp_path / "tracks").num_rows == 1
+
+
+def test_a_table_without_rows_can_still_be_read(tmp_path):
+    output = Output(str(tmp_path))
+    output.write_table("tracks/part-0.parquet", pa.table({"a": [1]}))
+    schema = pa.schema([("a", pa.int64())])
+    output.fill_empty({"tracks": schema, "failures": schema})
+    assert output.parts("tracks") == ["tracks/part-0.parquet"]
+    assert pq.read_table(tmp_path / "failures").schema.equals(schema)
+    assert pq.read_table(tmp_path / "failures").num_rows == 0
 
 
 def test_npy_bytes_are_c_order_and_need_no_pickle():

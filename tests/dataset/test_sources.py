@@ -101,7 +101,7 @@ def test_a_manifest_lists_uris_relative_to_itself(folder, kind):
         ("list.jsonl", '{"uri": ""}\n', "row 1 has no uri"),
         ("list.parquet", "nonsense", "not a Parquet file"),
         ("list.txt", "a.wav\n", "a manifest is .csv"),
-        ("list.csv", "uri\n", "no file"),
+        ("list.csv", "uri\n", "the manifest has no rows"),
     ],
 )
 def test_an_unusable_manifest_is_one_line(tmp_path, name, text, says):
@@ -123,3 +123,37 @@ def test_missing_and_empty_sources_say_so(tmp_path):
 def test_an_unknown_protocol_is_one_line():
     with pytest.raises(UserError, match="nosuch"):
         list(list_source("nosuch://x"))
+
+
+def test_a_manifest_that_is_not_utf8_is_one_line(tmp_path):
+    (tmp_path / "list.csv").write_bytes("uri\nf\xfcnf.wav\n".encode("latin-1"))
+    with pytest.raises(UserError, match="cannot be read as csv"):
+        list(list_source(None, manifest=str(tmp_path / "list.csv")))
+
+
+def test_a_file_named_twice_in_a_manifest_is_one_input(tmp_path):
+    (tmp_path / "list.csv").write_text("uri\na.wav\nb.wav\na.wav\n")
+    assert len(list(list_source(None, manifest=str(tmp_path / "list.csv")))) == 2
+
+
+def test_names_with_wildcards_are_names_where_they_exist(tmp_path):
+    folder = tmp_path / "My [Album]"
+    folder.mkdir()
+    (folder / "what?.wav").write_bytes(b"1")
+    assert [Path(i.uri).name for i in list_source(str(folder))] == ["what?.wav"]
+    assert [Path(i.uri).name for i in list_source(str(folder / "what?.wav"))] == ["what?.wav"]
+
+
+def test_the_output_inside_the_source_is_passed_over(folder):
+    out = folder / "sub" / "out" / "stems"
+    out.mkdir(parents=True)
+    (out / "vocals.flac").write_bytes(b"1")
+    assert "sub/out/stems/vocals.flac" in names(folder)
+    assert "sub/out/stems/vocals.flac" not in names(folder, exclude=str(folder / "sub" / "out"))
+
+
+def test_credentials_in_urls_are_for_reading_only(tmp_path):
+    (tmp_path / "list.csv").write_text("uri\nhttps://user:pass@host/a.wav?X-Signature=abc\n")
+    [item] = list_source(None, manifest=str(tmp_path / "list.csv"))
+    assert item.uri == "https://host/a.wav"
+    assert item.location == "https://user:pass@host/a.wav?X-Signature=abc"

@@ -117,6 +117,38 @@ def test_add_stage_records_everything_and_drops_what_nobody_needs():
     assert timing["compute_s"] > 0
 
 
+def test_a_value_of_the_wrong_type_costs_its_own_track_only():
+    table = pa.table({"index": [0, 1], "uri": ["a", "b"], "duration_s": [1.0, 1.0], "done_at": [0.0, 0.0]})
+    good, bad = tracks_of(table)
+    for track, value in ((good, 1.5), (bad, "oops")):
+        track.costs.append(Cost("x"))
+        track.values.update({"x_value": value, "key@x": "abc"})
+    fields = [pa.field("x_value", pa.float32()), pa.field("key@x", pa.string())]
+    out = add_stage(table, [good, bad], "x", fields, StageClock())
+    assert out["x_value"].to_pylist() == [1.5, None]
+    assert out["key@x"].to_pylist() == ["abc", None]
+    assert [len(f) for f in collect(out, "failures")] == [0, 1]
+
+
+def test_waiting_is_split_over_the_extractors_of_a_stage():
+    table = pa.table({"index": [0], "uri": ["a"], "duration_s": [1.0], "done_at": [time.time() - 4]})
+    [track] = tracks_of(table)
+    track.costs += [Cost("f.a"), Cost("f.b")]
+    [row] = collect(add_stage(table, [track], "f", [], StageClock()), "timings")
+    assert sum(t["wait_s"] for t in row) == pytest.approx(4, abs=0.5)
+
+
+def test_a_file_committed_twice_is_not_swallowed():
+    progress = Progress(files=2)
+    receipt = {
+        "indexes": [0], "status": {}, "audio_s": 0.0, "bytes": 0, "write_s": 0.0, "failures": [], "fallbacks": [],
+        "stages": {}, "processes": [],
+    }  # fmt: skip
+    progress.add(receipt)
+    with pytest.raises(RuntimeError, match="committed twice"):
+        progress.add(receipt)
+
+
 def test_reconciliation_finds_exactly_what_is_missing():
     blocks = list(pack([SourceItem(f"{i}.wav", 10) for i in range(5)], 1e9, 2))
     assert lost_rows(blocks, range(5)) is None

@@ -24,7 +24,9 @@ BAD = {
     "truncated.flac": "TruncatedAudio",
     "empty.wav": "EmptyAudio",
     "x.wav": "UnreadableSource",
+    "<img src=x>\n.mp3": "UnrecognizedFormat",
 }
+ODD = ("one_sample.wav", "three.wav", "eight.wav")
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,11 @@ def write_bad_files(folder: Path) -> None:
     (folder / "truncated.flac").write_bytes(data[: len(data) // 2])
     (folder / "empty.wav").write_bytes(b"")
     (folder / "x.wav").mkdir(exist_ok=True)
+    # Inputs, not errors: one sample, three and eight channels, a name that would be markup in a report.
     soundfile.write(folder / "one_sample.wav", np.array([0.5]), 44100)
+    soundfile.write(folder / "three.wav", np.stack([noise, -noise, noise / 2], axis=1), 44100)
+    soundfile.write(folder / "eight.wav", np.repeat(noise[:, None], 8, axis=1), 48000)
+    (folder / "<img src=x>\n.mp3").write_text("no music either\n")
 
 
 @pytest.fixture(scope="session")

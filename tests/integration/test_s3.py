@@ -40,6 +40,7 @@ def finished(repo, server, local_run, clap_checkpoint):
     done = job(
         repo, server, "source.uri=s3://mill-in/audio", "output.uri=s3://tables/run", "blobs.max_inline_elements=200",
         f"clap.checkpoint={clap_checkpoint}", "separation.backends=[spleeter]",
+        "separation.save_stems=true",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return fs, done

@@ -73,6 +73,11 @@ def test_hardware_profiles_share_one_card(compose, hardware):
         ("perf.threads=two", "perf.threads"),
         ("source.limit=0", "source.limit"),
         ("cache.enabled=true", "no cache yet"),
+        ("features.enabled=[mel,mel]", "twice"),
+        ("output.uri=memory://x", "one process only"),
+        ("output.uri=s3://k:s@bucket/x", "storage_options"),
+        ("ray.address=auto", "is relative"),
+        ("clap.window_seconds=1e-6", "below 0.01 s"),
         ("output.overwrite=maybe", "output.overwrite"),
         ("source.uri=null", "source.uri is not set"),
         ("=x", ""),
@@ -105,22 +110,60 @@ def test_environment_variables_that_users_know_are_read_and_checked(compose, mon
 
 def test_storage_options_are_free_form_and_the_output_shares_them(compose):
     config = compose.load([*BASE, "source.storage_options={endpoint: 'http://h:1', key: K, secret: S}"])
-    assert config.output.storage_options == {"endpoint": "http://h:1", "key": "K", "secret": "S"}
+    assert config.output_options() == {"endpoint": "http://h:1", "key": "K", "secret": "S"}
+    config = compose.load([*BASE, "source.storage_options.key=a", "output.storage_options={key: b}"])
+    assert config.source.storage_options == {"key": "a"}
+    assert config.output_options() == {"key": "b"}
 
 
-def test_secrets_are_redacted_and_the_rest_is_kept():
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "/data/ü",
+        "~/music",
+        "it's",
+        "a#b",
+        "R&B!",
+        "a=b",
+        "Live (1999)",
+        "Simon, G",
+        "My [Album]",
+        'say "hi"',
+        "c:d",
+    ],
+)
+def test_names_of_ordinary_music_folders_need_no_quoting(compose, folder):
+    assert compose.load([f"source.uri={folder}", "output.uri=out"]).source.uri == folder
+    quoted = '"' + folder.replace('"', '\\"') + '"'
+    assert compose.load([f"source.uri={quoted}", "output.uri=out"]).source.uri == folder
+
+
+def test_a_numeric_secret_stays_text_and_is_not_repeated_in_errors(compose):
+    config = compose.load([*BASE, "source.storage_options.secret=1e5"])
+    assert config.source.storage_options["secret"] == "1e5"
+    with pytest.raises(UserError) as caught:
+        compose.load([*BASE, "source.storage_options.sas=abc=hush{"])
+    assert "hush" not in str(caught.value)
+
+
+def test_storage_options_are_redacted_unless_known_as_harmless():
     config = ExtractConfig()
-    options = {
-        "key": "AKIA",
-        "secret": "xyz",
-        "client_kwargs": {"aws_session_token": "t", "region_name": "r"},
-    }
-    config.source.storage_options = {**options, "endpoint": "http://h", "anon": False}
-    saved = redacted(config)["source"]["storage_options"]
-    assert saved == {
-        "key": "***", "secret": "***", "client_kwargs": {"aws_session_token": "***", "region_name": "r"},
-        "endpoint": "http://h", "anon": False,
+    config.source.storage_options = {
+        "key": "AKIA", "secret": "xyz", "auth": ["u", "p"], "headers": {"Authorization": "Bearer t"},
+        "client_kwargs": {"aws_session_token": "t", "region_name": "r"}, "endpoint": "http://h", "anon": False,
     }  # fmt: skip
+    config.source.manifest = "https://user:pass@h/list.csv?sig=abc"
+    saved = redacted(config)["source"]
+    assert saved["storage_options"] == {
+        "key": "***", "secret": "***", "auth": "***", "headers": {"Authorization": "***"},
+        "client_kwargs": {"aws_session_token": "***", "region_name": "r"}, "endpoint": "http://h", "anon": False,
+    }  # fmt: skip
+    assert saved["manifest"] == "https://h/list.csv"
+
+
+def test_every_series_of_every_extractor_can_be_named(compose):
+    config = compose.load(BASE)
+    assert {"mel", "chroma"} <= set(config.blobs.names)
 
 
 def job(repo, *arguments: str) -> subprocess.CompletedProcess:
@@ -143,6 +186,9 @@ def test_help_and_cfg_job_read_well(repo):
     assert done.returncode == 0
     for word in ("Examples", "source.uri=", "hardware: cpu, gpu_large, gpu_small", "Exit codes", "n_mels"):
         assert word in done.stdout
+    done = job(repo, "--cfg", "job", "hardware=gpu")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: hardware=gpu is not one of")
     done = job(repo, "--cfg", "job", "source.uri=x")
     assert done.returncode == 0
     assert "uri: x" in done.stdout

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pyarrow as pa
 import torch
 
 from pipeline.dataset.schemas import CLAP
 from pipeline.engine.batch import Track, add_stage, tracks_of
+from pipeline.engine.process import start_torch
 from pipeline.engine.timing import Cost, StageClock
+from pipeline.errors import Fallback
 from pipeline.features.base import stable_key
 from pipeline.models.clap.embed import ClapEmbedder, EmbedReport, TrackWindows
-from pipeline.models.device import pick_device, set_threads
+from pipeline.models.device import is_out_of_memory, pick_device
 
 NAME = "clap"
 VERSION = "1"
@@ -37,7 +37,7 @@ class ClapStage:
         window_seconds, hop_seconds, max_batch_audio_seconds, amp: as in the config.
         aggregate: ``mean``, ``weighted`` or ``robust``.
         device: ``cpu`` or ``cuda``.
-        threads: torch threads of this process.
+        threads, seed: of torch in this process.
         drop: names of the columns nobody reads after this stage.
     """
 
@@ -51,10 +51,10 @@ class ClapStage:
         amp: bool = False,
         device: str = "cpu",
         threads: int = 1,
+        seed: int = 0,
         drop: frozenset[str] = frozenset(),
     ) -> None:
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        set_threads(threads)
+        start_torch(threads, seed)
         choice = pick_device(device)
         self.embedder = ClapEmbedder(
             checkpoint, choice.device, amp, max_batch_audio_seconds, window_seconds, hop_seconds
@@ -85,10 +85,34 @@ class ClapStage:
             torch.cuda.reset_peak_memory_stats()
         tracks = tracks_of(table)
         heard = [t for t in tracks if t.decoded]
-        results, report = self.embedder.embed_tracks([t.audio("clap")[0] for t in heard])
-        for number, (track, result) in enumerate(zip(heard, results, strict=True)):
-            self._store(track, result, self._cost(report, number))
+        try:
+            results, report = self._embed(heard)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            for track in heard:
+                track.costs.append(Cost(NAME, device=self.device))
+                track.fail(NAME, error)
+        else:
+            for number, (track, result) in enumerate(zip(heard, results, strict=True)):
+                self._store(track, result, self._cost(report, number))
         return add_stage(table, tracks, NAME, FIELDS, clock, drop=self.drop.__contains__)
+
+    def _embed(self, heard: list[Track]) -> tuple[list[TrackWindows], EmbedReport]:
+        """Embed with as large a batch as memory allows; every halving is recorded with the tracks it touched."""
+        while True:
+            try:
+                return self.embedder.embed_tracks([t.audio("clap")[0] for t in heard])
+            except (RuntimeError, MemoryError) as error:
+                items = self.embedder.batch_items
+                if not is_out_of_memory(error) or items == 1:
+                    raise
+                if self.device == "cuda":
+                    torch.cuda.empty_cache()
+                self.embedder.batch_items = items // 2
+                step = Fallback(NAME, f"batches of {items}", f"batches of {items // 2}", "out of memory")
+                for track in heard:
+                    track.fallbacks.append(step)
 
     def _cost(self, report: EmbedReport, number: int) -> Cost:
         spent = report.tracks[number]

@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.audio.decode import DecodeError, decode
+from pipeline.audio.decode import AudioTooLong, DecodeError, decode
 from pipeline.audio.resample import make_view
+from pipeline.audio.validate import MAX_SAMPLES
 from pipeline.dataset.storage import filesystem, is_local, one_line
 from pipeline.engine.batch import Track, add_stage, pcm_array, tracks_of
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.errors import Fallback
 
 NAME = "decode"
+# A file is fetched whole; what is larger would not fit beside its decoded samples.
+MAX_BYTES = 4 << 30
 FIELDS = (
     pa.field("asset_id", pa.string()),
     pa.field("size_bytes", pa.int64()),
@@ -59,7 +62,7 @@ class DecodeStage:
     Args:
         views: what later stages read.
         storage_options: for the source's file system.
-        block_audio_seconds: a table is handed on once it holds so much audio.
+        block_audio_seconds: a table is handed on once it holds so much audio by the plan's estimate.
         fetch_attempts: tries per remote file before it becomes a failure.
     """
 
@@ -85,7 +88,8 @@ class DecodeStage:
         for number, track in enumerate(rows):
             audio.append(self._one(track))
             waiting.append(track)
-            seconds += track.duration_s or 0.0
+            # By the plan's estimate, not by what was decoded: a retried task must cut its rows alike.
+            seconds += track.estimated_s
             if seconds >= self.block_audio_seconds or number == len(rows) - 1:
                 yield self._table(table.slice(first, len(waiting)), waiting, audio, clock)
                 first = number + 1
@@ -129,7 +133,9 @@ class DecodeStage:
     def _fetch(self, track: Track) -> bytes:
         if track.problem:
             raise UnreadableSource(track.problem)
-        fs, path = filesystem(track.uri, self.storage_options)
+        if (track.size_bytes or 0) > MAX_BYTES:
+            raise UnreadableSource(f"{track.size_bytes / 2**30:.1f} GiB is more than {MAX_BYTES / 2**30:.0f}")
+        fs, path = filesystem(track.location or track.uri, self.storage_options)
         for attempt in range(1, self.fetch_attempts + 1):
             try:
                 data = fs.cat_file(path)
@@ -149,12 +155,16 @@ class DecodeStage:
     def _views(self, track: Track, samples: np.ndarray, rate: int) -> dict[str, np.ndarray]:
         stored: dict[str, np.ndarray] = {}
         places: dict[tuple[int, int], str] = {}
+        placed: dict[str, tuple[str, int, int]] = {}
         for view in self.views:
             form = (view.sample_rate or rate, view.channels or samples.shape[0])
+            _check_size(form, samples.shape[1] / rate)
             if form not in places:
-                stored[view.name] = make_view(samples, rate, *form)
+                stored[view.name] = make_view(samples, rate, form[0], view.channels)
                 places[form] = view.name
-            track.views[view.name] = (places[form], *form)
+            placed[view.name] = (places[form], *form)
+        # Only now, so that a view that fails leaves a track without audio and not one with half of it.
+        track.views = placed
         return stored
 
     def _table(
@@ -164,3 +174,13 @@ class DecodeStage:
             column = pcm_array([stored.get(view.name) for stored in audio])
             table = table.append_column(f"pcm@{view.name}", column)
         return add_stage(table, tracks, NAME, FIELDS, clock)
+
+
+def _check_size(form: tuple[int, int], seconds: float) -> None:
+    """Refuse a view that would not fit: a header may claim a rate of 1 Hz, and resampling would believe it."""
+    rate, channels = form
+    if rate * channels * seconds > MAX_SAMPLES:
+        raise AudioTooLong(
+            f"{seconds:.0f} s at {rate} Hz in {channels} channels would take "
+            f"{rate * channels * seconds * 4 / 2**30:.1f} GiB, more than {MAX_SAMPLES * 4 / 2**30:.0f}"
+        )

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import time
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from pipeline.dataset.output import blob_path, npy_bytes
 from pipeline.engine.batch import Blob, Track, add_stage, tracks_of
+from pipeline.engine.process import start_torch
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.features.base import Extraction, Extractor
 from pipeline.features.spectra import SharedSpectra
-from pipeline.models.device import set_threads
+from pipeline.models.device import pick_device
 
 NAME = "features"
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class NonFiniteValue(Exception):
@@ -32,7 +33,7 @@ class FeaturesStage:
         extractors: with their parameters.
         sample_rate: the DSP rate, for the extractor keys.
         device: ``cpu`` or ``cuda``.
-        threads: torch threads of this process.
+        threads, seed: of torch in this process.
         blob_names: series to keep at all.
         max_inline_elements: larger arrays become ``.npy`` files.
         drop: names of the columns nobody reads after this stage.
@@ -44,16 +45,18 @@ class FeaturesStage:
         sample_rate: int,
         device: str = "cpu",
         threads: int = 1,
+        seed: int = 0,
         blob_names: Sequence[str] = (),
         max_inline_elements: int = 4096,
         drop: frozenset[str] = frozenset(),
     ) -> None:
-        # Samples are views of Ray's shared memory, which nobody may write; torch warns about that.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        set_threads(threads)
+        start_torch(threads, seed)
         self.extractors = list(extractors)
         self.keys = {e.name: e.key(sample_rate) for e in extractors}
-        self.device = device
+        choice = pick_device(device)
+        self.device = choice.device
+        moved = choice.fallback(NAME)
+        self.standing = [moved] if moved else []
         self.blob_names = frozenset(blob_names)
         self.max_inline_elements = max_inline_elements
         self.drop = drop
@@ -69,18 +72,13 @@ class FeaturesStage:
         return add_stage(table, tracks, NAME, self.fields, clock, drop=self.drop.__contains__)
 
     def _one(self, track: Track) -> None:
-        wanted = {view for e in self.extractors for view in e.views}
-        native = track.audio("native" if "native" in wanted else "mono")
-        spectra = SharedSpectra(
-            mono=track.audio("mono")[0] if "mono" in wanted else native.mean(axis=0),
-            sample_rate=track.view_rate("mono") if "mono" in wanted else track.view_rate("native"),
-            native=native,
-            native_rate=track.view_rate("native" if "native" in wanted else "mono"),
-            device=self.device,
-        )
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        track.fallbacks.extend(self.standing)
+        spectra = self._spectra(track)
         for extractor in self.extractors:
             stage = f"{NAME}.{extractor.name}"
-            cost = Cost(stage, device=self.device, backend="torch", batch_audio_s=track.duration_s or 0.0)
+            cost = Cost(stage, device=self.device, batch_audio_s=track.duration_s or 0.0)
             track.costs.append(cost)
             started = time.perf_counter()
             try:
@@ -88,9 +86,25 @@ class FeaturesStage:
                 cost.backend = found.backend
                 self._store(track, extractor, found)
                 track.values[f"key@{extractor.name}"] = self.keys[extractor.name]
-            except Exception as error:  # noqa: BLE001  one extractor's bug or one odd file must not cost the others
+            except torch.AcceleratorError:
+                raise  # the GPU context is lost: only a new process can go on
+            except Exception as error:  # noqa: BLE001  one extractor must not cost the others
                 track.fail(stage, error)
             cost.compute_s = time.perf_counter() - started
+            if self.device == "cuda":
+                cost.gpu_peak_bytes = torch.cuda.max_memory_allocated()
+
+    def _spectra(self, track: Track) -> SharedSpectra:
+        wanted = {view for e in self.extractors for view in e.views}
+        # Extractors touch only the views they name; the other one is filled with what is there.
+        mono, native = (v if v in wanted else next(iter(wanted)) for v in ("mono", "native"))
+        return SharedSpectra(
+            mono=track.audio(mono)[0],
+            sample_rate=track.view_rate(mono),
+            native=track.audio(native),
+            native_rate=track.view_rate(native),
+            device=self.device,
+        )
 
     def _store(self, track: Track, extractor: Extractor, found: Extraction) -> None:
         stage = f"{NAME}.{extractor.name}"
@@ -117,11 +131,11 @@ class FeaturesStage:
 
 
 def finite(value: Any) -> tuple[Any, int]:
-    """``value`` with NaN and infinities replaced by None, and how many there were."""
+    """``value`` with NaN, infinities and what float32 cannot hold replaced by None, and how many there were."""
     if value is None or isinstance(value, (str, bool)):
         return value, 0
     if isinstance(value, np.ndarray) and value.ndim:
-        good = np.isfinite(value)
+        good = np.abs(value) <= LARGEST  # false for NaN too
         if good.all():
             return value, 0
         return [v if g else None for v, g in zip(value.tolist(), good, strict=True)], int((~good).sum())
@@ -130,6 +144,6 @@ def finite(value: Any) -> tuple[Any, int]:
         return [v for v, _ in cleaned], sum(n for _, n in cleaned)
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float) and not abs(value) <= LARGEST:
         return None, 1
     return value, 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import time
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,10 +14,11 @@ from pipeline.audio.encode import encode_flac24
 from pipeline.dataset.output import stem_path
 from pipeline.dataset.schemas import SEPARATION
 from pipeline.engine.batch import Blob, Track, add_stage, tracks_of
+from pipeline.engine.process import start_torch
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.errors import Fallback
 from pipeline.features.base import stable_key
-from pipeline.models.device import pick_device, set_threads
+from pipeline.models.device import pick_device
 from pipeline.models.separation import Separator, choose, load_backend, stem_statistics
 
 NAME = "separation"
@@ -32,7 +32,7 @@ class SeparationStage:
         backends: in the order wanted; the first that can run on a track does.
         save_stems: also write each stem as FLAC.
         device: ``cpu`` or ``cuda``.
-        threads: torch threads of this process.
+        threads, seed: of torch in this process.
         drop: names of the columns nobody reads after this stage.
     """
 
@@ -42,10 +42,10 @@ class SeparationStage:
         save_stems: bool = False,
         device: str = "cpu",
         threads: int = 1,
+        seed: int = 0,
         drop: frozenset[str] = frozenset(),
     ) -> None:
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        set_threads(threads)
+        start_torch(threads, seed)
         choice = pick_device(device)
         moved = choice.fallback(NAME)
         self.standing = [moved] if moved else []
@@ -83,6 +83,8 @@ class SeparationStage:
                 self._separate(track, choice.separator, audio)
             if self.device == "cuda":
                 cost.gpu_peak_bytes = torch.cuda.max_memory_allocated()
+        except torch.AcceleratorError:
+            raise  # the GPU context is lost: only a new process can go on
         except Exception as error:  # noqa: BLE001  one track's trouble must not cost its neighbours
             track.fail(NAME, error)
         cost.compute_s = time.perf_counter() - started
@@ -96,11 +98,17 @@ class SeparationStage:
         for stem in separator.sources:
             track.values[f"stem_share_{stem}"] = statistics.shares[stem]
             track.values[f"stem_rms_{stem}_dbfs"] = statistics.rms_dbfs[stem]
-        track.values[f"key@{NAME}"] = stable_key(
-            {"name": NAME, "version": separator.version, "model": separator.model_id()}
-        )
         if kept:
             self._save(track, separator, np.concatenate(kept, axis=-1))
+        # Last: a row has the key only if everything asked for is there.
+        track.values[f"key@{NAME}"] = stable_key(
+            {
+                "name": NAME,
+                "version": separator.version,
+                "model": separator.model_id(),
+                "stems": self.save_stems,
+            }
+        )
 
     def _save(self, track: Track, separator: Separator, stems: np.ndarray) -> None:
         for stem, samples in zip(separator.sources, stems, strict=True):

@@ -55,13 +55,14 @@ class SinkStage:
         costs = self._write_blobs(parts["blobs"])
         name = _part_name(table["index"].to_pylist())
         tracks = self._tracks(table, parts)
-        segments = _exploded(table, rows, SEGMENTS)
+        segments = _rows(rows, _segments(table), SEGMENTS)
         failures = self._failures(table, parts["failures"])
-        if segments.num_rows:
-            self.output.write_table(f"segments/{name}", segments)
-        if failures.num_rows:
-            self.output.write_table(f"failures/{name}", failures)
-        self._write_manifest(name, tracks, parts, segments)
+        for kind, rows_of_kind in (("segments", segments), ("failures", failures)):
+            if rows_of_kind.num_rows:
+                self.output.write_table(f"{kind}/{name}", rows_of_kind)
+            else:  # an attempt that died before `tracks` may have left one
+                self.output.discard(f"{kind}/{name}")
+        self._write_manifest(name, table, tracks, parts)
         self._own_time(table, parts["timings"], costs, clock)
         timings = _rows(rows, parts["timings"], TIMINGS)
         self.output.write_table(f"timings/{name}", timings)
@@ -106,15 +107,12 @@ class SinkStage:
         return _rows(heads, failures, FAILURES)
 
     def _write_manifest(
-        self, name: str, tracks: pa.Table, parts: dict[str, list], segments: pa.Table
+        self, name: str, table: pa.Table, tracks: pa.Table, parts: dict[str, list[list[dict[str, Any]]]]
     ) -> None:
-        lines = [
-            json.dumps(entry, allow_nan=False)
-            for entry in asset_entry(
-                tracks, parts["timings"], parts["failures"], parts["blobs"], segments, self.extractors
-            )
-        ]
-        text = "".join(line + "\n" for line in lines)
+        entries = asset_entry(
+            tracks, parts["timings"], parts["failures"], parts["blobs"], _segments(table), self.extractors
+        )
+        text = "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in entries)
         self.output.write(f"runs/{self.run_id}/manifest-parts/{name}.jsonl", text.encode())
 
     def _own_time(
@@ -197,10 +195,10 @@ def _rows(heads: list[dict[str, Any]], found: list[list[dict[str, Any]]], schema
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def _exploded(table: pa.Table, heads: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+def _segments(table: pa.Table) -> list[list[dict[str, Any]]]:
     if "segments" not in table.column_names:
-        return schema.empty_table()
-    return _rows(heads, [found or [] for found in table["segments"].to_pylist()], schema)
+        return [[] for _ in range(table.num_rows)]
+    return [found or [] for found in table["segments"].to_pylist()]
 
 
 def _stage_sums(timings: list[list[dict[str, Any]]]) -> dict[str, dict[str, float]]:

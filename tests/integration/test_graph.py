@@ -1,0 +1,61 @@
+"""The graph itself: what Ray makes of our resources, and what happens when a stage breaks."""
+
+import json
+import sys
+
+import pyarrow as pa
+import pytest
+import ray
+
+from pipeline.engine.graph import Node, build_dataset, receipts
+from pipeline.engine.resources import StageResources
+from pipeline.engine.session import root_cause
+
+# Workers cannot import a test module: its classes travel by value.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+pytestmark = pytest.mark.timeout(300)
+
+
+class Echo:
+    """A stand-in stage: one receipt per table it is given."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return pa.table({"receipt": [json.dumps({"rows": table["index"].to_pylist()})]})
+
+
+class Broken:
+    """A stand-in stage that raises."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        raise ZeroDivisionError("on purpose")
+
+
+@pytest.fixture(scope="module")
+def two_cpus_and_a_gpu():
+    """Ray is told of a GPU that is not there: enough to schedule, not to compute."""
+    ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def blocks(sizes: list[int]) -> list[pa.Table]:
+    out, start = [], 0
+    for size in sizes:
+        out.append(pa.table({"index": list(range(start, start + size))}))
+        start += size
+    return out
+
+
+def test_a_stage_with_a_share_of_a_gpu_takes_each_block_as_it_comes(two_cpus_and_a_gpu):
+    share = StageResources(actors=1, num_cpus=0.5, num_gpus=0.25)
+    dataset = build_dataset(blocks([1, 3, 2]), [Node("echo", Echo)], {"echo": share})
+    found = sorted(tuple(r["rows"]) for r in receipts(dataset))
+    assert found == [(0,), (1, 2, 3), (4, 5)], "neither split nor bundled"
+
+
+def test_the_cause_of_a_broken_stage_is_found_below_rays_layers(two_cpus_and_a_gpu):
+    share = StageResources(actors=1, num_cpus=0.5)
+    dataset = build_dataset(blocks([1]), [Node("broken", Broken)], {"broken": share})
+    with pytest.raises(Exception) as caught:  # noqa: PT011  Ray wraps it in classes of its own
+        list(receipts(dataset))
+    assert root_cause(caught.value) == "ZeroDivisionError: on purpose"
