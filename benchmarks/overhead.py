@@ -29,7 +29,6 @@ import soundfile
 
 from pipeline.dataset.output import Output
 from pipeline.dataset.sources import SUFFIXES, list_source
-from pipeline.engine.plan import pack
 from pipeline.engine.session import connect, disconnect
 from pipeline.workflows import features
 from pipeline.workflows.availability import find_models
@@ -39,15 +38,18 @@ _STAGES: list[Any] = []
 
 
 def make_files(audio: Path, folder: Path, count: int, seconds: float) -> float:
-    """Cut ``count`` excerpts of at most ``seconds`` from ``audio``, round robin; returns their total length."""
+    """Cut ``count`` excerpts of at most ``seconds``, long and short sources in turn; returns their total length."""
     sources = sorted(p for p in audio.rglob("*") if p.suffix.lower() in SUFFIXES)
+    lengths = {p: soundfile.info(p).duration for p in sources}
+    long = [p for p in sources if lengths[p] > 60] or sources
+    short = [p for p in sources if lengths[p] <= 60] or sources
     total = 0.0
     for number in range(count):
-        source = sources[number % len(sources)]
-        info = soundfile.info(source)
-        start = int(number // len(sources) * seconds * info.samplerate)
-        start = min(start, max(0, info.frames - int(seconds * info.samplerate)))
-        samples, rate = soundfile.read(source, int(seconds * info.samplerate), start)
+        kind, turn = (long, short)[number % 2], number // 2
+        source, cycle = kind[turn % len(kind)], turn // len(kind)
+        start = max(0.0, min(cycle * seconds, lengths[source] - seconds))
+        rate = soundfile.info(source).samplerate
+        samples, rate = soundfile.read(source, int(seconds * rate), int(start * rate))
         soundfile.write(folder / f"{number:04d}.flac", samples, rate)
         total += len(samples) / rate
     return total
@@ -95,7 +97,7 @@ def with_pool(config: ExtractConfig, processes: int) -> float:
     output.check(overwrite=True)
     output.clear()
     nodes = features.build_graph(config, find_models(config), output, "pool")
-    blocks = list(pack(list_source(config.source.uri), 60.0, 8))
+    blocks = features.plan_blocks(list(list_source(config.source.uri)), config.hardware, processes)
     context = get_context("spawn")
     with ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(nodes,)) as pool:
         receipts = [json.loads(r) for found in pool.map(_run_block, blocks) for r in found]

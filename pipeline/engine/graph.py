@@ -36,16 +36,21 @@ def build_dataset(
     blocks: Sequence[pa.Table],
     nodes: Sequence[Node],
     resources: Mapping[str, StageResources],
-    threads: int = 1,
+    environment: Mapping[str, str] | None = None,
 ) -> Dataset:
-    """The lazy dataset that sends ``blocks`` through ``nodes``; `receipts` runs it."""
+    """The lazy dataset that sends ``blocks`` through ``nodes``; `receipts` runs it.
+
+    Args:
+        environment: variables for the actors, see `pipeline.engine.session.connect`. Each actor with an
+            environment of its own starts a second later, so none is set where there is nothing to set.
+    """
     context = DataContext.get_current()
     context.enable_progress_bars = False
     # Blocks are cut by audio seconds; Ray must not cut them again by bytes, or batches lose their tracks.
     context.target_max_block_size = None
     context.actor_prefetcher_enabled = True
     dataset = ray.data.from_arrow(list(blocks))
-    environment = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
+    own = {"runtime_env": {"env_vars": dict(environment)}} if environment else {}
     for node in nodes:
         share = resources[node.name]
         options: dict[str, Any] = {}
@@ -60,14 +65,21 @@ def build_dataset(
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,
-            compute=ActorPoolStrategy(min_size=1, max_size=share.actors, max_tasks_in_flight_per_actor=2),
+            compute=_pool(share.actors),
             num_cpus=share.num_cpus,
             max_restarts=-1,
             max_task_retries=MAX_TASK_RETRIES,
-            runtime_env={"env_vars": environment},
+            **own,
             **options,
         )
     return dataset
+
+
+def _pool(actors: int) -> ActorPoolStrategy:
+    """All actors at once: growing on demand, Ray would load a model in the middle of the run."""
+    return ActorPoolStrategy(
+        min_size=1, max_size=actors, initial_size=actors, max_tasks_in_flight_per_actor=2
+    )
 
 
 def receipts(dataset: Dataset) -> Iterator[dict[str, Any]]:

@@ -8,31 +8,48 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import ray
 
 from pipeline.dataset.storage import one_line
 from pipeline.errors import UserError
 
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 # The last line of a traceback, such as "OSError: [Errno 28] No space left on device".
 _RAISED = re.compile(r"([A-Za-z_][\w.]*(?:Error|Exception|Exhausted|Timeout)): ")
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What Ray offers: ``address`` is ``local`` for one started here."""
+    """What Ray offers.
+
+    Args:
+        address: ``local`` for one started here.
+        cpus, gpus, nodes: of the whole cluster.
+        environment: variables that actors must be given, because they do not inherit them from this process.
+    """
 
     address: str
     cpus: float
     gpus: float
     nodes: int
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 def connect(
-    address: str | None = None, num_cpus: int | None = None, object_store_memory: int | None = None
+    address: str | None = None,
+    num_cpus: int | None = None,
+    object_store_memory: int | None = None,
+    threads: int = 1,
 ) -> Cluster:
     """Join the cluster at ``address`` or start Ray on this machine.
+
+    Args:
+        address: None or ``local`` starts one.
+        num_cpus, object_store_memory: of one started here; None leaves them to Ray.
+        threads: of OpenMP, MKL and numba in each worker. Workers of a Ray started here inherit them; those of
+            a cluster must be told, see ``Cluster.environment``.
 
     Raises:
         UserError: nobody answers at ``address``.
@@ -42,7 +59,9 @@ def connect(
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     options = {"ignore_reinit_error": True, "log_to_driver": False, "logging_level": logging.ERROR}
-    if address is None:
+    wanted = {name: str(threads) for name in THREAD_VARIABLES}
+    if address in (None, "local"):
+        os.environ.update(wanted)
         local = {"num_cpus": num_cpus, "object_store_memory": object_store_memory}
         options.update({name: value for name, value in local.items() if value is not None})
         options.update(address="local", include_dashboard=False)
@@ -57,7 +76,8 @@ def connect(
     # Ray sets its handlers up during init, so the level is set again.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     found = ray.cluster_resources()
-    return Cluster(address or "local", found.get("CPU", 0.0), found.get("GPU", 0.0), len(ray.nodes()))
+    own = {} if address in (None, "local") else wanted
+    return Cluster(address or "local", found.get("CPU", 0.0), found.get("GPU", 0.0), len(ray.nodes()), own)
 
 
 @contextmanager

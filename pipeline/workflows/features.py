@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 import traceback
 from collections.abc import Iterable, Sequence
@@ -38,8 +39,9 @@ from pipeline.report.html import clock, render
 from pipeline.report.overview import overview
 from pipeline.report.performance import markdown, performance
 from pipeline.workflows.availability import Models, find_models
-from pipeline.workflows.config import ExtractConfig, redacted
+from pipeline.workflows.config import ExtractConfig, HardwareConfig, redacted
 
+BLOCKS_PER_CPU = 16
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_FAILURES = 0, 1, 2, 3
 
 
@@ -116,7 +118,9 @@ def _run(
     )
     for warning in models.warnings:
         folder.log("fallback", warning, level="warning")
-    cluster = connect(config.ray.address, config.ray.num_cpus, config.ray.object_store_memory)
+    cluster = connect(
+        config.ray.address, config.ray.num_cpus, config.ray.object_store_memory, config.perf.threads
+    )
     devices = {
         "ray": vars(cluster),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -125,7 +129,7 @@ def _run(
     folder.write("config.yaml", yaml.safe_dump(redacted(config), sort_keys=False, allow_unicode=True))
     folder.write_json("environment.json", env)
     hardware = config.hardware
-    blocks = list(pack(items, _block_seconds(items, cluster, config), hardware.max_files_per_block))
+    blocks = plan_blocks(items, hardware, cluster.cpus)
     nodes = build_graph(config, models, output, folder.run_id)
     resources = plan_resources(
         [n.name for n in nodes], cluster.cpus, cluster.gpus, hardware.gpu_shares, hardware.actors, len(blocks)
@@ -140,7 +144,7 @@ def _run(
     )
     startup = time.perf_counter() - started
     said = {(f.stage, f.wanted, f.used) for f in models.fallbacks}
-    busy, error = _execute(blocks, nodes, resources, config, progress, folder, said)
+    busy, error = _execute(blocks, nodes, resources, cluster, progress, folder, said)
     try:
         _reconcile(blocks, nodes, progress, folder)
         result = _finish(config, output, folder, progress, env, startup, busy)
@@ -157,10 +161,22 @@ def _say_progress(folder: RunFolder, fields: dict[str, Any]) -> None:
     folder.sync(at_most_every_s=30)
 
 
-def _block_seconds(items: Sequence[SourceItem], cluster: Cluster, config: ExtractConfig) -> float:
-    """The profile's block size, or less where there would be too few blocks to keep every core busy."""
-    total = sum(estimated_seconds(item) for item in items)
-    return max(30.0, min(config.hardware.block_audio_seconds, total / max(1.0, 4 * cluster.cpus)))
+def plan_blocks(items: Sequence[SourceItem], hardware: HardwareConfig, cpus: float) -> list[pa.Table]:
+    """Pack the inputs into blocks of the profile's size, smaller where there would be too few of them.
+
+    The last block runs while other cores have nothing left to do: with sixteen per core that costs a few
+    percent. Both limits count, because durations are guesses from sizes until a file is decoded.
+    """
+    wanted = max(1.0, BLOCKS_PER_CPU * cpus)
+    seconds = sum(estimated_seconds(item) for item in items) / wanted
+    files = math.ceil(len(items) / wanted)
+    return list(
+        pack(
+            items,
+            max(20.0, min(hardware.block_audio_seconds, seconds)),
+            max(1, min(hardware.max_files_per_block, files)),
+        )
+    )
 
 
 def build_graph(config: ExtractConfig, models: Models, output: Output, run_id: str) -> list[Node]:
@@ -277,7 +293,7 @@ def _execute(
     blocks: Sequence[pa.Table],
     nodes: Sequence[Node],
     resources: dict[str, StageResources],
-    config: ExtractConfig,
+    cluster: Cluster,
     progress: Progress,
     folder: RunFolder,
     said: set[tuple[str, str, str]],
@@ -288,7 +304,7 @@ def _execute(
         the actors' busy seconds by Ray's clock, and the error that ended the run, if any.
     """
     try:
-        dataset = build_dataset(blocks, nodes, resources, config.perf.threads)
+        dataset = build_dataset(blocks, nodes, resources, cluster.environment)
         for receipt in receipts(dataset):
             progress.add(receipt)
             for stage, wanted, used, reason, _ in receipt["fallbacks"]:
