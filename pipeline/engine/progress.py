@@ -73,7 +73,7 @@ class Progress:
         return self.status["failed"]
 
     def fields(self) -> dict[str, Any]:
-        """What a progress line says; ``eta_s`` is None until something is done."""
+        """What a progress line says; ``eta_s`` is None until a hundredth is done."""
         elapsed = self.elapsed()
         done = self.bytes_done / self.bytes if self.bytes else len(self.committed) / max(1, self.files)
         done = min(1.0, done)
@@ -85,5 +85,5 @@ class Progress:
             "failed": self.failed(),
             "partial": self.status["partial"],
             "elapsed_s": round(elapsed, 1),
-            "eta_s": round(elapsed * (1 - done) / done, 1) if done else None,
+            "eta_s": round(elapsed * (1 - done) / done, 1) if done >= 0.01 else None,
         }

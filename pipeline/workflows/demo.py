@@ -6,8 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline.dataset.output import Output
 from pipeline.models import weights
 from pipeline.workflows import features
@@ -16,9 +14,6 @@ from pipeline.workflows.demo_data import DemoTrack, write_demo
 
 # Weights that travel inside a package: the only ones a demo can count on.
 PACKAGED = ("spleeter-2stems",)
-NOTES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
-# Pitch classes of the tonic triad above the tonic.
-TRIADS = {"major": (0, 4, 7), "minor": (0, 3, 7)}
 
 
 def run(config: ExtractConfig, folder: Path) -> int:
@@ -55,44 +50,41 @@ def measured(output: Output) -> dict[str, dict[str, Any]]:
 
 
 def table(truth: list[DemoTrack], rows: dict[str, dict[str, Any]]) -> str:
-    """Known against measured, one line per track."""
+    """Known against measured, one line per track; ``–`` where there is nothing to know or to measure."""
+    truth = [track for track in truth if track.name in rows]
     lines = [
-        f"{'track':30} {'format':22} {'LUFS known':>10} {'measured':>9}  {'key':9} "
-        f"{'strongest pitch classes':24} {'voice':>6}",
+        f"{'':30} {'':22} {'LUFS':^14} {'key':^20} {'tempo, BPM':^14} {'vocals':>7}",
+        f"{'track':30} {'format':22} {'known':>6} {'found':>7} {'known':>9} {'found':>10} {'known':>7} {'found':>6} "
+        f"{'found':>7}",
         "-" * 116,
     ]
-    truth = [track for track in truth if track.name in rows]
     for track in truth:
         row = rows[track.name]
         form = f"{row['container']} {row['sample_rate'] / 1000:g} kHz ×{row['channels']}"
-        loudness = row.get("loudness_integrated_lufs")
-        share = row.get("stem_share_vocals")
         lines.append(
-            f"{track.name:30} {form:22} {track.lufs:10.1f} "
-            f"{'–' if loudness is None else format(loudness, '.1f'):>9}  {track.key or '–':9} "
-            f"{strongest(row.get('chroma_mean')) if track.key else '–':24} "
-            f"{'–' if share is None else format(share, '.0%'):>6}"
+            f"{track.name:30} {form:22} "
+            f"{track.lufs:6.1f} {_shown(row.get('loudness_integrated_lufs'), '.1f'):>7} "
+            f"{track.key or '–':>9} {found_key(row) if track.key else '–':>10} "
+            f"{_shown(track.tempo_bpm, '.0f'):>7} {_shown(row.get('tempo_bpm'), '.1f'):>6} "
+            f"{_shown(row.get('stem_share_vocals'), '.0%'):>7}"
         )
-    agree = [t for t in truth if t.key and in_triad(t.key, rows[t.name].get("chroma_mean"))]
     keyed = [t for t in truth if t.key]
-    lines += [
-        "",
-        f"In {len(agree)} of {len(keyed)} tracks with a key the strongest pitch class belongs to the tonic triad. "
-        "Voice is the share of energy that separation gives to vocals.",
-    ]
+    timed = [t for t in truth if t.tempo_bpm]
+    keys = sum(found_key(rows[t.name]) == t.key for t in keyed)
+    tempi = sum(within(rows[t.name].get("tempo_bpm"), t.tempo_bpm) for t in timed)
+    lines += ["", f"{keys} of {len(keyed)} keys right, {tempi} of {len(timed)} tempi within 1 %."]
     return "\n".join(lines)
 
 
-def strongest(chroma: list[float] | None, count: int = 3) -> str:
-    """Names of the strongest pitch classes, strongest first."""
-    if chroma is None:
-        return "–"
-    return " ".join(NOTES[i] for i in np.argsort(chroma)[::-1][:count])
+def found_key(row: dict[str, Any]) -> str:
+    """``A minor``, or ``–`` where no key was found."""
+    return f"{row['key_name']} {row['key_mode']}" if row.get("key_name") else "–"
 
 
-def in_triad(key: str, chroma: list[float] | None) -> bool:
-    """Whether the strongest pitch class belongs to the tonic triad of ``key``, such as ``A minor``."""
-    if chroma is None:
-        return False
-    tonic, mode = key.split()
-    return (int(np.argmax(chroma)) - NOTES.index(tonic)) % 12 in TRIADS[mode]
+def within(found: float | None, known: float) -> bool:
+    """Whether a tempo is right to one percent."""
+    return found is not None and abs(found / known - 1) <= 0.01
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
