@@ -6,12 +6,15 @@ the 3 s windows of the loudness range are sums of whole steps.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+
+from pipeline.features.recursive import RecursiveFilter, whole_blocks
 
 ABSOLUTE_GATE_LUFS = -70.0
 RELATIVE_GATE_LU = -10.0
@@ -49,6 +52,8 @@ _STEPS_PER_SHORT_TERM = 30
 # Zero crossings of the interpolating sinc on either side, and the shape of its Kaiser window.
 _PEAK_ZEROS = 16
 _PEAK_KAISER_BETA = 7.0
+# Samples whose peaks are found by one row of a matrix product; with the taps less one it spans two blocks.
+_PEAK_BLOCK = 2 * _PEAK_ZEROS
 
 
 def channel_weights(channels: int) -> np.ndarray:
@@ -147,35 +152,37 @@ class Steps:
         return np.convolve(self.energy, window, "valid") / np.convolve(self.samples, window, "valid")
 
 
-def measure_steps(chunks: Iterator[np.ndarray], channels: int, sample_rate: int) -> Steps:
+def measure_steps(
+    chunks: Iterable[np.ndarray], channels: int, sample_rate: int, device: torch.device | str = "cpu"
+) -> Steps:
     """K-weight a track and sum the energy of its 100 ms steps.
 
     Args:
-        chunks: consecutive pieces of the track, float64 ``[channels, n]``, of any lengths.
+        chunks: consecutive pieces of the track, ``[channels, n]``, of any lengths.
         channels: their order is that of `channel_weights`.
         sample_rate: Hz, at least `LOWEST_RATE`.
+        device: where the filter runs.
 
     Raises:
         ValueError: the sample rate is too low.
     """
-    from scipy.signal import sosfilt
-
-    sos, weights = k_weighting(sample_rate), channel_weights(channels)
-    state = np.zeros((len(sos), channels, 2))
-    energies, start, rest = [], 0, 0.0
-    bounds = [0]
-    for chunk in chunks:
-        filtered, state = sosfilt(sos, chunk, zi=state)
-        squares = weights @ np.square(filtered)
-        stop = start + len(squares)
-        cuts = _step_bounds(len(bounds), stop, sample_rate)
-        pieces = [piece.sum() for piece in np.split(squares, np.array(cuts, dtype=int) - start)]
-        for piece, cut in zip(pieces[:-1], cuts, strict=True):
-            energies.append(rest + piece)
-            bounds.append(cut)
-            rest = 0.0
-        rest += pieces[-1]
-        start = stop
+    k_weight = RecursiveFilter(k_weighting(sample_rate), channels, device)
+    weights = channel_weights(channels)
+    energies, bounds = [], [0]
+    start, rest = 0, 0.0
+    for block, count in whole_blocks(chunks):
+        filtered = k_weight(torch.from_numpy(block).to(device))[:, :count].cpu().numpy()
+        cuts = _step_bounds(len(bounds), start + count, sample_rate)
+        edges = [0, *(cut - start for cut in cuts), count]
+        for first, last, cut in itertools.zip_longest(edges[:-1], edges[1:], cuts):
+            # A float32 sum of at most one step; whole tracks are summed in float64.
+            squares = [float(piece @ piece) for piece in filtered[:, first:last]]
+            rest += float(weights @ squares)
+            if cut is not None:
+                energies.append(rest)
+                bounds.append(cut)
+                rest = 0.0
+        start += count
     return Steps(np.array(energies, dtype=np.float64), np.diff(np.array(bounds, dtype=np.int64)))
 
 
@@ -265,10 +272,48 @@ def true_peak(samples: np.ndarray, sample_rate: int, device: torch.device | str 
     factor = oversampling(sample_rate)
     if factor == 1:
         return peak
-    kernel = interpolator(factor)[:, None, :].to(device)
-    taps = kernel.shape[-1]
+    kernel = interpolator(factor).to(device)
+    matrix, taps = _band_matrix(kernel, _PEAK_BLOCK), kernel.shape[-1]
     for start in range(0, samples.shape[1] - taps + 1, _CHUNK_SAMPLES):
         chunk = np.array(samples[:, start : start + _CHUNK_SAMPLES + taps - 1], dtype=np.float32)
-        between = torch.nn.functional.conv1d(torch.from_numpy(chunk).to(device)[:, None, :], kernel)
-        peak = max(peak, float(between.abs().amax()))
+        peak = max(peak, _peak_between(torch.from_numpy(chunk).to(device), kernel, matrix, peak))
     return peak
+
+
+def _peak_between(
+    samples: torch.Tensor, kernel: torch.Tensor, matrix: torch.Tensor, threshold: float
+) -> float:
+    """Largest absolute value between ``samples`` ``[channels, n]``, exact where it exceeds ``threshold``.
+
+    An interpolated value is at most the largest sample under its filter times the filter's sum of absolute
+    taps. Blocks that cannot reach the threshold are left out; in mastered music these are a quarter to three
+    quarters of all.
+    """
+    taps, block = kernel.shape[-1], _PEAK_BLOCK
+    windows = samples.shape[1] - taps + 1
+    whole = windows // (2 * block) * (2 * block)
+    peak = 0.0
+    if windows > whole:
+        rest = samples[:, whole:].unfold(1, taps, 1) @ kernel.T
+        peak = float(rest.abs().amax())
+    if whole:
+        # Maxima of pairs of blocks: the first block of a pair reads that pair, the second the next one too.
+        pairs = samples[:, :whole].abs().reshape(len(samples), -1, 2 * block).amax(dim=2)
+        after = samples[:, whole : whole + taps - 1].abs().amax(dim=1, keepdim=True)
+        both = torch.maximum(pairs, torch.cat([pairs[:, 1:], after], dim=1))
+        largest = torch.stack([pairs, both], dim=2).reshape(len(samples), -1)
+        bound = float(kernel.abs().sum(dim=1).max()) * (1.0 + 1e-5)
+        chosen = torch.nonzero(largest * bound > max(peak, threshold), as_tuple=True)
+        frames = samples.unfold(1, block + taps - 1, block)[chosen]
+        if len(frames):
+            peak = max(peak, float((frames @ matrix).abs().amax()))
+    return peak
+
+
+def _band_matrix(kernel: torch.Tensor, block: int) -> torch.Tensor:
+    """All filters at ``block`` consecutive samples: ``[block + taps - 1, filters * block]``."""
+    filters, taps = kernel.shape
+    matrix = kernel.new_zeros((block, filters, block + taps - 1))
+    for position in range(block):
+        matrix[position, :, position : position + taps] = kernel
+    return matrix.reshape(block * filters, -1).T.contiguous()

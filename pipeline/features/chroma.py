@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,8 +33,6 @@ def cqt_obstacle(sample_rate: int, samples: int) -> str | None:
         return f"the constant-Q transform reaches {_CQT_HIGHEST_HZ:g} Hz, half the sample rate does not"
     if samples < _CQT_SECONDS * sample_rate:
         return f"the clip is shorter than the longest constant-Q filter, {_CQT_SECONDS:g} s"
-    if importlib.util.find_spec("librosa") is None:
-        return "librosa is not installed"
     return None
 
 
@@ -48,8 +45,8 @@ class Chroma(Extractor):
     loudest one have no pitch: they are left out of the statistics and are zero in the matrix.
 
     Args:
-        method: ``cqt`` is ``librosa.feature.chroma_cqt``; where it cannot run (librosa missing, clip under
-            1.6 s, sample rate under 8600 Hz) the track gets ``stft`` and a fallback record. ``stft`` equals
+        method: ``cqt`` is ``librosa.feature.chroma_cqt``; where it cannot run (clip under 1.6 s, sample rate
+            under 8600 Hz) the track gets ``stft`` and a fallback record. ``stft`` equals
             ``librosa.feature.chroma_stft``.
         n_fft: FFT length, samples, of ``stft`` and of the tuning.
         hop_length: samples between frames.
@@ -58,7 +55,7 @@ class Chroma(Extractor):
     """
 
     name: ClassVar[str] = "chroma"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     views: ClassVar[tuple[str, ...]] = ("mono",)
     description: ClassVar[str] = "strength of the 12 pitch classes, and the tuning"
 
@@ -120,7 +117,7 @@ class Chroma(Extractor):
             raw = spectra.chroma_cqt(self.n_fft, self.hop_length)
         else:
             raw = spectra.chroma_stft(self.n_fft, self.hop_length)
-        chroma, sounding = _normalise(raw.cpu().numpy(), self.norm, 20.0 if method == "cqt" else 10.0)
+        chroma, sounding = normalise_frames(raw.cpu().numpy(), self.norm, 20.0 if method == "cqt" else 10.0)
         if not sounding.any():
             return undefined
         statistics = aggregate(chroma[:, sounding], _STATISTICS)
@@ -129,7 +126,7 @@ class Chroma(Extractor):
         values["chroma_tuning"] = spectra.tuning(self.n_fft, self.hop_length)
         values["chroma_method"] = method
         series = {"chroma": group_means(chroma, group).astype(np.float32)}
-        return Extraction(values, series, fallbacks, backend="librosa" if method == "cqt" else "torch")
+        return Extraction(values, series, fallbacks)
 
     def _method(self, spectra: SharedSpectra) -> tuple[str, list[Fallback]]:
         if self.method == "stft":
@@ -140,7 +137,7 @@ class Chroma(Extractor):
         return "stft", [Fallback("features", "chroma.method=cqt", "stft", reason)]
 
 
-def _normalise(raw: np.ndarray, norm: str, db_per_decade: float) -> tuple[np.ndarray, np.ndarray]:
+def normalise_frames(raw: np.ndarray, norm: str, db_per_decade: float) -> tuple[np.ndarray, np.ndarray]:
     """Divide each frame by its norm.
 
     Args:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.features import bs1770
@@ -32,7 +33,7 @@ class Loudness(Extractor):
     """
 
     name: ClassVar[str] = "loudness"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     views: ClassVar[tuple[str, ...]] = ("native",)
     description: ClassVar[str] = "BS.1770 loudness, loudness range, true peak and RMS levels"
 
@@ -98,10 +99,11 @@ class Loudness(Extractor):
         values["loudness_true_peak_dbtp"] = 20.0 * math.log10(max(peak, true_peak))
         if spectra.native_rate >= bs1770.LOWEST_RATE:
             channels = spectra.native.shape[0]
-            steps = bs1770.measure_steps(spectra.native_chunks(), channels, spectra.native_rate)
+            chunks = spectra.native_chunks(np.float32)
+            steps = bs1770.measure_steps(chunks, channels, spectra.native_rate, spectra.device)
             values["loudness_integrated_lufs"] = bs1770.integrated_loudness(steps)
             values["loudness_range_lu"] = bs1770.loudness_range(steps)
         frames = decibels_above(spectra.frame_power(self.frame_seconds), self.floor_dbfs)
         for statistic, value in aggregate(frames, _FRAME_STATISTICS).items():
             values[f"loudness_frame_rms_{statistic}_dbfs"] = float(value)
-        return Extraction(values, backend="scipy")
+        return Extraction(values)

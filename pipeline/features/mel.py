@@ -41,7 +41,7 @@ class Mel(Extractor):
     """
 
     name: ClassVar[str] = "mel"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     views: ClassVar[tuple[str, ...]] = ("mono",)
     description: ClassVar[str] = "mel spectrogram in dB relative to full scale, per band"
 

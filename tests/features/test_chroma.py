@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 
@@ -40,7 +38,7 @@ def test_cqt_equals_librosa_on_real_music(music, spectra_of):
         assert extraction.values["chroma_method"] == "cqt"
         assert extraction.fallbacks == []
         cosines = frame_cosines(spectra.chroma_cqt(2048, 512).numpy(), expected)
-        assert cosines.mean() >= 0.999, name
+        assert cosines.mean() >= 0.9999, name
         np.testing.assert_allclose(extraction.values["chroma_mean"], expected.mean(axis=1), atol=0.005)
         np.testing.assert_allclose(
             extraction.values["chroma_p75"], np.percentile(expected, 75, axis=1), atol=0.01
@@ -112,13 +110,6 @@ def test_where_the_cqt_cannot_run_the_stft_does(seconds, rate, reason, spectra_o
     assert reason in fallback.reason
     assert extraction.values["chroma_method"] == "stft"
     assert int(np.argmax(extraction.values["chroma_mean"])) == 9  # A
-
-
-def test_without_librosa_the_stft_runs(chord, spectra_of, monkeypatch):
-    monkeypatch.setitem(sys.modules, "librosa", None)  # what Python itself takes for "cannot be imported"
-    extraction = Chroma().extract(spectra_of(chord, 22050))
-    assert extraction.values["chroma_method"] == "stft"
-    assert [f.reason for f in extraction.fallbacks] == ["librosa is not installed"]
 
 
 @pytest.mark.parametrize("cents", [-50, 49])

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.signal import firwin, oaconvolve
 
-from pipeline.features.quality import Quality, clipped_samples
+from pipeline.features.quality import Quality, clipped_samples, effective_bandwidth
 from pipeline.features.spectra import SharedSpectra
 
 RATE = 8000
@@ -123,10 +124,67 @@ def test_silence_is_silent_and_otherwise_undefined():
         "clipping_ratio": 0.0,
         "crest_factor_db": None,
         "silence_ratio": 1.0,
+        "bandwidth_hz": None,
         "stereo_width": None,
         "phase_correlation": None,
     }
     assert set(quality(np.zeros((2, 0))).values()) == {None}
+
+
+def low_passed(cut: float, rate: int = 44100, seconds: float = 5.0) -> np.ndarray:
+    white = noise(4, 2, int(seconds * rate))
+    return oaconvolve(white, firwin(801, cut, fs=rate)[None], mode="same", axes=1)
+
+
+@pytest.mark.parametrize("bits", [None, 16])
+@pytest.mark.parametrize("seconds", [0.05, 5.0])
+@pytest.mark.parametrize("cut", [4000, 8000, 16000])
+def test_bandwidth_is_the_cut_of_a_low_pass(cut, seconds, bits):
+    samples = low_passed(cut)[:, : int(seconds * 44100)]
+    if bits:
+        samples = np.round(samples * 2 ** (bits - 1)) / 2 ** (bits - 1)
+    assert quality(samples, rate=44100)["bandwidth_hz"] == pytest.approx(cut, rel=0.05)
+
+
+@pytest.mark.parametrize("rate", [8000, 44100, 192000])
+def test_bandwidth_of_white_noise_is_half_the_rate(rate):
+    assert quality(noise(5, 2, rate), rate=rate)["bandwidth_hz"] == pytest.approx(rate / 2, rel=1e-3)
+
+
+def test_bandwidth_of_upsampled_speech_is_that_of_its_old_rate(speech):
+    soxr = pytest.importorskip("soxr")
+    for name, prompt in speech.items():
+        wide = soxr.resample(prompt[0], 8000, 44100)
+        sixteen_bits = np.round(0.1 * wide * 32768) / 32768
+        for samples in (wide, sixteen_bits):
+            assert 3500 < quality(samples, rate=44100)["bandwidth_hz"] < 4200, name
+
+
+def test_bandwidth_of_real_music_is_above_that_of_its_low_passed_copy(music):
+    for song in music.values():
+        cut = oaconvolve(song.astype(np.float64), firwin(801, 11000, fs=44100)[None], mode="same", axes=1)
+        assert quality(song, rate=44100)["bandwidth_hz"] > 17000
+        assert quality(cut, rate=44100)["bandwidth_hz"] == pytest.approx(11000, rel=0.05)
+
+
+def test_a_click_and_a_pause_have_no_say_in_the_bandwidth():
+    samples = low_passed(4000)
+    before = quality(samples, rate=44100)["bandwidth_hz"]
+    samples[:, 100000] = 1.0
+    assert quality(samples, rate=44100)["bandwidth_hz"] == pytest.approx(before, rel=0.01)
+    paused = np.concatenate([samples, np.zeros((2, 20 * 44100))], axis=1)
+    assert quality(paused, rate=44100)["bandwidth_hz"] == pytest.approx(before, rel=0.01)
+
+
+def test_bandwidth_range_decides_how_faint_counts():
+    faint = low_passed(4000) + 10 ** (-65 / 20) * noise(6, 2, 5 * 44100)
+    assert effective_bandwidth(faint.astype(np.float32), 44100, 50.0) == pytest.approx(4000, rel=0.05)
+    assert effective_bandwidth(faint.astype(np.float32), 44100, 80.0) == pytest.approx(22050, rel=0.01)
+
+
+@pytest.mark.parametrize("samples", [np.zeros((2, RATE)), np.full((1, 255), 0.1), np.full((1, 1), 0.5)])
+def test_bandwidth_of_silence_and_of_a_few_samples_is_undefined(samples):
+    assert quality(samples)["bandwidth_hz"] is None
 
 
 @settings(max_examples=30, deadline=None)
@@ -147,6 +205,7 @@ def test_ranges_hold_at_any_gain(seed, gain, balance):
         ({"clip_run": 0}, "clip_run=0 must"),
         ({"frame_seconds": 60.0}, "frame_seconds=60.0 must"),
         ({"silence_dbfs": 0.0}, "silence_dbfs=0.0 must"),
+        ({"bandwidth_range_db": 0.0}, "bandwidth_range_db=0.0 must"),
     ],
 )
 def test_impossible_parameters_are_refused(parameters, message):

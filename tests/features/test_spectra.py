@@ -8,6 +8,7 @@ import torch
 
 from pipeline.features import REGISTRY
 from pipeline.features.chroma import Chroma
+from pipeline.features.filterbanks import apply_bands
 from pipeline.features.loudness import Loudness
 from pipeline.features.mel import Mel
 from pipeline.features.quality import Quality
@@ -48,6 +49,14 @@ def test_mel_filters_equal_librosa(rate, n_fft, n_mels, fmin, fmax):
     expected = librosa.filters.mel(sr=rate, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax)
     bank = mel_filterbank(rate, n_fft, n_mels, fmin, fmax).numpy()
     np.testing.assert_allclose(bank, expected, atol=1e-5 * expected.max())
+
+
+@pytest.mark.parametrize("n_mels", [1, 7, 8, 128, 300])
+def test_applying_bands_is_the_matrix_product(n_mels):
+    # 300 bands are narrower than a bin at the bottom: some of their rows are zero.
+    bank = mel_filterbank(22050, 1024, n_mels, 0.0, 9000.0)
+    spectrum = torch.rand((513, 50), generator=torch.Generator().manual_seed(n_mels))
+    np.testing.assert_allclose(apply_bands(bank, spectrum), bank @ spectrum, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("tuning", [0.0, 0.31, -0.5])

@@ -1,0 +1,260 @@
+"""Musical key: which of the 24 major and minor keys the pitch classes of a track fit best."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.errors import Fallback
+from pipeline.features.base import Extraction, Extractor, column, register
+from pipeline.features.chroma import METHODS, cqt_obstacle, normalise_frames
+from pipeline.features.onset import TempoSearch
+from pipeline.features.spectra import SharedSpectra
+
+PITCH_CLASSES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+MODES = ("major", "minor")
+BACKENDS = ("own", "essentia")
+
+PROFILES: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    # Krumhansl and Kessler, "Tracing the dynamic changes in perceived tonal organization", 1982: how well
+    # listeners found each pitch class to fit.
+    "krumhansl": (
+        (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88),
+        (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17),
+    ),
+    # Temperley, "What's key for key?", Music Perception 17(1), 1999: revised for classical scores.
+    "temperley": (
+        (5.0, 2.0, 3.5, 2.0, 4.5, 4.0, 2.0, 4.5, 2.0, 3.5, 1.5, 4.0),
+        (5.0, 2.0, 3.5, 4.5, 2.0, 4.0, 2.0, 4.5, 3.5, 2.0, 1.5, 4.0),
+    ),
+    # Faraldo et al., "Key estimation in electronic dance music", 2016, as in Essentia's "edma": from a corpus.
+    "edma": (
+        (1.00, 0.29, 0.50, 0.40, 0.60, 0.56, 0.32, 0.80, 0.31, 0.45, 0.42, 0.39),
+        (1.00, 0.31, 0.44, 0.58, 0.33, 0.49, 0.29, 0.78, 0.43, 0.29, 0.53, 0.32),
+    ),
+}
+"""Name → weights of the 12 pitch classes from the tonic up, in major and in minor."""
+
+KEYS = tuple((tonic, mode) for mode in MODES for tonic in PITCH_CLASSES)
+"""The order of ``key_scores``: 12 major keys from C to B, then 12 minor ones."""
+
+_TOP = 3
+_FLATS = {"Db": "C#", "Eb": "D#", "Gb": "F#", "Ab": "G#", "Bb": "A#"}
+
+# The mel bands that the tempo extractor follows by default, so that beats are shared with it.
+_BEAT_MELS = 128
+
+
+@register
+@dataclass(frozen=True)
+class Key(Extractor):
+    """Key by correlation of the mean chroma with the profiles of the 24 keys (Krumhansl and Schmuckler).
+
+    The chroma is that of the chroma extractor, at the same parameters computed only once. Each frame that
+    sounds counts alike: it is divided by its length before the mean is taken.
+
+    ``key_confidence`` is the lead of the best key over the second best, ``(r1 - r2) / (1 - p2)``, times the
+    fit ``r1 ** 2``, times ``min(1, c / cp)``, and at most 1. ``r1`` and ``r2`` are their scores, ``p2`` is the
+    second best score of the profile itself, and ``c`` and ``cp`` are the standard deviation over the mean of the
+    chroma and of the profile. So it is 1 for a chroma that is the profile, 0 for one that fits two keys alike,
+    and near 0 for one that fits none or is as flat as that of noise, whose small differences may well correlate.
+
+    Args:
+        backend: ``own``, or ``essentia`` for its KeyExtractor on the same audio, which tells only the best key:
+            ``key_scores`` and ``key_confidence`` are None. Where it is not installed the track gets ``own`` and
+            a fallback record.
+        profile: one of `PROFILES`, of either backend.
+        method: chroma, ``cqt`` or ``stft``, as in the chroma extractor; of ``own``, as are those below.
+        n_fft: FFT length, samples, of ``stft`` and of the tuning.
+        hop_length: samples between frames.
+        beat_sync: take the median of the frames from beat to beat before the mean. Beats are those of the tempo
+            extractor at its defaults; a track without them gets frames and a fallback record.
+    """
+
+    name: ClassVar[str] = "key"
+    version: ClassVar[str] = "1"
+    views: ClassVar[tuple[str, ...]] = ("mono",)
+    description: ClassVar[str] = "musical key"
+
+    backend: str = "own"
+    profile: str = "krumhansl"
+    method: str = "cqt"
+    n_fft: int = 2048
+    hop_length: int = 512
+    beat_sync: bool = False
+
+    def check(self) -> None:
+        for parameter, choices in (("backend", BACKENDS), ("profile", tuple(PROFILES)), ("method", METHODS)):
+            value = getattr(self, parameter)
+            if value not in choices:
+                raise ValueError(f"{parameter}={value} must be one of {', '.join(choices)}")
+        if self.n_fft < 256:
+            raise ValueError(f"n_fft={self.n_fft} must be at least 256")
+        if not self.hop_length > 0:
+            raise ValueError(f"hop_length={self.hop_length} must be positive")
+
+    def columns(self) -> tuple[pa.Field, ...]:
+        source = "Krumhansl, Cognitive foundations of musical pitch, 1990"
+        return (
+            column(
+                "key_name", pa.string(), "name", "tonic of the best key: C, C#, … B; undefined for silence"
+            ),
+            column("key_mode", pa.string(), "name", "major or minor"),
+            column(
+                "key_confidence",
+                pa.float32(),
+                "ratio",
+                "lead of the best key over the second best as a share of the largest possible one, times the "
+                "fit of the best and the contrast of the chroma: 0 is ambiguous or atonal; undefined with the "
+                "essentia backend",
+            ),
+            column(
+                "key_scores",
+                pa.list_(pa.float32()),
+                "1",
+                "correlations of the mean chroma with the key profiles: C major to B major, then C minor to "
+                "B minor; undefined with the essentia backend",
+                source,
+            ),
+            column(
+                "key_top", pa.list_(pa.string()), "name", "the three best keys, such as A minor, best first"
+            ),
+        )
+
+    def extract(self, spectra: SharedSpectra) -> Extraction:
+        """Compute the columns of one track; all None for silence and without samples."""
+        waveform = spectra.waveform()
+        if waveform.numel() == 0 or float(waveform.abs().amax()) == 0.0:
+            return Extraction(self._undefined())
+        if self.backend == "own":
+            return self._by_chroma(spectra)
+        reason = essentia_obstacle()
+        if reason is None:
+            return self._by_essentia(spectra)
+        extraction = self._by_chroma(spectra)
+        extraction.fallbacks.append(Fallback("features", "key.backend=essentia", "own", reason))
+        return extraction
+
+    def _undefined(self) -> dict[str, None]:
+        return {f.name: None for f in self.columns()}
+
+    def _by_chroma(self, spectra: SharedSpectra) -> Extraction:
+        frames, fallbacks = self._frames(spectra)
+        if not frames.shape[1]:
+            return Extraction(self._undefined(), fallbacks=fallbacks)
+        chroma = frames.mean(axis=1)
+        scores = key_scores(chroma, self.profile)
+        if scores is None:
+            return Extraction(self._undefined(), fallbacks=fallbacks)
+        order = np.argsort(-scores, kind="stable")
+        tonic, mode = KEYS[order[0]]
+        values = {
+            "key_name": tonic,
+            "key_mode": mode,
+            "key_confidence": key_confidence(chroma, scores, self.profile),
+            "key_scores": scores.astype(np.float32),
+            "key_top": [" ".join(KEYS[i]) for i in order[:_TOP]],
+        }
+        return Extraction(values, fallbacks=fallbacks)
+
+    def _frames(self, spectra: SharedSpectra) -> tuple[np.ndarray, list[Fallback]]:
+        """Chroma of unit length of what sounds, float64 ``[12, frames or beats]``."""
+        fallbacks = []
+        reason = None if self.method == "stft" else cqt_obstacle(spectra.sample_rate, len(spectra.mono))
+        if reason is not None:
+            fallbacks.append(Fallback("features", "key.method=cqt", "stft", reason))
+        if self.method == "cqt" and reason is None:
+            raw, db_per_decade = spectra.chroma_cqt(self.n_fft, self.hop_length), 20.0
+        else:
+            raw, db_per_decade = spectra.chroma_stft(self.n_fft, self.hop_length), 10.0
+        chroma, sounding = normalise_frames(raw.cpu().numpy(), "l2", db_per_decade)
+        if self.beat_sync:
+            rhythm = spectra.rhythm(self.n_fft, self.hop_length, _BEAT_MELS, TempoSearch())
+            if rhythm is not None and len(rhythm.beats):
+                return beat_medians(chroma, sounding, rhythm.beats), fallbacks
+            fallbacks.append(Fallback("features", "key.beat_sync=true", "frames", "no steady beat was found"))
+        return chroma[:, sounding], fallbacks
+
+    def _by_essentia(self, spectra: SharedSpectra) -> Extraction:
+        import essentia
+
+        essentia.log.infoActive = False
+        import essentia.standard
+
+        extractor = essentia.standard.KeyExtractor(profileType=self.profile, sampleRate=spectra.sample_rate)
+        tonic, mode, _ = extractor(spectra.waveform().cpu().numpy())
+        tonic = _FLATS.get(tonic, tonic)
+        values = self._undefined() | {"key_name": tonic, "key_mode": mode, "key_top": [f"{tonic} {mode}"]}
+        return Extraction(values, backend="essentia")
+
+
+def essentia_obstacle() -> str | None:
+    """Why Essentia's KeyExtractor cannot run, or None."""
+    if importlib.util.find_spec("essentia") is None:
+        return "essentia is not installed"
+    return None
+
+
+def beat_medians(chroma: np.ndarray, sounding: np.ndarray, beats: np.ndarray) -> np.ndarray:
+    """Median of the sounding frames from each beat to the next, before the first and after the last too.
+
+    Args:
+        chroma: ``[12, frames]``.
+        sounding: ``[frames]``, bool.
+        beats: frames of the beats, ascending.
+
+    Returns:
+        ``[12, beats]`` of unit length, without those where nothing sounds.
+    """
+    bounds = [0, *(int(b) for b in beats if 0 < b < chroma.shape[1]), chroma.shape[1]]
+    spans = (chroma[:, a:b][:, sounding[a:b]] for a, b in itertools.pairwise(bounds))
+    medians = [np.median(span, axis=1) for span in spans if span.shape[1]]
+    medians = [m / np.linalg.norm(m) for m in medians if m.any()]
+    return np.stack(medians, axis=1) if medians else np.zeros((12, 0))
+
+
+def key_scores(chroma: np.ndarray, profile: str) -> np.ndarray | None:
+    """Pearson correlations of a chroma with the profiles of the keys; None where it is constant.
+
+    Args:
+        chroma: ``[12]``, C first, not negative.
+        profile: one of `PROFILES`.
+
+    Returns:
+        float64 ``[24]`` in [-1, 1], in the order of `KEYS`.
+    """
+    deviation = chroma - chroma.mean()
+    length = np.linalg.norm(deviation)
+    if not length > 1e-9 * np.linalg.norm(chroma):
+        return None
+    return np.clip(_standard_profiles(profile) @ (deviation / length), -1.0, 1.0)
+
+
+def key_confidence(chroma: np.ndarray, scores: np.ndarray, profile: str) -> float:
+    """Confidence in the best of ``scores``, in [0, 1]: see `Key`.
+
+    Args:
+        chroma: ``[12]``, that `key_scores` were computed of.
+        scores: ``[24]``.
+        profile: one of `PROFILES`.
+    """
+    second, first = np.sort(scores)[-2:]
+    best = int(np.argmax(scores))
+    keys = _standard_profiles(profile)
+    largest_lead = 1.0 - float(np.delete(keys @ keys[best], best).max())
+    weights = np.array(PROFILES[profile][best // 12])
+    contrast = float(chroma.std() / chroma.mean()) / float(weights.std() / weights.mean())
+    lead, fit = float(first - second) / largest_lead, max(0.0, float(first)) ** 2
+    return min(1.0, lead * fit * min(1.0, contrast))
+
+
+def _standard_profiles(profile: str) -> np.ndarray:
+    """Profiles of the 24 keys, of mean 0 and unit length: ``[24, 12]``."""
+    rows = np.stack([np.roll(weights, tonic) for weights in PROFILES[profile] for tonic in range(12)])
+    rows = rows - rows.mean(axis=1, keepdims=True)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)

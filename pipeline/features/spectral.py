@@ -1,0 +1,259 @@
+"""Descriptors of the shape of the spectrum: centroid, bandwidth, rolloff, flatness and contrast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from pipeline.features.base import Extraction, Extractor, column, register
+from pipeline.features.spectra import SharedSpectra
+from pipeline.features.statistics import aggregate
+from pipeline.features.stft import hann_window
+
+_KLAPURI = "Klapuri and Davy, Signal Processing Methods for Music Transcription, 2006, chapter 5"
+_DUBNOV = "Dubnov, Generalization of spectral flatness measure for non-Gaussian linear processes, 2004"
+_JIANG = "Jiang et al., Music type classification by spectral contrast feature, 2002"
+
+# What librosa takes for nothing: power in the flatness, magnitude in the contrast.
+_LEAST = 1e-10
+
+# Spectral contrast of librosa: octaves from 200 Hz, the band below them, and the strongest and weakest
+# fiftieth of the bins of each.
+_CONTRAST_LOWEST_HZ = 200.0
+_CONTRAST_BANDS = 7
+_CONTRAST_QUANTILE = 0.02
+_CONTRAST_TOP_DB = 80.0
+
+# Frames at a time: few enough for the cache of a core, enough that the calls themselves do not count.
+_CHUNK_FRAMES = 512
+# Bins summed, and searched, together; see `_rolloff_bin` and `_mean_of_largest`.
+_ROLLOFF_BLOCK = 32
+_GROUP = 8
+
+
+@register
+@dataclass(frozen=True)
+class Spectral(Extractor):
+    """Shape of the magnitude spectrum per frame, as in librosa, summarised over the frames that sound.
+
+    Each frame's values are those of ``librosa.feature.spectral_centroid``, ``spectral_bandwidth``,
+    ``spectral_rolloff``, ``spectral_flatness`` and ``spectral_contrast``. A silent frame has no spectrum to
+    describe (librosa gives it a centroid of 0 Hz and a flatness of 1) and is left out of all statistics.
+
+    Contrast is ``10 log10`` of a ratio of magnitudes, as librosa has it: half the difference in level. Its
+    bands begin at 0, 200, 400, 800, 1600, 3200 and 6400 Hz and the last one ends at half the sample rate;
+    below 12.8 kHz sample rate there are fewer. A band no wider than an FFT bin has contrast 0.
+
+    Args:
+        n_fft: FFT length, samples.
+        hop_length: samples between frames.
+        roll_percent: share of the magnitudes of a frame at and below its rolloff.
+        silence_dbfs: a frame is silent when its RMS under the window is below this level.
+    """
+
+    name: ClassVar[str] = "spectral"
+    version: ClassVar[str] = "1"
+    views: ClassVar[tuple[str, ...]] = ("mono",)
+    description: ClassVar[str] = "centroid, bandwidth, rolloff, flatness and contrast of the spectrum"
+
+    n_fft: int = 2048
+    hop_length: int = 512
+    roll_percent: float = 0.85
+    silence_dbfs: float = -100.0
+
+    def check(self) -> None:
+        if self.n_fft < 64:
+            raise ValueError(f"n_fft={self.n_fft} must be at least 64")
+        if not self.hop_length > 0:
+            raise ValueError(f"hop_length={self.hop_length} must be positive")
+        if not 0 < self.roll_percent < 1:
+            raise ValueError(f"roll_percent={self.roll_percent} must lie between 0 and 1")
+        if not -300 <= self.silence_dbfs < 0:
+            raise ValueError(f"silence_dbfs={self.silence_dbfs} must lie within -300..0")
+
+    def columns(self) -> tuple[pa.Field, ...]:
+        over = f"over the frames with an RMS of at least {self.silence_dbfs:g} dBFS"
+        quantities = {
+            "centroid": ("mean frequency, weighted by magnitude", _KLAPURI),
+            "bandwidth": ("standard deviation of frequency, weighted by magnitude", _KLAPURI),
+            "rolloff": (
+                f"least frequency with {self.roll_percent:g} of the magnitude at and below it",
+                "librosa.feature.spectral_rolloff",
+            ),
+        }
+        words = {"mean": "mean", "std": "standard deviation"}
+        return (
+            *(
+                column(
+                    f"spectral_{name}_{s}_hz", pa.float32(), "Hz", f"{definition}: {words[s]} {over}", source
+                )
+                for name, (definition, source) in quantities.items()
+                for s in words
+            ),
+            column(
+                "spectral_flatness_mean",
+                pa.float32(),
+                "ratio",
+                f"geometric over arithmetic mean of the power of the bins, in 0..1: mean {over}",
+                _DUBNOV,
+            ),
+            column(
+                "spectral_contrast_mean",
+                pa.list_(pa.float32()),
+                "dB",
+                "strongest over weakest bins, 10 log10 of magnitudes, per band from 0, 200, 400, 800, 1600, "
+                f"3200 and 6400 Hz up: mean {over}",
+                _JIANG,
+            ),
+        )
+
+    def extract(self, spectra: SharedSpectra) -> Extraction:
+        """Compute the columns of one track; all None without samples and for silence."""
+        values: dict[str, float | np.ndarray | None] = {f.name: None for f in self.columns()}
+        power = spectra.power(self.n_fft, self.hop_length)
+        frames = describe_frames(power, spectra.sample_rate, self.n_fft, self.roll_percent)
+        sounding = frames.mean_square >= 10.0 ** (self.silence_dbfs / 10.0)
+        if not sounding.any():
+            return Extraction(values)
+        for name in ("centroid", "bandwidth", "rolloff"):
+            for statistic, value in aggregate(getattr(frames, name)[sounding], ("mean", "std")).items():
+                values[f"spectral_{name}_{statistic}_hz"] = float(value)
+        values["spectral_flatness_mean"] = float(frames.flatness[sounding].mean())
+        values["spectral_contrast_mean"] = frames.contrast[:, sounding].mean(axis=1).astype(np.float32)
+        return Extraction(values)
+
+
+@dataclass(frozen=True)
+class SpectralFrames:
+    """Spectral descriptors of each frame, float64 ``[frames]``; meaningless where a frame is silent.
+
+    Args:
+        mean_square: power of the samples under the window; 1 is a full-scale square wave.
+        centroid: Hz.
+        bandwidth: Hz.
+        rolloff: Hz, the centre of a bin.
+        flatness: 0..1.
+        contrast: ``[bands, frames]``, dB.
+    """
+
+    mean_square: np.ndarray
+    centroid: np.ndarray
+    bandwidth: np.ndarray
+    rolloff: np.ndarray
+    flatness: np.ndarray
+    contrast: np.ndarray
+
+
+def describe_frames(
+    power: torch.Tensor, sample_rate: int, n_fft: int, roll_percent: float = 0.85
+) -> SpectralFrames:
+    """Descriptors of each frame of a power spectrogram, see `Spectral`.
+
+    Args:
+        power: ``[n_fft // 2 + 1, frames]``, of frames under a Hann window.
+        sample_rate: Hz.
+        n_fft: FFT length, samples.
+        roll_percent: share of the magnitudes at and below the rolloff.
+    """
+    bands = contrast_bands(sample_rate, n_fft)
+    energy = n_fft * float(hann_window(n_fft).double().square().sum())
+    rows = power.new_zeros((5 + 2 * len(bands), power.shape[1]), dtype=torch.float64)
+    for start in range(0, power.shape[1], _CHUNK_FRAMES):
+        chunk = slice(start, start + _CHUNK_FRAMES)
+        magnitude = power[:, chunk].sqrt()
+        # Parseval: the bins of a real signal count twice, the one at 0 Hz once.
+        rows[0, chunk] = (2.0 * power[:, chunk].sum(dim=0) - power[0, chunk]) / energy
+        rows[1, chunk], rows[2, chunk] = _centroid_and_bandwidth(magnitude, sample_rate / n_fft)
+        rows[3, chunk] = _rolloff_bin(magnitude, roll_percent) * (sample_rate / n_fft)
+        rows[4, chunk] = _flatness(power[:, chunk])
+        for row, (first, stop, count) in enumerate(bands, start=5):
+            band = magnitude[first:stop]
+            rows[row, chunk] = _mean_of_largest(band, count)
+            rows[row + len(bands), chunk] = -_mean_of_largest(-band, count)
+    values = rows.cpu().numpy()
+    contrast = _decibels(values[5 : 5 + len(bands)]) - _decibels(values[5 + len(bands) :])
+    return SpectralFrames(*values[:5], contrast)
+
+
+def contrast_bands(sample_rate: int, n_fft: int) -> list[tuple[int, int, int]]:
+    """The bands of ``librosa.feature.spectral_contrast`` that begin below half the sample rate.
+
+    Returns:
+        per band the first bin, the bin after the last one, and how many bins count as strongest or weakest.
+    """
+    frequencies = np.arange(n_fft // 2 + 1) * (sample_rate / n_fft)
+    lower = np.append(0.0, _CONTRAST_LOWEST_HZ * 2.0 ** np.arange(_CONTRAST_BANDS - 1))
+    lower = lower[lower < sample_rate / 2]
+    bands = []
+    for i, low in enumerate(lower):
+        # librosa adds the bin below each octave and leaves the highest one, but counts it.
+        first = max(int(np.searchsorted(frequencies, low)) - 1, 0)
+        if i + 1 < len(lower):
+            counted = int(np.searchsorted(frequencies, lower[i + 1], side="right"))
+            stop = max(counted - 1, first + 1)
+        else:
+            counted = stop = len(frequencies)
+        bands.append((first, stop, max(1, int(np.rint(_CONTRAST_QUANTILE * (counted - first))))))
+    return bands
+
+
+def _centroid_and_bandwidth(magnitude: torch.Tensor, bin_hz: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of frequency: ``[bins, frames]`` → two of float64 ``[frames]``, Hz."""
+    bins = torch.arange(magnitude.shape[0], dtype=torch.float64, device=magnitude.device)
+    # In float64 the difference of the moments stays exact for a pure tone, too.
+    moments = torch.stack([torch.ones_like(bins), bins, bins.square()]) @ magnitude.double()
+    total = moments[0].clamp_min(torch.finfo(torch.float32).tiny)
+    centroid = moments[1] / total
+    variance = moments[2] / total - centroid.square()
+    return centroid * bin_hz, variance.clamp_min(0.0).sqrt() * bin_hz
+
+
+def _rolloff_bin(magnitude: torch.Tensor, share: float) -> torch.Tensor:
+    """First bin at which the running sum reaches ``share`` of the whole: ``[bins, frames]`` → ``[frames]``.
+
+    A running sum over all bins is slow along this axis, so the first pass sums blocks of bins and the second
+    one looks into only that block which holds the bin.
+    """
+    bins, frames = magnitude.shape
+    padded = torch.nn.functional.pad(magnitude, (0, 0, 0, -bins % _ROLLOFF_BLOCK))
+    blocks = padded.view(-1, _ROLLOFF_BLOCK, frames)
+    upto = blocks.sum(dim=1).double().cumsum(dim=0)
+    threshold = share * upto[-1]
+    block = (upto < threshold).sum(dim=0)
+    frame = torch.arange(frames, device=magnitude.device)
+    inside = blocks[block, :, frame].double().cumsum(dim=1)
+    before = upto[block, frame] - inside[:, -1]
+    below = ((before + inside.T) < threshold).sum(dim=0)
+    return block * _ROLLOFF_BLOCK + below.clamp_max(_ROLLOFF_BLOCK - 1)
+
+
+def _flatness(power: torch.Tensor) -> torch.Tensor:
+    """Geometric over arithmetic mean of each frame: ``[bins, frames]`` → ``[frames]``."""
+    power = power.clamp_min(_LEAST)
+    return power.log().mean(dim=0).exp() / power.mean(dim=0)
+
+
+def _mean_of_largest(band: torch.Tensor, count: int) -> torch.Tensor:
+    """Mean of the ``count`` largest bins of each frame: ``[bins, frames]`` → ``[frames]``.
+
+    The largest bins lie in the groups with the largest maxima, so that only those few groups, which hold a
+    fraction of the bins, have to be searched.
+    """
+    if count == 1:
+        return band.amax(dim=0)
+    padding = (0, 0, 0, -band.shape[0] % _GROUP)
+    groups = torch.nn.functional.pad(band, padding, value=-torch.inf).unflatten(0, (-1, _GROUP))
+    # topk is quick along contiguous rows only.
+    best = groups.amax(dim=1).T.contiguous().topk(count, dim=1, sorted=False).indices
+    candidates = groups.gather(0, best.T[:, None, :].expand(-1, _GROUP, -1)).flatten(0, 1)
+    return candidates.T.contiguous().topk(count, dim=1, sorted=False).values.mean(dim=1)
+
+
+def _decibels(magnitude: np.ndarray) -> np.ndarray:
+    """``librosa.power_to_db`` with its default reference, least value and range; same shape."""
+    decibels = 10.0 * np.log10(np.maximum(magnitude, _LEAST))
+    return np.maximum(decibels, decibels.max(initial=-np.inf) - _CONTRAST_TOP_DB)

@@ -1,0 +1,113 @@
+"""Tempo, beats and how often notes begin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.features.base import Extraction, Extractor, column, register
+from pipeline.features.onset import LEAST_SECONDS, TempoSearch, pick_onsets
+from pipeline.features.spectra import SharedSpectra
+
+_ELLIS = "Ellis, Beat tracking by dynamic programming, 2007"
+
+
+@register
+@dataclass(frozen=True)
+class Tempo(Extractor):
+    """Tempo and beats from onsets in the mel spectrogram.
+
+    Onsets are those of ``librosa.onset`` and beats those of ``librosa.beat`` at the same tempo. The tempo itself
+    is found by `pipeline.features.onset.estimate_tempo`, finer than a frame and with fewer octave errors. Many
+    tracks can be counted at half or twice the tempo; ``tempo_confidence`` says how close the second choice is.
+
+    Args:
+        n_fft: FFT length, samples.
+        hop_length: samples between frames; beats are a multiple of it.
+        n_mels: mel bands from 0 Hz to half the sample rate.
+        min_bpm: slowest tempo, beats per minute.
+        max_bpm: fastest tempo.
+        prior_bpm: most likely tempo.
+        prior_octaves: standard deviation of the prior, octaves.
+        tightness: how closely beats keep to the tempo; 100 is librosa's default.
+    """
+
+    name: ClassVar[str] = "tempo"
+    version: ClassVar[str] = "1"
+    views: ClassVar[tuple[str, ...]] = ("mono",)
+    description: ClassVar[str] = "tempo, beats and the rate of onsets"
+
+    n_fft: int = 2048
+    hop_length: int = 512
+    n_mels: int = 128
+    min_bpm: float = 40.0
+    max_bpm: float = 300.0
+    prior_bpm: float = 120.0
+    prior_octaves: float = 1.0
+    tightness: float = 100.0
+
+    def check(self) -> None:
+        for parameter in ("hop_length", "n_mels", "min_bpm", "prior_bpm", "prior_octaves", "tightness"):
+            value = getattr(self, parameter)
+            if not value > 0:
+                raise ValueError(f"{parameter}={value} must be positive")
+        if self.n_fft < 16:
+            raise ValueError(f"n_fft={self.n_fft} must be at least 16")
+        if not self.max_bpm > self.min_bpm:
+            raise ValueError(f"max_bpm={self.max_bpm} must exceed min_bpm={self.min_bpm}")
+
+    def columns(self) -> tuple[pa.Field, ...]:
+        return (
+            column(
+                "tempo_bpm",
+                pa.float32(),
+                "1/min",
+                f"beats per minute within {self.min_bpm:g}..{self.max_bpm:g}; undefined without a steady beat",
+                _ELLIS,
+            ),
+            column(
+                "tempo_confidence",
+                pa.float32(),
+                "ratio",
+                "autocorrelation of the onsets at the beat period, times 1 - score of the second choice over "
+                "that of the first; near 0 where half or twice the tempo is as good; undefined without a tempo",
+            ),
+            column(
+                "tempo_beats_s",
+                pa.list_(pa.float32()),
+                "s",
+                "times of the beats; undefined without a tempo",
+                f"{_ELLIS}; librosa.beat.beat_track",
+            ),
+            column(
+                "onset_rate_hz",
+                pa.float32(),
+                "Hz",
+                f"onsets per second; undefined for silence and under {LEAST_SECONDS:g} s",
+                "Böck, Krebs and Schedl, Evaluating the online capabilities of onset detection methods, 2012; "
+                "librosa.onset.onset_detect",
+            ),
+        )
+
+    def extract(self, spectra: SharedSpectra) -> Extraction:
+        """Compute the columns of one track; all None for silence and under 2 s."""
+        values: dict[str, float | np.ndarray | None] = {f.name: None for f in self.columns()}
+        seconds = len(spectra.mono) / spectra.sample_rate
+        if seconds < LEAST_SECONDS:
+            return Extraction(values, backend="numpy")
+        frame_rate = spectra.sample_rate / self.hop_length
+        strength = spectra.onset_strength(self.n_fft, self.hop_length, self.n_mels)
+        if strength.any():
+            values["onset_rate_hz"] = len(pick_onsets(strength, frame_rate)) / seconds
+        rhythm = spectra.rhythm(self.n_fft, self.hop_length, self.n_mels, self._search())
+        if rhythm is not None:
+            values["tempo_bpm"] = rhythm.tempo.bpm
+            values["tempo_confidence"] = rhythm.tempo.confidence
+            values["tempo_beats_s"] = (rhythm.beats / frame_rate).astype(np.float32)
+        return Extraction(values, backend="numpy")
+
+    def _search(self) -> TempoSearch:
+        return TempoSearch(self.min_bpm, self.max_bpm, self.prior_bpm, self.prior_octaves, self.tightness)
