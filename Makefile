@@ -3,7 +3,10 @@
 #   make test   install with test extras, run lint and all tests
 # The environment in .venv is reused until pyproject.toml or constraints.txt changes.
 
-PYTHON ?= $(shell for v in 3.12 3.11 3.10; do command -v python$$v && break; done || command -v python3)
+# The first interpreter that runs and has a version we support (a name on the PATH may be a shim that does not run).
+SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
+	$$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -24,7 +27,8 @@ format: $(VENV)/.installed-test
 	@$(BIN)/ruff format .
 
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 12) else "Soundmill needs Python 3.10, 3.11 or 3.12 and found %d.%d: type make PYTHON=python3.11 ..." % v)'
+	@$(or $(PYTHON),false) -c '$(SUPPORTED)' 2>/dev/null || { \
+		echo "Soundmill needs Python 3.10, 3.11 or 3.12, and none was found: type make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
