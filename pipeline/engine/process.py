@@ -9,18 +9,26 @@ import warnings
 from pathlib import Path
 
 from pipeline.engine.timing import NODE
+from pipeline.errors import Fallback
 
 
-def start_torch(threads: int, seed: int) -> None:
-    """What every process that runs torch does first: its threads, and a seed for whatever may draw numbers."""
+def start_torch(stage: str, device: str, threads: int, seed: int) -> tuple[str, list[Fallback]]:
+    """What every stage that runs torch does first: device, threads, and a seed for whatever may draw numbers.
+
+    Returns:
+        the device to use, and the fallback if it is not the one that was asked for.
+    """
     import torch
 
-    from pipeline.models.device import set_threads
+    from pipeline.models.device import pick_device, set_threads
 
     # Samples are views of Ray's shared memory, which nobody may write; torch warns about that.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     set_threads(threads)
     torch.manual_seed(seed)
+    choice = pick_device(device)
+    moved = choice.fallback(stage)
+    return choice.device, [moved] if moved else []
 
 
 def peak_rss_bytes() -> int:

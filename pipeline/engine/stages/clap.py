@@ -13,7 +13,7 @@ from pipeline.engine.timing import Cost, StageClock
 from pipeline.errors import Fallback
 from pipeline.features.base import stable_key
 from pipeline.models.clap.embed import ClapEmbedder, EmbedReport, TrackWindows
-from pipeline.models.device import is_out_of_memory, pick_device
+from pipeline.models.device import is_out_of_memory
 
 NAME = "clap"
 VERSION = "1"
@@ -54,14 +54,11 @@ class ClapStage:
         seed: int = 0,
         drop: frozenset[str] = frozenset(),
     ) -> None:
-        start_torch(threads, seed)
-        choice = pick_device(device)
+        self.device, moved = start_torch(NAME, device, threads, seed)
         self.embedder = ClapEmbedder(
-            checkpoint, choice.device, amp, max_batch_audio_seconds, window_seconds, hop_seconds
+            checkpoint, self.device, amp, max_batch_audio_seconds, window_seconds, hop_seconds
         )
-        moved = choice.fallback(NAME)
-        self.fallbacks = [*self.embedder.fallbacks, *([moved] if moved else [])]
-        self.device = choice.device
+        self.fallbacks = [*moved, *self.embedder.fallbacks]
         self.aggregate = aggregate
         self.drop = drop
         # The batch limit is not in the key: it does not change the numbers.

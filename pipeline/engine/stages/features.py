@@ -16,7 +16,6 @@ from pipeline.engine.process import start_torch
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.features.base import Extraction, Extractor
 from pipeline.features.spectra import SharedSpectra
-from pipeline.models.device import pick_device
 
 NAME = "features"
 LARGEST = float(np.finfo(np.float32).max)
@@ -50,13 +49,9 @@ class FeaturesStage:
         max_inline_elements: int = 4096,
         drop: frozenset[str] = frozenset(),
     ) -> None:
-        start_torch(threads, seed)
+        self.device, self.standing = start_torch(NAME, device, threads, seed)
         self.extractors = list(extractors)
         self.keys = {e.name: e.key(sample_rate) for e in extractors}
-        choice = pick_device(device)
-        self.device = choice.device
-        moved = choice.fallback(NAME)
-        self.standing = [moved] if moved else []
         self.blob_names = frozenset(blob_names)
         self.max_inline_elements = max_inline_elements
         self.drop = drop

@@ -18,7 +18,6 @@ from pipeline.engine.process import start_torch
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.errors import Fallback
 from pipeline.features.base import stable_key
-from pipeline.models.device import pick_device
 from pipeline.models.separation import Separator, choose, load_backend, stem_statistics
 
 NAME = "separation"
@@ -45,11 +44,7 @@ class SeparationStage:
         seed: int = 0,
         drop: frozenset[str] = frozenset(),
     ) -> None:
-        start_torch(threads, seed)
-        choice = pick_device(device)
-        moved = choice.fallback(NAME)
-        self.standing = [moved] if moved else []
-        self.device = choice.device
+        self.device, self.standing = start_torch(NAME, device, threads, seed)
         self.backends = list(backends)
         self.save_stems = save_stems
         self.drop = drop

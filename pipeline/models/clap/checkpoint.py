@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import re
 import struct
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import UserError
+from pipeline.models.weights import file_sha256
 
 EMBEDDING_SIZE = 512
 
@@ -87,7 +87,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise UserError(f"clap.checkpoint: there is no file {path}")
     state = _audio_state(_load(path), path)
     architecture = _deduce_architecture(state, path)
-    return Checkpoint(CheckpointInfo(path, architecture, _sha256(path)), state)
+    return Checkpoint(CheckpointInfo(path, architecture, file_sha256(path)), state)
 
 
 def _safe_globals() -> list[Any]:
@@ -162,11 +162,3 @@ def _unlike(path: Path, found: str) -> UserError:
     return UserError(
         f"clap.checkpoint: refused {path}: {found}; expected a LAION-CLAP checkpoint without fusion, {known}"
     )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
