@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import soxr
 
@@ -15,25 +13,6 @@ _BS775 = {
     # FL FR FC LFE BL BR SL SR
     8: ([1, 0, _M3DB, 0, _M3DB, 0, _M3DB, 0], [0, 1, _M3DB, 0, 0, _M3DB, 0, _M3DB]),
 }
-
-
-@dataclass(frozen=True)
-class View:
-    """Audio in the form somebody needs it.
-
-    Args:
-        name: such as ``mono`` or ``native``.
-        sample_rate: Hz, or None for the file's own.
-        channels: 1, 2, or None for the file's own.
-    """
-
-    name: str
-    sample_rate: int | None = None
-    channels: int | None = None
-
-    def make(self, samples: np.ndarray, rate: int) -> np.ndarray:
-        """This view of ``samples`` ``[channels, samples]`` at ``rate``; see `make_view`."""
-        return make_view(samples, rate, self.sample_rate or rate, self.channels)
 
 
 def resample(x: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What this process has used."""
+"""How a process of ours starts, and what it has used."""
 
 from __future__ import annotations
 
@@ -33,12 +33,10 @@ def start_torch(stage: str, device: str, threads: int, seed: int) -> tuple[str, 
 
 def peak_rss_bytes() -> int:
     """Peak resident memory of this process, pages shared with Ray's object store included."""
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
