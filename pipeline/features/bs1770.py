@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +51,8 @@ _STEPS_PER_SHORT_TERM = 30
 
 # Zero crossings of the interpolating sinc on either side, and the shape of its Kaiser window.
 _PEAK_ZEROS = 16
+PEAK_CONTEXT = 2 * _PEAK_ZEROS - 1
+"""Samples before a piece of a track without which `true_peak` would not see between the two."""
 _PEAK_KAISER_BETA = 7.0
 # Samples whose peaks are found by one row of a matrix product; with the taps less one it spans two blocks.
 _PEAK_BLOCK = 2 * _PEAK_ZEROS
@@ -151,29 +153,45 @@ class Steps:
         window = np.ones(steps)
         return np.convolve(self.energy, window, "valid") / np.convolve(self.samples, window, "valid")
 
+    @classmethod
+    def joined(cls, parts: Sequence[Steps]) -> Steps:
+        """The steps of consecutive pieces of a track."""
+        return cls(
+            np.concatenate([part.energy for part in parts] or [np.zeros(0)]),
+            np.concatenate([part.samples for part in parts] or [np.zeros(0, dtype=np.int64)]),
+        )
+
 
 def measure_steps(
-    chunks: Iterable[np.ndarray], channels: int, sample_rate: int, device: torch.device | str = "cpu"
+    chunks: Iterable[np.ndarray],
+    channels: int,
+    sample_rate: int,
+    device: torch.device | str = "cpu",
+    origin: int = 0,
+    first_step: int = 0,
 ) -> Steps:
-    """K-weight a track and sum the energy of its 100 ms steps.
+    """K-weight a track, or a piece of one, and sum the energy of its 100 ms steps.
 
     Args:
         chunks: consecutive pieces of the track, ``[channels, n]``, of any lengths.
         channels: their order is that of `channel_weights`.
         sample_rate: Hz, at least `LOWEST_RATE`.
         device: where the filter runs.
+        origin: where in the track ``chunks`` begin, samples.
+        first_step: the first step wanted; what ``chunks`` hold before it only settles the filter, which forgets
+            within 0.1 s.
 
     Raises:
         ValueError: the sample rate is too low.
     """
     k_weight = RecursiveFilter(k_weighting(sample_rate), channels, device)
     weights = channel_weights(channels)
-    energies, bounds = [], [0]
-    start, rest = 0, 0.0
+    energies, bounds = [], [step_start(first_step, sample_rate)]
+    start, rest = origin, 0.0
     for block, count in whole_blocks(chunks):
         filtered = k_weight(torch.from_numpy(block).to(device))[:, :count].cpu().numpy()
-        cuts = _step_bounds(len(bounds), start + count, sample_rate)
-        edges = [0, *(cut - start for cut in cuts), count]
+        cuts = _step_bounds(first_step + len(bounds), start + count, sample_rate)
+        edges = [min(max(0, bounds[0] - start), count), *(cut - start for cut in cuts), count]
         for first, last, cut in itertools.zip_longest(edges[:-1], edges[1:], cuts):
             # A float32 sum of at most one step; whole tracks are summed in float64.
             squares = [float(piece @ piece) for piece in filtered[:, first:last]]
@@ -186,10 +204,23 @@ def measure_steps(
     return Steps(np.array(energies, dtype=np.float64), np.diff(np.array(bounds, dtype=np.int64)))
 
 
+def step_start(step: int, sample_rate: int) -> int:
+    """The first sample of a step of 100 ms."""
+    return round(step * sample_rate / 10)
+
+
+def first_step_from(sample: int, sample_rate: int) -> int:
+    """The first step that begins at ``sample`` or after it."""
+    step = max(0, 10 * sample // sample_rate - 1)
+    while step_start(step, sample_rate) < sample:
+        step += 1
+    return step
+
+
 def _step_bounds(first: int, stop: int, sample_rate: int) -> list[int]:
     """Ends of the steps number ``first`` and on, in samples, as far as they do not exceed ``stop``."""
     bounds = []
-    while (bound := round(first * sample_rate / 10)) <= stop:
+    while (bound := step_start(first, sample_rate)) <= stop:
         bounds.append(bound)
         first += 1
     return bounds

@@ -11,11 +11,13 @@ import pyarrow as pa
 import torch
 
 from pipeline.errors import Fallback
-from pipeline.features.base import Extraction, Extractor, blob_columns, column, register
+from pipeline.features.base import Extraction, Extractor, Running, blob_columns, column, register
 from pipeline.features.median import median_network, reflected, window_medians
+from pipeline.features.running import GroupMeans
 from pipeline.features.spectra import SharedSpectra
 from pipeline.features.statistics import decibels_above, frames_per_group
 from pipeline.features.stft import hann_window, power_spectrogram
+from pipeline.features.track import TrackInfo
 
 MASKS = ("soft", "hard")
 PARTS = ("harmonic", "percussive")
@@ -48,7 +50,9 @@ class Masking:
     hard: bool = False
 
 
-def masks(power: torch.Tensor, masking: Masking) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+def masks(
+    power: torch.Tensor, masking: Masking, first: int = 0, last: int | None = None
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
     """Harmonic and percussive masks of a spectrogram, some frames at a time.
 
     The median over ``kernel_size`` frames of each bin leaves what lasts, the median over ``kernel_size`` bins
@@ -61,6 +65,7 @@ def masks(power: torch.Tensor, masking: Masking) -> Iterator[tuple[int, torch.Te
     Args:
         power: squared magnitudes, float32 ``[bins, frames]``.
         masking: the parameters.
+        first, last: the frames wanted; those on either side are context. All of them by default.
 
     Yields:
         index of the first frame, then the masks of the harmonic and of the percussive part, both float32
@@ -69,8 +74,9 @@ def masks(power: torch.Tensor, masking: Masking) -> Iterator[tuple[int, torch.Te
     bins, frames = power.shape
     elements = _CHUNK_ELEMENTS.get(power.device.type, _CHUNK_ELEMENTS["cpu"])
     step = max(_LEAST_CHUNK_FRAMES, elements // max(1, bins - 1))
-    for start in range(0, frames, step):
-        stop = min(start + step, frames)
+    last = frames if last is None else last
+    for start in range(first, last, step):
+        stop = min(start + step, last)
         lasting = _median_over_frames(power, start, stop, masking.kernel_size)
         broad = _median_over_bins(power[:, start:stop], masking.kernel_size)
         yield start, *_mask_pair(lasting, broad, masking)
@@ -180,34 +186,26 @@ class _Energies:
     """Sums over the frames of a spectrogram that comes in chunks.
 
     Args:
-        bank: mel filters, float32 ``[n_mels, bins]``.
-        frames: frames of the whole track.
         group: frames per column of the matrix.
 
-    ``total`` is the energy over all bins, ``mel`` the sums per mel band and group, float64
-    ``[n_mels, ceil(frames / group)]``.
+    ``total`` is the energy over all bins, ``mel`` the means per mel band and group.
     """
 
-    def __init__(self, bank: torch.Tensor, frames: int, group: int) -> None:
-        self.bank = bank
+    def __init__(self, group: int) -> None:
         self.group = group
         self.total = 0.0
-        self.sizes = np.bincount(np.arange(frames) // group)
-        self.mel = np.zeros((bank.shape[0], len(self.sizes)))
+        self.mel = GroupMeans(group)
 
-    def add(self, start: int, power: torch.Tensor) -> None:
-        """Add the chunk ``[bins, n]`` that begins at frame ``start``."""
+    def add(self, start: int, power: torch.Tensor, bank: torch.Tensor) -> None:
+        """Add the chunk ``[bins, n]`` that begins at frame ``start`` of the track."""
         groups = torch.arange(start, start + power.shape[1], device=power.device) // self.group
         first, last = start // self.group, (start + power.shape[1] - 1) // self.group + 1
         members = groups[:, None] == torch.arange(first, last, device=power.device)
         # A product, because index_add_ is in no fixed order on a GPU.
         sums = power @ members.float()
         self.total += float(sums.double().sum())
-        self.mel[:, first:last] += (self.bank @ sums).double().cpu().numpy()
-
-    def mel_means(self) -> np.ndarray:
-        """Mean mel power per group, float64 ``[n_mels, groups]``."""
-        return self.mel / self.sizes
+        counts = members.sum(dim=0).cpu().numpy()
+        self.mel.add_sums(first, (bank @ sums).double().cpu().numpy(), counts)
 
 
 @register
@@ -235,10 +233,11 @@ class Hpss(Extractor):
         n_mels: mel bands of the matrices.
         floor_db: the least value in the matrices.
         series_rate_hz: frames per second of the matrices, to the nearest whole number of frames averaged.
+        waveforms: also give the samples of each part at the DSP rate, see `separate`.
     """
 
     name: ClassVar[str] = "hpss"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     views: ClassVar[tuple[str, ...]] = ("mono",)
     description: ClassVar[str] = "shares of the harmonic and percussive parts, and their mel spectrograms"
 
@@ -252,6 +251,12 @@ class Hpss(Extractor):
     n_mels: int = 128
     floor_db: float = -100.0
     series_rate_hz: float = 2.0
+    waveforms: bool = False
+
+    @classmethod
+    def widest(cls) -> Hpss:
+        """With waveforms."""
+        return cls(waveforms=True)
 
     def check(self) -> None:
         for parameter in ("hop_length", "n_mels", "series_rate_hz"):
@@ -272,6 +277,8 @@ class Hpss(Extractor):
             raise ValueError(f"mask={self.mask} must be one of {', '.join(MASKS)}")
         if not -300 <= self.floor_db < 0:
             raise ValueError(f"floor_db={self.floor_db} must lie within -300..0")
+        if self.waveforms and 2 * self.hop_length > self.n_fft:
+            raise ValueError(f"waveforms=true needs a hop_length of at most {self.n_fft // 2}, half of n_fft")
 
     def columns(self) -> tuple[pa.Field, ...]:
         shares = (
@@ -292,44 +299,81 @@ class Hpss(Extractor):
                 f"hpss_{part}", "dB", f"mel levels [n_mels, time] of the {part} part, {rate}"
             )
         )
-        return (*shares, *matrices)
+        samples = (
+            field
+            for part in PARTS * self.waveforms
+            for field in blob_columns(f"hpss_{part}_waveform", "1", f"samples of the {part} part, mono")
+        )
+        return (*shares, *matrices, *samples)
 
-    def extract(self, spectra: SharedSpectra) -> Extraction:
-        """Compute the columns of one track; None without samples, the shares also where no part has energy."""
-        values: dict[str, float | None] = {f"hpss_{part}_share": None for part in PARTS}
-        power = spectra.power(self.n_fft, self.hop_length)
-        if power.shape[1] == 0:
-            return Extraction(values)
-        bank = spectra.mel_bank(self.n_fft, self.n_mels, 0.0, spectra.sample_rate / 2)
-        parts = self._energies(power, bank, spectra.sample_rate)
-        both = sum(part.total for part in parts)
-        if both > 0.0:
-            values = {
-                f"hpss_{name}_share": part.total / both for name, part in zip(PARTS, parts, strict=True)
-            }
-        reference = float(hann_window(self.n_fft).double().sum() / 2) ** 2
-        series = {
-            f"hpss_{name}": decibels_above(part.mel_means() / reference, self.floor_db).astype(np.float32)
-            for name, part in zip(PARTS, parts, strict=True)
-        }
-        return Extraction(values, series, self._empty_bands(bank, spectra.sample_rate))
+    def context_seconds(self, sample_rate: int) -> float:
+        """The medians reach half a kernel beyond the block."""
+        reach = (self.kernel_size // 2 + 1) * self.hop_length + self.n_fft
+        return 2.0 + reach / sample_rate
 
-    def _energies(self, power: torch.Tensor, bank: torch.Tensor, sample_rate: int) -> list[_Energies]:
-        group = frames_per_group(sample_rate, self.hop_length, self.series_rate_hz)
-        parts = [_Energies(bank, power.shape[1], group) for _ in PARTS]
-        masking = Masking(
+    def start(self, track: TrackInfo) -> Running:
+        """Begin a track; None without samples, the shares also where no part has energy."""
+        return _HpssRun(self, track)
+
+    def masking(self) -> Masking:
+        """How the parts are told apart."""
+        return Masking(
             self.kernel_size, self.power, self.margin_harmonic, self.margin_percussive, self.mask == "hard"
         )
-        for start, *pair in masks(power, masking):
-            chunk = power[:, start : start + pair[0].shape[1]]
-            for part, mask in zip(parts, pair, strict=True):
-                part.add(start, mask.square_().mul_(chunk))
-        return parts
 
-    def _empty_bands(self, bank: torch.Tensor, sample_rate: int) -> list[Fallback]:
+    def empty_bands(self, bank: torch.Tensor, sample_rate: int) -> list[Fallback]:
         empty = int((bank.amax(dim=1) == 0).sum())
         if not empty:
             return []
         wanted = f"hpss.n_mels={self.n_mels} with n_fft={self.n_fft}"
         reason = f"bands narrower than an FFT bin of {sample_rate / self.n_fft:.1f} Hz"
         return [Fallback("features", wanted, f"{self.floor_db:g} dB in {empty} bands", reason)]
+
+
+class _HpssRun(Running):
+    def __init__(self, hpss: Hpss, track: TrackInfo) -> None:
+        self.hpss = hpss
+        group = frames_per_group(track.sample_rate, hpss.hop_length, hpss.series_rate_hz)
+        self.parts = [_Energies(group) for _ in PARTS]
+        self.reference = float(hann_window(hpss.n_fft).double().sum() / 2) ** 2
+        self.frames = 0
+        self.fallbacks: list[Fallback] = []
+        self.waveforms: list[list[np.ndarray]] = [[], []]
+
+    def add(self, block: SharedSpectra) -> None:
+        hpss, frames = self.hpss, block.axis.frames(self.hpss.hop_length)
+        bank = block.mel_bank(hpss.n_fft, hpss.n_mels, 0.0, block.sample_rate / 2)
+        if not self.frames:
+            self.fallbacks = hpss.empty_bands(bank, block.sample_rate)
+        self.frames += len(frames)
+        power, before = block.power_around(hpss.n_fft, hpss.hop_length, hpss.kernel_size // 2 + 1)
+        for start, *pair in masks(power, hpss.masking(), before, before + len(frames)):
+            chunk = power[:, start : start + pair[0].shape[1]]
+            for part, mask in zip(self.parts, pair, strict=True):
+                part.add(frames.start + start - before, mask.square_().mul_(chunk), bank)
+        if hpss.waveforms:
+            parts = separate(block.waveform(), hpss.n_fft, hpss.hop_length, hpss.masking())
+            for waveform, part in zip(self.waveforms, parts, strict=True):
+                waveform.append(part[block.axis.inside()].cpu().numpy())
+
+    def finish(self) -> Extraction:
+        values: dict[str, float | None] = {f"hpss_{part}_share": None for part in PARTS}
+        if not self.frames:
+            return Extraction(values)
+        both = sum(part.total for part in self.parts)
+        if both > 0.0:
+            values = {
+                f"hpss_{name}_share": part.total / both for name, part in zip(PARTS, self.parts, strict=True)
+            }
+        series = {
+            f"hpss_{name}": decibels_above(
+                part.mel.means() / np.float32(self.reference), self.hpss.floor_db
+            ).astype(np.float32)
+            for name, part in zip(PARTS, self.parts, strict=True)
+        }
+        if self.hpss.waveforms:
+            names = [f"hpss_{part}_waveform" for part in PARTS]
+            series |= {name: np.concatenate(w) for name, w in zip(names, self.waveforms, strict=True)}
+        return Extraction(
+            values, series, self.fallbacks, full_precision=frozenset(n for n in series if "waveform" in n)
+        )

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.features import bs1770
-from pipeline.features.base import Extraction, Extractor, column, register
-from pipeline.features.spectra import SharedSpectra
+from pipeline.features.base import Extraction, Extractor, Running, column, register
+from pipeline.features.spectra import ChannelLevels, SharedSpectra
 from pipeline.features.statistics import aggregate, decibels, decibels_above
+from pipeline.features.track import TrackInfo
 
 _FRAME_STATISTICS = ("mean", "std", "median", "p10", "p90")
 _BS1770 = "ITU-R BS.1770-4"
@@ -86,24 +87,63 @@ class Loudness(Extractor):
             ),
         )
 
-    def extract(self, spectra: SharedSpectra) -> Extraction:
-        """Compute the columns of one track; all None for silence and without samples."""
-        values: dict[str, float | None] = {f.name: None for f in self.columns()}
-        levels = spectra.levels()
+    def context_seconds(self, sample_rate: int) -> float:
+        """A frame or a step that begins in a block may end after it."""
+        return 2.0 + self.frame_seconds
+
+    def start(self, track: TrackInfo) -> Running:
+        """Begin a track; all None for silence and without samples."""
+        return _LoudnessRun(self, track)
+
+
+class _LoudnessRun(Running):
+    def __init__(self, loudness: Loudness, track: TrackInfo) -> None:
+        self.loudness, self.rate = loudness, track.native_rate
+        self.levels: ChannelLevels | None = None
+        self.true_peak = 0.0
+        self.steps: list[bs1770.Steps] = []
+        self.frame_power: list[np.ndarray] = []
+
+    def add(self, block: SharedSpectra) -> None:
+        levels = block.levels()
+        if levels is None:
+            return
+        self.levels = levels if self.levels is None else self.levels + levels
+        self.frame_power.append(block.frame_power(self.loudness.frame_seconds))
+        if not levels.square.any() and block.track.one_block:
+            return
+        axis = block.native_axis
+        begin = max(0, axis.start - axis.origin - bs1770.PEAK_CONTEXT)
+        samples = block.native[:, begin : axis.stop - axis.origin]
+        self.true_peak = max(self.true_peak, bs1770.true_peak(samples, self.rate, block.device))
+        if self.rate >= bs1770.LOWEST_RATE:
+            self.steps.append(measure_block(block))
+
+    def finish(self) -> Extraction:
+        values: dict[str, float | None] = {f.name: None for f in self.loudness.columns()}
+        levels = self.levels
         if levels is None or decibels(float(levels.mean_square.mean())) is None:
             return Extraction(values)
         peak = float(levels.peak.max())
         values["loudness_sample_peak_dbfs"] = 20.0 * math.log10(peak)
         values["loudness_rms_dbfs"] = decibels(float(levels.mean_square.mean()))
-        true_peak = bs1770.true_peak(spectra.native, spectra.native_rate, spectra.device)
-        values["loudness_true_peak_dbtp"] = 20.0 * math.log10(max(peak, true_peak))
-        if spectra.native_rate >= bs1770.LOWEST_RATE:
-            channels = spectra.native.shape[0]
-            chunks = spectra.native_chunks(np.float32)
-            steps = bs1770.measure_steps(chunks, channels, spectra.native_rate, spectra.device)
+        values["loudness_true_peak_dbtp"] = 20.0 * math.log10(max(peak, self.true_peak))
+        if self.rate >= bs1770.LOWEST_RATE:
+            steps = bs1770.Steps.joined(self.steps)
             values["loudness_integrated_lufs"] = bs1770.integrated_loudness(steps)
             values["loudness_range_lu"] = bs1770.loudness_range(steps)
-        frames = decibels_above(spectra.frame_power(self.frame_seconds), self.floor_dbfs)
+        frames = decibels_above(np.concatenate(self.frame_power), self.loudness.floor_dbfs)
         for statistic, value in aggregate(frames, _FRAME_STATISTICS).items():
             values[f"loudness_frame_rms_{statistic}_dbfs"] = float(value)
         return Extraction(values)
+
+
+def measure_block(block: SharedSpectra) -> bs1770.Steps:
+    """The K-weighted steps of 100 ms that begin in the block."""
+    axis, rate = block.native_axis, block.native_rate
+    first = bs1770.first_step_from(axis.start, rate)
+    # Up to the end of the last one: it lies in the context, if it lies in the track.
+    stop = axis.stop if axis.last else bs1770.step_start(bs1770.first_step_from(axis.stop, rate), rate)
+    begin = max(axis.origin, axis.start - rate)
+    chunks = block.native_chunks(np.float32, begin, stop)
+    return bs1770.measure_steps(chunks, len(block.native), rate, block.device, begin, first)

@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline.features.base import Extraction, Extractor, column, register
+from pipeline.features.base import Extraction, Extractor, Running, column, register
+from pipeline.features.running import RunningSummary
 from pipeline.features.spectra import SharedSpectra
-from pipeline.features.statistics import aggregate
 from pipeline.features.stft import hann_window
+from pipeline.features.track import TrackInfo
 
 _KLAPURI = "Klapuri and Davy, Signal Processing Methods for Music Transcription, 2006, chapter 5"
 _DUBNOV = "Dubnov, Generalization of spectral flatness measure for non-Gaussian linear processes, 2004"
@@ -111,19 +112,51 @@ class Spectral(Extractor):
             ),
         )
 
-    def extract(self, spectra: SharedSpectra) -> Extraction:
-        """Compute the columns of one track; all None without samples and for silence."""
-        values: dict[str, float | np.ndarray | None] = {f.name: None for f in self.columns()}
-        power = spectra.power(self.n_fft, self.hop_length)
-        frames = describe_frames(power, spectra.sample_rate, self.n_fft, self.roll_percent)
-        sounding = frames.mean_square >= 10.0 ** (self.silence_dbfs / 10.0)
+    def start(self, track: TrackInfo) -> Running:
+        """Begin a track; all None without samples and for silence."""
+        return _SpectralRun(self)
+
+
+class _SpectralRun(Running):
+    def __init__(self, spectral: Spectral) -> None:
+        self.spectral = spectral
+        self.frequencies = RunningSummary(("mean", "std"))
+        self.others = RunningSummary(("mean",))
+
+    def add(self, block: SharedSpectra) -> None:
+        spectral = self.spectral
+        frames = block.result(
+            ("spectral", spectral.n_fft, spectral.hop_length, spectral.roll_percent), self._describe
+        )
+        # The range of the contrast ends so far below the strongest bins of the whole track, as in librosa.
+        loudest = block.track.fact(
+            ("contrast", spectral.n_fft, spectral.hop_length),
+            block.number,
+            lambda: np.array([band.max(initial=0.0) for band in (frames.peak, frames.valley)]),
+            np.maximum,
+        )
+        sounding = frames.mean_square >= 10.0 ** (spectral.silence_dbfs / 10.0)
         if not sounding.any():
+            return
+        rows = np.stack([frames.centroid, frames.bandwidth, frames.rolloff])
+        self.frequencies.add(rows[:, sounding])
+        contrast = _decibels(frames.peak, loudest[0]) - _decibels(frames.valley, loudest[1])
+        self.others.add(np.concatenate([frames.flatness[None], contrast])[:, sounding])
+
+    def _describe(self, block: SharedSpectra) -> SpectralFrames:
+        power = block.power(self.spectral.n_fft, self.spectral.hop_length)
+        return describe_frames(power, block.sample_rate, self.spectral.n_fft, self.spectral.roll_percent)
+
+    def finish(self) -> Extraction:
+        values: dict[str, float | np.ndarray | None] = {f.name: None for f in self.spectral.columns()}
+        if not self.frequencies.frames:
             return Extraction(values)
-        for name in ("centroid", "bandwidth", "rolloff"):
-            for statistic, value in aggregate(getattr(frames, name)[sounding], ("mean", "std")).items():
+        for statistic, found in self.frequencies.values().items():
+            for name, value in zip(("centroid", "bandwidth", "rolloff"), found, strict=True):
                 values[f"spectral_{name}_{statistic}_hz"] = float(value)
-        values["spectral_flatness_mean"] = float(frames.flatness[sounding].mean())
-        values["spectral_contrast_mean"] = frames.contrast[:, sounding].mean(axis=1).astype(np.float32)
+        flatness, *contrast = self.others.values()["mean"]
+        values["spectral_flatness_mean"] = float(flatness)
+        values["spectral_contrast_mean"] = np.array(contrast, dtype=np.float32)
         return Extraction(values)
 
 
@@ -137,7 +170,7 @@ class SpectralFrames:
         bandwidth: Hz.
         rolloff: Hz, the centre of a bin.
         flatness: 0..1.
-        contrast: ``[bands, frames]``, dB.
+        peak, valley: mean magnitude of the strongest and of the weakest bins, ``[bands, frames]``.
     """
 
     mean_square: np.ndarray
@@ -145,7 +178,15 @@ class SpectralFrames:
     bandwidth: np.ndarray
     rolloff: np.ndarray
     flatness: np.ndarray
-    contrast: np.ndarray
+    peak: np.ndarray
+    valley: np.ndarray
+
+    @property
+    def contrast(self) -> np.ndarray:
+        """Contrast of a track that is these frames, ``[bands, frames]``, dB."""
+        return _decibels(self.peak, self.peak.max(initial=0.0)) - _decibels(
+            self.valley, self.valley.max(initial=0.0)
+        )
 
 
 def describe_frames(
@@ -175,8 +216,7 @@ def describe_frames(
             rows[row, chunk] = _mean_of_largest(band, count)
             rows[row + len(bands), chunk] = -_mean_of_largest(-band, count)
     values = rows.cpu().numpy()
-    contrast = _decibels(values[5 : 5 + len(bands)]) - _decibels(values[5 + len(bands) :])
-    return SpectralFrames(*values[:5], contrast)
+    return SpectralFrames(*values[:5], values[5 : 5 + len(bands)], values[5 + len(bands) :])
 
 
 def contrast_bands(sample_rate: int, n_fft: int) -> list[tuple[int, int, int]]:
@@ -253,7 +293,7 @@ def _mean_of_largest(band: torch.Tensor, count: int) -> torch.Tensor:
     return candidates.T.contiguous().topk(count, dim=1, sorted=False).values.mean(dim=1)
 
 
-def _decibels(magnitude: np.ndarray) -> np.ndarray:
+def _decibels(magnitude: np.ndarray, loudest: float) -> np.ndarray:
     """``librosa.power_to_db`` with its default reference, least value and range; same shape."""
-    decibels = 10.0 * np.log10(np.maximum(magnitude, _LEAST))
-    return np.maximum(decibels, decibels.max(initial=-np.inf) - _CONTRAST_TOP_DB)
+    least = max(_LEAST, float(loudest) * 10.0 ** (-_CONTRAST_TOP_DB / 10.0))
+    return 10.0 * np.log10(np.maximum(magnitude, least))

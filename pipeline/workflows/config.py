@@ -16,6 +16,7 @@ from typing import Any, Optional
 from pipeline.dataset.storage import public_uri
 from pipeline.errors import UserError
 from pipeline.features import REGISTRY, Extractor
+from pipeline.features.run import BLOCK_SECONDS
 from pipeline.models.separation import BACKEND_NAMES
 
 AGGREGATES = ("mean", "weighted", "robust")
@@ -24,7 +25,7 @@ ON_UNAVAILABLE = ("skip", "fail")
 BLOB_NAMES = tuple(
     field_.name.removesuffix("_blob")
     for name in sorted(REGISTRY)
-    for field_ in REGISTRY[name]().columns()
+    for field_ in REGISTRY[name].widest().columns()
     if field_.name.endswith("_blob")
 )
 GPU_STAGES = ("features", "clap", "separation")
@@ -142,6 +143,7 @@ def _features_config_class() -> type:
     fields: list[tuple] = [
         ("enabled", list[str], field(default_factory=lambda: sorted(REGISTRY))),
         ("sample_rate", int, field(default=22050)),
+        ("block_seconds", float, field(default=BLOCK_SECONDS)),
     ]
     for name in sorted(REGISTRY):
         config = extractor_config_class(REGISTRY[name])
@@ -244,6 +246,8 @@ def _check_features(config: ExtractConfig) -> None:
             raise UserError(f"features.enabled names {name} twice")
     if not 4000 <= config.features.sample_rate <= 192000:
         raise UserError(f"features.sample_rate={config.features.sample_rate} must lie within 4000..192000 Hz")
+    if not 10 <= config.features.block_seconds <= 3600:
+        raise UserError(f"features.block_seconds={config.features.block_seconds:g} must lie within 10..3600")
     for extractor in config.extractors():
         try:
             extractor.check()

@@ -193,6 +193,8 @@ def build_graph(config: ExtractConfig, models: Models, output: Output, run_id: s
         views.append(ViewSpec("native", None, None, last["features"]))
     if "mono" in wanted:
         views.append(ViewSpec("mono", config.features.sample_rate, 1, last["features"]))
+    if "channels" in wanted:
+        views.append(ViewSpec("channels", config.features.sample_rate, None, last["features"]))
     if "clap" in last:
         views.append(ViewSpec("clap", 48000, 1, last["clap"]))
     if "separation" in last:
@@ -219,6 +221,7 @@ def build_graph(config: ExtractConfig, models: Models, output: Output, run_id: s
             "seed": config.seed,
             "blob_names": config.blobs.names,
             "max_inline_elements": config.blobs.max_inline_elements,
+            "block_seconds": config.features.block_seconds,
             "drop": drops.get("features", frozenset()),
         }),
         "clap": (ClapStage, {

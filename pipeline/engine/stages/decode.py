@@ -40,7 +40,7 @@ class ViewSpec:
     """A form of the audio that later stages read.
 
     Args:
-        name: ``mono``, ``native``, ``clap`` or ``separation``.
+        name: ``mono``, ``native``, ``channels``, ``clap`` or ``separation``.
         sample_rate: Hz; None keeps the file's.
         channels: 1 mixes down, 2 makes stereo, None keeps the file's.
         last_stage: position in the graph of the last stage that reads it.
