@@ -44,6 +44,40 @@ def resample(x: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     return y
 
 
+class StreamResampler:
+    """`resample` of a signal that comes in blocks; together the blocks that go out are the same, within 1e-6.
+
+    Args:
+        from_rate: Hz.
+        to_rate: Hz.
+        channels: number of channels.
+    """
+
+    def __init__(self, from_rate: int, to_rate: int, channels: int) -> None:
+        self.rates = from_rate, to_rate
+        self._streams = [
+            soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32", quality="HQ") for _ in range(channels)
+        ]
+        self._taken, self._given = 0, 0
+
+    def push(self, block: np.ndarray, last: bool = False) -> np.ndarray:
+        """What is ready after the next block, ``[channels, n]`` → float32 ``[channels, any]``; all with ``last``."""
+        self._taken += block.shape[-1]
+        if self.rates[0] == self.rates[1]:
+            return np.array(block, dtype=np.float32)
+        ready = [
+            stream.resample_chunk(np.ascontiguousarray(channel, dtype=np.float32), last)
+            for stream, channel in zip(self._streams, block, strict=True)
+        ]
+        converted = np.stack(ready).reshape(len(block), -1)
+        if last:
+            rest = -(-self._taken * self.rates[1] // self.rates[0]) - self._given
+            short = max(0, rest - converted.shape[1])
+            converted = np.pad(converted[:, :rest], ((0, 0), (0, short)))
+        self._given += converted.shape[1]
+        return converted
+
+
 def to_mono(samples: np.ndarray) -> np.ndarray:
     """Mean of the channels, as ``librosa.to_mono``: ``[channels, samples]`` to ``[1, samples]``."""
     return samples if samples.shape[0] == 1 else samples.mean(axis=0, keepdims=True, dtype=np.float32)

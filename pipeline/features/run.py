@@ -18,7 +18,7 @@ BLOCK_SECONDS = 600.0
 
 # Blocks of the mono view begin on multiples of this, so that the constant-Q transform, which halves the rate
 # again and again, sees the same samples wherever a block begins.
-_ALIGNMENT = 4096
+ALIGNMENT = 4096
 
 # Tuning first, then what depends on it: no extractor asks for facts in more steps than this.
 _MOST_PASSES = 4
@@ -75,7 +75,7 @@ class TrackAudio:
 
     def _steps(self) -> tuple[int, int]:
         """Samples per block of the mono and of the native view."""
-        mono = max(1, round(self.block_seconds * self.sample_rate / _ALIGNMENT)) * _ALIGNMENT
+        mono = max(1, round(self.block_seconds * self.sample_rate / ALIGNMENT)) * ALIGNMENT
         return mono, round(mono * self.native_rate / self.sample_rate)
 
     def blocks(self) -> Iterator[SharedSpectra]:
@@ -121,7 +121,7 @@ def block_axis(number: int, count: int, step: int, length: int, context: int) ->
     start = min(number * step, length)
     last = number == count - 1
     stop = length if last else min(start + step, length)
-    origin = max(0, start - -(-context // _ALIGNMENT) * _ALIGNMENT)
+    origin = max(0, start - -(-context // ALIGNMENT) * ALIGNMENT)
     return Axis(origin, start, stop, last)
 
 

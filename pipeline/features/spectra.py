@@ -215,8 +215,9 @@ class SharedSpectra:
         length = max(1, round(frame_seconds * self.native_rate))
         if axis.last and axis.start == 0:
             length = min(length, max(1, axis.stop))
-        # The context holds the rest of a frame that begins in the block and ends after it.
-        stop = axis.stop // length if axis.last else -(-axis.stop // length)
+        # The context holds the rest of a frame that begins in the block, unless the track ends before.
+        at_hand = axis.origin + self.native.shape[-1]
+        stop = min(-(-axis.stop // length), at_hand // length)
         first = -(-axis.start // length)
         frames = max(0, stop - first)
         power = np.empty(frames)
