@@ -20,7 +20,7 @@ import soundfile
 
 from pipeline.audio import containers
 from pipeline.audio.sniff import Kind
-from pipeline.audio.stream import SeekableBytes, codec, open_bytes, recognise
+from pipeline.audio.stream import PcmStream, SeekableBytes, codec, open_bytes, recognise
 from pipeline.audio.validate import (
     MAX_SAMPLES,
     AudioTooLong,
@@ -46,6 +46,7 @@ __all__ = [
     "TruncatedAudio",
     "UnrecognizedFormat",
     "decode",
+    "gather",
     "probe",
 ]
 
@@ -118,10 +119,14 @@ def decode(
     data = data if isinstance(data, bytes) else bytes(data)
     limits = Limits(max_seconds, max_samples)
     with open_bytes(data, name, limits) as stream:
-        expected = stream.expected_frames
-        buffer = SampleBuffer(stream.channels, stream.sample_rate, expected, len(data), limits)
-        for block in stream:
-            buffer.append(block)
+        return gather(stream, len(data), limits)
+
+
+def gather(stream: PcmStream, size: int, limits: Limits) -> Decoded:
+    """All samples of an open file of ``size`` bytes. Raises `DecodeError`, as `decode` does."""
+    buffer = SampleBuffer(stream.channels, stream.sample_rate, stream.expected_frames, size, limits)
+    for block in stream:
+        buffer.append(block)
     samples = buffer.finish()
     channels, count = samples.shape
     return Decoded(

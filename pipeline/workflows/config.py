@@ -102,6 +102,8 @@ class HardwareConfig:
 
     ``gpu_shares.<stage>`` is the n of 1/n GPU per actor; 0 keeps the stage on the CPU.
     ``actors.<stage>`` fixes a pool's size; 0 sizes it from the cluster.
+    Decoded audio of up to ``max_track_bytes`` travels between the stages; of a longer track (40 min of stereo with
+    all stages on) each stage reads the source itself, in pieces. ``max_track_hours`` is the longest taken at all.
     """
 
     name: str = "cpu"
@@ -109,6 +111,8 @@ class HardwareConfig:
     actors: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("decode", *GPU_STAGES), 0))
     block_audio_seconds: float = 300.0
     max_files_per_block: int = 32
+    max_track_bytes: int = 1_500_000_000
+    max_track_hours: float = 24.0
 
 
 @dataclass
@@ -299,6 +303,8 @@ def _check_rest(config: ExtractConfig) -> None:
         raise UserError(f"perf.threads={config.perf.threads} must be at least 1")
     _positive("hardware.block_audio_seconds", config.hardware.block_audio_seconds)
     _positive("hardware.max_files_per_block", config.hardware.max_files_per_block)
+    _positive("hardware.max_track_bytes", config.hardware.max_track_bytes)
+    _positive("hardware.max_track_hours", config.hardware.max_track_hours)
     for stage, share in config.hardware.gpu_shares.items():
         _one_of("hardware.gpu_shares", stage, GPU_STAGES)
         if share < 0:

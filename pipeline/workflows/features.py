@@ -212,6 +212,8 @@ def build_graph(config: ExtractConfig, models: Models, output: Output, run_id: s
             "views": views,
             "storage_options": config.source.storage_options,
             "block_audio_seconds": config.hardware.block_audio_seconds,
+            "max_track_bytes": config.hardware.max_track_bytes,
+            "max_track_hours": config.hardware.max_track_hours,
         }),
         "features": (FeaturesStage, {
             "extractors": extractors,
@@ -222,6 +224,7 @@ def build_graph(config: ExtractConfig, models: Models, output: Output, run_id: s
             "blob_names": config.blobs.names,
             "max_inline_elements": config.blobs.max_inline_elements,
             "block_seconds": config.features.block_seconds,
+            "storage_options": config.source.storage_options,
             "drop": drops.get("features", frozenset()),
         }),
         "clap": (ClapStage, {

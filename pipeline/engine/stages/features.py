@@ -13,9 +13,11 @@ import torch
 from pipeline.dataset.output import blob_path, npy_bytes
 from pipeline.engine.batch import Blob, Track, add_stage, tracks_of
 from pipeline.engine.process import start_torch
+from pipeline.engine.source_file import Fetcher, SourceFile
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.features.base import Extraction, Extractor
-from pipeline.features.run import BLOCK_SECONDS, TrackAudio, run_extractors
+from pipeline.features.run import BLOCK_SECONDS, Outcome, TrackAudio, run_extractors
+from pipeline.features.streamed import StreamedAudio
 
 NAME = "features"
 LARGEST = float(np.finfo(np.float32).max)
@@ -32,12 +34,13 @@ class FeaturesStage:
 
     Args:
         extractors: with their parameters.
-        sample_rate: the DSP rate, for the extractor keys.
+        sample_rate: the DSP rate, Hz.
         device: ``cpu`` or ``cuda``.
         threads, seed: of torch in this process.
         blob_names: series to keep at all.
         max_inline_elements: larger arrays become ``.npy`` files.
         block_seconds: longer tracks are worked on in blocks of this length.
+        storage_options: of the source, for the tracks that are too long to travel.
         drop: names of the columns nobody reads after this stage.
     """
 
@@ -51,14 +54,17 @@ class FeaturesStage:
         blob_names: Sequence[str] = (),
         max_inline_elements: int = 4096,
         block_seconds: float = BLOCK_SECONDS,
+        storage_options: dict[str, Any] | None = None,
         drop: frozenset[str] = frozenset(),
     ) -> None:
         self.device, self.standing = start_torch(NAME, device, threads, seed)
         self.extractors = list(extractors)
+        self.sample_rate = sample_rate
         self.keys = {e.name: e.key(sample_rate) for e in extractors}
         self.blob_names = frozenset(blob_names)
         self.max_inline_elements = max_inline_elements
         self.block_seconds = block_seconds
+        self.fetcher = Fetcher(storage_options)
         self.drop = drop
         self.fields = [f for e in extractors for f in (*e.columns(), pa.field(f"key@{e.name}", pa.string()))]
 
@@ -75,8 +81,7 @@ class FeaturesStage:
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         track.fallbacks.extend(self.standing)
-        audio = self._audio(track)
-        for outcome in run_extractors(self.extractors, audio.track, audio.blocks):
+        for outcome in self._outcomes(track):
             extractor, found = outcome.extractor, outcome.extraction
             stage = f"{NAME}.{extractor.name}"
             cost = Cost(stage, outcome.seconds, self.device, batch_audio_s=track.duration_s or 0.0)
@@ -95,6 +100,29 @@ class FeaturesStage:
         if self.device == "cuda":
             for cost in track.costs:
                 cost.gpu_peak_bytes = torch.cuda.max_memory_allocated()
+
+    def _outcomes(self, track: Track) -> list[Outcome]:
+        if not track.long:
+            audio = self._audio(track)
+            return run_extractors(self.extractors, audio.track, audio.blocks)
+        try:
+            with self.fetcher.fetch(track, NAME) as source:
+                streamed = self._streamed(source)
+                return run_extractors(self.extractors, streamed.track, streamed.blocks)
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:  # noqa: BLE001  the source may be gone since it was decoded
+            return [Outcome(extractor, error=error) for extractor in self.extractors]
+
+    def _streamed(self, source: SourceFile) -> StreamedAudio:
+        return StreamedAudio(
+            source.open,
+            self.sample_rate,
+            self.device,
+            block_seconds=self.block_seconds / 5,
+            context_seconds=max(e.context_seconds(self.sample_rate) for e in self.extractors),
+            every_channel=any("channels" in e.views for e in self.extractors),
+        )
 
     def _audio(self, track: Track) -> TrackAudio:
         wanted = {view for e in self.extractors for view in e.views}
