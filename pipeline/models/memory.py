@@ -14,6 +14,9 @@ class MemoryProbe(Protocol):
     def available(self, device: str) -> int | None:
         """Bytes that this process may still allocate on ``device``; None where nobody can say."""
 
+    def limit(self, device: str, fraction: float) -> None:
+        """Hold this process to ``fraction`` (0..1) of ``device``'s memory: what exceeds it is out of memory."""
+
     def start(self, device: str) -> None:
         """Begin to watch what is allocated on ``device``."""
 
@@ -39,6 +42,10 @@ class TorchMemory:
         budget = int(total * torch.cuda.get_per_process_memory_fraction(device))
         # What the allocator holds and no tensor uses is ours already.
         return max(0, min(free + reserved, budget) - allocated)
+
+    def limit(self, device: str, fraction: float) -> None:
+        """Of tensors: the CUDA context and its libraries, some hundred MB per process, come on top."""
+        torch.cuda.set_per_process_memory_fraction(fraction, torch.device(device).index or 0)
 
     def start(self, device: str) -> None:
         torch.cuda.reset_peak_memory_stats(device)
