@@ -101,7 +101,10 @@ class HardwareConfig:
     """A profile: which share of a GPU each stage takes and how much audio travels in a block.
 
     ``gpu_shares.<stage>`` is the n of 1/n GPU per actor; 0 keeps the stage on the CPU.
-    ``actors.<stage>`` fixes a pool's size; 0 sizes it from the cluster.
+    ``actors.<stage>`` fixes a pool's size; 0 sizes it from the cluster. ``gpu_memory_fraction`` of a card is what
+    all actors on it may use together, each its 1/n of it. ``vram_bytes.<stage>`` is what one actor needs there, for
+    ``hardware=auto``; 0 takes the estimate of `pipeline.engine.sizing`. ``auto`` fills in ``gpu_shares``, ``actors``
+    that are 0, and the two block sizes where they are 0.
     Decoded audio of up to ``max_track_bytes`` travels between the stages; of a longer track (40 min of stereo with
     all stages on) each stage reads the source itself, in pieces. ``max_track_hours`` is the longest taken at all.
     """
@@ -109,6 +112,8 @@ class HardwareConfig:
     name: str = "cpu"
     gpu_shares: dict[str, int] = field(default_factory=lambda: dict.fromkeys(GPU_STAGES, 0))
     actors: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("decode", *GPU_STAGES), 0))
+    gpu_memory_fraction: float = 0.75
+    vram_bytes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(GPU_STAGES, 0))
     block_audio_seconds: float = 300.0
     max_files_per_block: int = 32
     max_track_bytes: int = 1_500_000_000
@@ -301,18 +306,39 @@ def _check_rest(config: ExtractConfig) -> None:
         raise UserError(f"max_failure_rate={config.max_failure_rate:g} must lie within 0..1")
     if config.perf.threads < 1:
         raise UserError(f"perf.threads={config.perf.threads} must be at least 1")
-    _positive("hardware.block_audio_seconds", config.hardware.block_audio_seconds)
-    _positive("hardware.max_files_per_block", config.hardware.max_files_per_block)
-    _positive("hardware.max_track_bytes", config.hardware.max_track_bytes)
-    _positive("hardware.max_track_hours", config.hardware.max_track_hours)
-    for stage, share in config.hardware.gpu_shares.items():
+    _check_hardware(config.hardware)
+
+
+def _check_hardware(hardware: HardwareConfig) -> None:
+    for key in ("block_audio_seconds", "max_files_per_block"):
+        value = getattr(hardware, key)
+        if hardware.name != "auto" or value != 0:
+            _positive(f"hardware.{key}", value)
+    _positive("hardware.max_track_bytes", hardware.max_track_bytes)
+    _positive("hardware.max_track_hours", hardware.max_track_hours)
+    if not 0 < hardware.gpu_memory_fraction <= 1:
+        raise UserError(
+            f"hardware.gpu_memory_fraction={hardware.gpu_memory_fraction:g} must lie within 0..1, above 0"
+        )
+    for stage, share in hardware.gpu_shares.items():
         _one_of("hardware.gpu_shares", stage, GPU_STAGES)
         if share < 0:
             raise UserError(f"hardware.gpu_shares.{stage}={share} must be 0 (CPU) or the n of 1/n GPU")
-    for stage, count in config.hardware.actors.items():
+        if share and hardware.name == "auto":
+            raise UserError(
+                f"hardware.gpu_shares.{stage}={share}: hardware=auto works it out; type hardware=gpu_small to fix it, "
+                f"or hardware.vram_bytes.{stage}=BYTES to say what it needs"
+            )
+    for stage, count in hardware.actors.items():
         _one_of("hardware.actors", stage, ("decode", *GPU_STAGES))
         if count < 0:
             raise UserError(f"hardware.actors.{stage}={count} must be 0 (automatic) or a number of actors")
+    for stage, size in hardware.vram_bytes.items():
+        _one_of("hardware.vram_bytes", stage, GPU_STAGES)
+        if size < 0:
+            raise UserError(
+                f"hardware.vram_bytes.{stage}={size} must be 0 (an estimate) or a number of bytes"
+            )
 
 
 # Storage options whose values are safe to write down; whatever else a file system takes may be a secret.

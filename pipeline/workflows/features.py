@@ -40,6 +40,7 @@ from pipeline.report.overview import overview
 from pipeline.report.performance import markdown, performance
 from pipeline.workflows.availability import Models, find_models
 from pipeline.workflows.config import ExtractConfig, HardwareConfig, redacted
+from pipeline.workflows.hardware import resolve_hardware
 
 BLOCKS_PER_CPU = 16
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_FAILURES = 0, 1, 2, 3
@@ -126,13 +127,22 @@ def _run(
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
     env = environment(devices)
+    hardware, reasons = resolve_hardware(config.hardware, stage_names(config, models))
+    for reason in reasons:
+        folder.log("device", reason)
+    config = dataclasses.replace(config, hardware=hardware)
     folder.write("config.yaml", yaml.safe_dump(redacted(config), sort_keys=False, allow_unicode=True))
     folder.write_json("environment.json", env)
-    hardware = config.hardware
     blocks = plan_blocks(items, hardware, cluster.cpus)
     nodes = build_graph(config, models, output, folder.run_id)
     resources = plan_resources(
-        [n.name for n in nodes], cluster.cpus, cluster.gpus, hardware.gpu_shares, hardware.actors, len(blocks)
+        [n.name for n in nodes],
+        cluster.cpus,
+        cluster.gpus,
+        hardware.gpu_shares,
+        hardware.actors,
+        len(blocks),
+        config.perf.threads,
     )
     _log_plan(folder, cluster, nodes, resources, blocks, config, models)
     if config.output.overwrite:
@@ -144,7 +154,8 @@ def _run(
     )
     startup = time.perf_counter() - started
     said = {(f.stage, f.wanted, f.used) for f in models.fallbacks}
-    busy, error = _execute(blocks, nodes, resources, cluster, progress, folder, said)
+    fraction = hardware.gpu_memory_fraction
+    busy, error = _execute(blocks, nodes, resources, cluster, progress, folder, said, fraction)
     try:
         _reconcile(blocks, nodes, progress, folder)
         result = _finish(config, output, folder, progress, env, startup, busy)
@@ -179,13 +190,19 @@ def plan_blocks(items: Sequence[SourceItem], hardware: HardwareConfig, cpus: flo
     )
 
 
+def stage_names(config: ExtractConfig, models: Models) -> list[str]:
+    """The stages before the sink that this config asks for and the found models allow, in order."""
+    names = ["decode"]
+    names += ["features"] * bool(config.extractors())
+    names += ["clap"] * bool(models.clap_checkpoint)
+    names += ["separation"] * config.separation.enabled
+    return names
+
+
 def build_graph(config: ExtractConfig, models: Models, output: Output, run_id: str) -> list[Node]:
     """The stages that this config asks for and the found models allow, in order."""
     extractors = config.extractors()
-    names = ["decode"]
-    names += ["features"] * bool(extractors)
-    names += ["clap"] * bool(models.clap_checkpoint)
-    names += ["separation"] * config.separation.enabled
+    names = stage_names(config, models)
     last = {name: i for i, name in enumerate(names)}
     wanted = {view for e in extractors for view in e.views}
     views = []
@@ -303,6 +320,7 @@ def _execute(
     progress: Progress,
     folder: RunFolder,
     said: set[tuple[str, str, str]],
+    gpu_memory_fraction: float,
 ) -> tuple[dict[str, float], BaseException | None]:
     """Run the graph, naming each kind of fallback once; those in ``said`` are known already.
 
@@ -310,7 +328,7 @@ def _execute(
         the actors' busy seconds by Ray's clock, and the error that ended the run, if any.
     """
     try:
-        dataset = build_dataset(blocks, nodes, resources, cluster.environment)
+        dataset = build_dataset(blocks, nodes, resources, cluster.environment, gpu_memory_fraction)
         for receipt in receipts(dataset):
             progress.add(receipt)
             for stage, wanted, used, reason, _ in receipt["fallbacks"]:
