@@ -18,6 +18,11 @@ from torch import Tensor
 from pipeline.audio.reader import AudioReader
 
 
+STEMS = ("vocals", "drums", "bass", "other", "guitar", "piano", "accompaniment")
+"""Every stem that has columns in ``tracks``."""
+SAMPLE_RATE = 44100
+"""Rate of the audio that the stage hands out, Hz: that of every published model."""
+
 
 class BackendUnavailable(Exception):
     """This backend cannot run here: weights or a package are missing. The message says what to type."""
@@ -81,7 +86,7 @@ class Separator:
     version: ClassVar[str]
     cpu_speed: float
     sources: tuple[str, ...]
-    sample_rate: int = 44100
+    sample_rate: int = SAMPLE_RATE
     segment: float
     batch_items: int = 1
     device: torch.device

@@ -17,7 +17,6 @@ it has the checksum that the demucs package states, and nothing is downloaded un
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from collections.abc import Iterator
 
@@ -36,6 +35,7 @@ from pipeline.models.separation.base import (
     register,
 )
 from pipeline.models.separation.demucs_weights import find_model
+from pipeline.models.separation.overlap import parameters_hash, triangle
 
 OVERLAP = 0.25
 DEFAULT_MODEL = "htdemucs"
@@ -74,9 +74,9 @@ class Demucs(Separator):
         self.cpu_speed = Demucs.cpu_speed / len(self.models)
         self.batch_items = 1 if self.device.type == "cpu" else 16
         self._size = int(first.samplerate * first.segment)
-        self._weight = _triangle(self._size).to(self.device)
+        self._weight = triangle(self._size).to(self.device)
         self.mix = self.mix.to(self.device)
-        self._digest = _digest(self.models, self.mix)
+        self._digest = parameters_hash(self.models, str(self.mix.tolist()))
 
     @classmethod
     def load(cls, device: str = "cpu", options: SeparationOptions | None = None) -> Demucs:
@@ -146,20 +146,3 @@ def _members(model: nn.Module, name: str) -> tuple[list[nn.Module], Tensor]:
 def _valid_length(model: nn.Module, length: int) -> int:
     """What `demucs.apply.apply_model` pads a stretch of this length to."""
     return int(model.valid_length(length)) if hasattr(model, "valid_length") else length
-
-
-def _triangle(size: int) -> Tensor:
-    """demucs's transition weights with ``transition_power=1``."""
-    rising = torch.arange(1, size // 2 + 1)
-    weight = torch.cat([rising, torch.arange(size - size // 2, 0, -1)])
-    return weight / weight.max()
-
-
-def _digest(models: list[nn.Module], mix: Tensor) -> str:
-    """Sha256 over the parameters, so that it is the same however the weights were packed."""
-    sha = hashlib.sha256(mix.cpu().numpy().tobytes())
-    for model in models:
-        for name, tensor in sorted(model.state_dict().items()):
-            sha.update(name.encode())
-            sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return sha.hexdigest()

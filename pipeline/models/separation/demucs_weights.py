@@ -115,7 +115,7 @@ def _download(name: str) -> nn.Module:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise BackendUnavailable(f"{name} is in no cache of this machine and HF_HUB_OFFLINE is set: unset it")
     try:
-        with _timeout(_TIMEOUT_SECONDS):
+        with socket_timeout():
             return get_model(name)
     # Whatever the clients of two hubs raise: the user gets one line.
     except (Exception, SystemExit) as error:
@@ -136,7 +136,7 @@ def _loaded(name: str, where: Path, load: Callable[[], nn.Module]) -> nn.Module:
 
 
 @contextlib.contextmanager
-def _timeout(seconds: float) -> Iterator[None]:
+def socket_timeout(seconds: float = _TIMEOUT_SECONDS) -> Iterator[None]:
     """No socket opened meanwhile waits longer for an answer."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
