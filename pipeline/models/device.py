@@ -126,11 +126,23 @@ def bf16_supported(device: str) -> bool:
     return product.dtype == torch.bfloat16 and bool(close)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that memory ran out, on a GPU or on the host.
+# What libraries below torch say when an allocation of their own failed; torch passes it on as a RuntimeError.
+_ALLOCATION_FAILED = (
+    "DefaultCPUAllocator",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUFFT_ALLOC_FAILED",
+)
 
-    Torch's CPU allocator raises a plain ``RuntimeError``; only its text tells.
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that memory ran out, on a GPU or on the host, and less of it may do.
+
+    Torch's CPU allocator and CUDA's libraries end in a plain ``RuntimeError``; only its text tells. A
+    ``torch.AcceleratorError`` never counts: the GPU context is lost, so nothing can be tried again.
     """
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    if not isinstance(error, RuntimeError) or isinstance(error, torch.AcceleratorError):
+        return False
+    return any(sign in str(error) for sign in _ALLOCATION_FAILED)
