@@ -17,7 +17,6 @@ from torch import Tensor
 
 from pipeline.audio.reader import AudioReader
 
-
 STEMS = ("vocals", "drums", "bass", "other", "guitar", "piano", "accompaniment")
 """Every stem that has columns in ``tracks``."""
 SAMPLE_RATE = 44100
@@ -63,8 +62,11 @@ class Window(NamedTuple):
 class Level(NamedTuple):
     """Mean and standard deviation that the network expects to be taken out, and that are put back."""
 
-    mean: float = 0.0
-    scale: float = 1.0
+    mean: float
+    scale: float
+
+
+UNTOUCHED = Level(0.0, 1.0)
 
 
 class Separator:
@@ -115,7 +117,7 @@ class Separator:
         raise NotImplementedError
 
     def transition(self, size: int) -> Tensor | None:
-        """Weights ``[n]`` of a window's output, ``n >= length``, divided by their sum after adding.
+        """Weights ``[n]`` of a window's output, on the host, ``n >= length``; divided by their sum after adding.
 
         None adds the outputs as they are.
         """
@@ -127,7 +129,7 @@ class Separator:
         Raises:
             ValueError: it holds NaN or infinity.
         """
-        return Level()
+        return UNTOUCHED
 
     def separate(self, batch: Tensor) -> Tensor:
         """The stems of a batch of windows, each on its own.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pipeline.errors import Fallback, UserError
+from pipeline.models.model_cache import MODELS, ModelKey
 from pipeline.models.separation.base import (
     REGISTRY,
     SAMPLE_RATE,
@@ -23,7 +24,9 @@ AUTO_CPU_SECONDS = 60.0
 # On a CPU `auto` takes whatever runs this many times faster than the music, however long the track is.
 AUTO_SPEED = 4.0
 
-_LOADED: dict[tuple[str, str, SeparationOptions], Separator | BackendUnavailable] = {}
+# Why a backend is not there; those that are lie in the cache of models.
+_MISSING: dict[ModelKey, str] = {}
+_ASKED: set[ModelKey] = set()
 
 
 class Choice(NamedTuple):
@@ -53,32 +56,33 @@ def load_backend(name: str, device: str = "cpu", options: SeparationOptions | No
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(known)}"
         raise UserError(f"separation.backends: there is no backend {name!r}: {hint}")
-    key = (name, device, options or SeparationOptions())
-    if key not in _LOADED:
-        _LOADED[key] = _load(*key)
-    outcome = _LOADED[key]
-    if isinstance(outcome, BackendUnavailable):
-        # A new one each time: a raised exception keeps the frames of whoever caught it.
-        raise BackendUnavailable(str(outcome))
-    return outcome
+    options = options or SeparationOptions()
+    key = ModelKey(f"separation:{name}", repr(options), device)
+    if key not in _MISSING:
+        _ASKED.add(key)
+        try:
+            return MODELS.get(key, lambda: _load(name, device, options))
+        except BackendUnavailable as error:
+            _MISSING[key] = str(error)
+    raise BackendUnavailable(_MISSING[key])
 
 
-def _load(name: str, device: str, options: SeparationOptions) -> Separator | BackendUnavailable:
-    try:
-        separator = REGISTRY[name].load(device, options)
-    except BackendUnavailable as error:
-        return error.with_traceback(None)
+def _load(name: str, device: str, options: SeparationOptions) -> Separator:
+    separator = REGISTRY[name].load(device, options)
     if separator.sample_rate != SAMPLE_RATE:
-        return BackendUnavailable(f"its model works at {separator.sample_rate} Hz and not at {SAMPLE_RATE}")
+        raise BackendUnavailable(f"its model works at {separator.sample_rate} Hz and not at {SAMPLE_RATE}")
     strange = [stem for stem in separator.sources if stem not in STEMS]
     if strange:
-        return BackendUnavailable(f"its model has stems without a column: {', '.join(strange)}")
+        raise BackendUnavailable(f"its model has stems without a column: {', '.join(strange)}")
     return separator
 
 
 def forget_backends() -> None:
-    """Load afresh from now on, for example after weights were fetched."""
-    _LOADED.clear()
+    """Load afresh from now on, for example after weights were fetched; the memory is given back."""
+    _MISSING.clear()
+    for key in _ASKED:
+        MODELS.release(key)
+    _ASKED.clear()
 
 
 def choose(

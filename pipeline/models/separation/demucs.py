@@ -25,7 +25,6 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.audio.reader import AudioReader, blocks
-from pipeline.models.separation.amp import use_amp
 from pipeline.models.separation.base import (
     BackendUnavailable,
     Level,
@@ -35,7 +34,8 @@ from pipeline.models.separation.base import (
     register,
 )
 from pipeline.models.separation.demucs_weights import find_model
-from pipeline.models.separation.overlap import parameters_hash, triangle
+from pipeline.models.separation.networks import parameters_hash, use_amp
+from pipeline.models.separation.overlap import triangle
 
 OVERLAP = 0.25
 DEFAULT_MODEL = "htdemucs"
@@ -60,7 +60,11 @@ class Demucs(Separator):
     cpu_speed = 0.8
 
     def __init__(
-        self, model: nn.Module, device: str | torch.device = "cpu", amp: bool = False, name: str = DEFAULT_MODEL
+        self,
+        model: nn.Module,
+        device: str | torch.device = "cpu",
+        amp: bool = False,
+        name: str = DEFAULT_MODEL,
     ) -> None:
         self.device = torch.device(device)
         self.amp = amp
@@ -74,7 +78,7 @@ class Demucs(Separator):
         self.cpu_speed = Demucs.cpu_speed / len(self.models)
         self.batch_items = 1 if self.device.type == "cpu" else 16
         self._size = int(first.samplerate * first.segment)
-        self._weight = triangle(self._size).to(self.device)
+        self._weight = triangle(self._size)
         self.mix = self.mix.to(self.device)
         self._digest = parameters_hash(self.models, str(self.mix.tolist()))
 
@@ -132,7 +136,9 @@ def _members(model: nn.Module, name: str) -> tuple[list[nn.Module], Tensor]:
     weights = torch.tensor(model.weights if hasattr(model, "models") else [[1.0] * len(model.sources)])
     first = members[0]
     if int(first.audio_channels) != 2:
-        raise BackendUnavailable(f"{name} takes {first.audio_channels} channel(s): only stereo models fit here")
+        raise BackendUnavailable(
+            f"{name} takes {first.audio_channels} channel(s): only stereo models fit here"
+        )
     full = int(first.samplerate * first.segment)
     layouts = {(m.segment, _valid_length(m, full), _valid_length(m, full // 2)) for m in members}
     if len(layouts) > 1:

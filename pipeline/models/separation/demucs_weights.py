@@ -52,7 +52,9 @@ def _from_folder(name: str, folder: Path) -> nn.Module:
     if not (folder / f"{name}.yaml").is_file() and not any(
         path.suffix == ".th" and path.stem.split("-")[0] == name for path in folder.iterdir()
     ):
-        known = sorted({path.stem.split("-")[0] for path in folder.iterdir() if path.suffix in (".yaml", ".th")})
+        known = sorted(
+            {path.stem.split("-")[0] for path in folder.iterdir() if path.suffix in (".yaml", ".th")}
+        )
         raise UserError(
             f"separation.demucs_model={name}: {folder} holds {', '.join(known) or 'no model'} "
             "(NAME.yaml or SIGNATURE.th)"
@@ -92,10 +94,7 @@ def _from_torch_cache(name: str) -> nn.Module | None:
 
     urls = _parse_remote_files(REMOTE_ROOT / "files.txt")
     bag_file = REMOTE_ROOT / f"{name}.yaml"
-    if bag_file.is_file():
-        bag = yaml.safe_load(bag_file.read_text(encoding="utf-8"))
-    else:
-        bag = {"models": [name]}
+    bag = yaml.safe_load(bag_file.read_text(encoding="utf-8")) if bag_file.is_file() else {"models": [name]}
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     files = [folder / urls[sig].rsplit("/", 1)[-1] for sig in bag["models"] if sig in urls]
     if len(files) < len(bag["models"]) or not all(file.is_file() for file in files):

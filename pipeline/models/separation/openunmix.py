@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from pipeline.audio.reader import AudioReader, blocks
 from pipeline.errors import UserError
 from pipeline.models.separation.base import (
+    UNTOUCHED,
     BackendUnavailable,
     Level,
     SeparationOptions,
@@ -28,7 +29,8 @@ from pipeline.models.separation.base import (
     Window,
     register,
 )
-from pipeline.models.separation.overlap import parameters_hash, triangle
+from pipeline.models.separation.networks import parameters_hash
+from pipeline.models.separation.overlap import triangle
 
 SEGMENT_SECONDS = 30.0
 OVERLAP = 0.25
@@ -73,7 +75,7 @@ class OpenUnmix(Separator):
         self.segment = SEGMENT_SECONDS
         self.batch_items = 1 if self.device.type == "cpu" else 4
         self._size = int(self.sample_rate * SEGMENT_SECONDS)
-        self._weight = triangle(self._size).to(self.device)
+        self._weight = triangle(self._size)
         self._digest = parameters_hash([separator])
 
     @classmethod
@@ -108,7 +110,7 @@ class OpenUnmix(Separator):
 
     def level(self, audio: AudioReader) -> Level | None:
         """As it is; the filter divides by the energy of the mix, which silence does not have."""
-        return Level() if any(block.any() for block in blocks(audio)) else None
+        return UNTOUCHED if any(block.any() for block in blocks(audio)) else None
 
     def separate(self, batch: Tensor) -> Tensor:
         # The Wiener filter's matrix inversions need float32, and the rest gains too little from less.
@@ -168,7 +170,9 @@ def _from_folder(folder: Path) -> nn.Module:
     try:
         channels = json.loads((folder / "separator.json").read_text(encoding="utf-8"))["nb_channels"]
         if channels != 2 or len(targets) < 2:
-            raise ValueError(f"{channels} channel(s) and {len(targets)} target(s): at least 2 of both are needed")
+            raise ValueError(
+                f"{channels} channel(s) and {len(targets)} target(s): at least 2 of both are needed"
+            )
         with torch.random.fork_rng(devices=[]):
             return load_separator(str(folder), targets=targets, niter=1, device="cpu")
     except Exception as error:

@@ -18,7 +18,6 @@ from torch.nn import functional
 
 from pipeline.errors import UserError
 from pipeline.models import weights
-from pipeline.models.separation.amp import use_amp
 from pipeline.models.separation.base import (
     BackendUnavailable,
     SeparationOptions,
@@ -26,6 +25,7 @@ from pipeline.models.separation.base import (
     Window,
     register,
 )
+from pipeline.models.separation.networks import use_amp
 from pipeline.models.separation.stft import HOP_LENGTH, frame_windows, spectrum, waveform
 
 WEIGHTS = "spleeter-2stems"

@@ -16,7 +16,11 @@ import torch
 from torch import Tensor
 
 from pipeline.audio.reader import ArrayReader, AudioReader
-from pipeline.models.separation.base import Level, Separator, Window
+from pipeline.errors import Fallback
+from pipeline.models.batching import BatchRunner
+from pipeline.models.memory import MemoryProbe
+from pipeline.models.separation.base import Separator, Window
+from pipeline.models.separation.overlap import OverlapAdd, read_window
 
 # Length of the blocks of a silent track, which no window sets.
 _SILENCE = 1 << 18
@@ -51,81 +55,12 @@ class BatchShare:
     audio_s: float = 0.0
 
 
-class OverlapAdd:
-    """Adds the windows of one track and hands out what is complete.
-
-    Args:
-        samples: length of the track; what is handed out sums to it exactly.
-        level: what was taken out of the track and is put back.
-    """
-
-    def __init__(self, samples: int, level: Level = Level()) -> None:
-        self._samples, self._level = samples, level
-        self._sum: Tensor | None = None
-        self._weights: Tensor | None = None
-        self._position = 0
-
-    def add(self, window: Window, stems: Tensor, weight: Tensor | None) -> np.ndarray:
-        """Take the next window and return the samples before it, which no later one can change.
-
-        Args:
-            window: its place; offsets rise.
-            stems: ``[sources, 2, window.size]``.
-            weight: ``[n]``, ``n >= window.length``, or None for 1 without normalisation.
-
-        Returns:
-            float32 ``[sources, 2, n]``; ``n`` may be 0.
-        """
-        first = window.offset - window.start
-        kept = stems[..., first : first + window.length].float()
-        if self._sum is None:
-            self._position = window.offset
-            self._sum = kept.new_zeros(*kept.shape[:-1], 0)
-            self._weights = None if weight is None else weight.new_zeros(0)
-        complete = self._take(window.offset)
-        self._sum = _grown(self._sum, window.length)
-        if weight is None:
-            self._sum[..., : window.length] += kept.to(self._sum.device)
-            return complete
-        weight = weight[: window.length]
-        self._weights = _grown(self._weights, window.length)
-        self._weights[: window.length] += weight
-        self._sum[..., : window.length] += (weight * kept.to(weight.device)).to(self._sum.device)
-        return complete
-
-    def rest(self) -> np.ndarray:
-        """What is left after the last window."""
-        return self._take(self._position + self._sum.shape[-1])
-
-    def _take(self, until: int) -> np.ndarray:
-        count = until - self._position
-        done = self._sum[..., :count]
-        if self._weights is not None:
-            done = done / self._weights[:count]
-            self._weights = self._weights[count:].clone()
-        # A view would keep the whole buffer alive.
-        self._sum = self._sum[..., count:].clone()
-        start = min(count, max(0, -self._position))
-        end = max(start, min(count, self._samples - self._position))
-        self._position = until
-        done = done[..., start:end]
-        if self._level != Level():
-            done = done * self._level.scale + self._level.mean
-        return done.cpu().numpy()
-
-
-def _grown(buffer: Tensor, size: int) -> Tensor:
-    missing = size - buffer.shape[-1]
-    return torch.nn.functional.pad(buffer, (0, missing)) if missing > 0 else buffer
-
-
 class _Track:
     """What is in flight of one track."""
 
     def __init__(self, number: int, reader: AudioReader) -> None:
         self.number, self.reader = number, reader
         self.overlap_add: OverlapAdd | None = None
-        self.level = Level()
         self.pending = 0  # windows cut and not yet added
         self.cut = False  # whether all windows are
         self.failed = False
@@ -143,22 +78,28 @@ class SeparationStream:
     Args:
         separator: the backend.
         tracks: stereo, at ``separator.sample_rate``.
-        run: what runs a batch; by default ``separator.separate``.
+        on_cpu: gives the same backend on the CPU, for a window that the GPU has no memory for.
+        memory: see `BatchRunner`.
 
     Attributes:
         shares: per track, the largest batch it was in, once it is done.
+        fallbacks: per track, the steps that were taken because memory ran out.
     """
 
     def __init__(
         self,
         separator: Separator,
         tracks: Sequence[AudioReader],
-        run: Callable[[Tensor], Tensor] | None = None,
+        on_cpu: Callable[[], Separator] | None = None,
+        memory: MemoryProbe | None = None,
     ) -> None:
         self.separator = separator
         self.shares = [BatchShare() for _ in tracks]
+        self.fallbacks: list[list[Fallback]] = [[] for _ in tracks]
         self._readers = tracks
-        self._run = run or separator.separate
+        self._on_cpu = on_cpu or (lambda: separator)
+        self._memory = memory
+        self._runners: dict[int, BatchRunner[_Job, Tensor]] = {}
 
     def __iter__(self) -> Iterator[Piece]:
         batch: list[_Job] = []
@@ -170,7 +111,7 @@ class SeparationStream:
                     yield from self._flush(batch)
                     yield step
                     continue
-                if batch and len(step.audio[0]) != len(batch[0].audio[0]):
+                if batch and step.window.size != batch[0].window.size:
                     yield from self._flush(batch)
                 batch.append(step)
                 if len(batch) >= self.separator.batch_items:
@@ -184,12 +125,12 @@ class SeparationStream:
         """The windows of a track, or the pieces of one that no network needs to see."""
         reader, separator = track.reader, self.separator
         try:
-            _check(reader)
+            if reader.channels != 2:
+                raise ValueError(f"separation needs stereo, not {reader.channels} channel(s)")
             level = separator.level(reader)
             if level is None or not reader.samples:
                 yield from _silence(track.number, reader.samples, len(separator.sources))
                 return
-            track.level = level
             track.overlap_add = OverlapAdd(reader.samples, level)
             for window in separator.windows(reader.samples):
                 if track.failed:
@@ -198,35 +139,66 @@ class SeparationStream:
                 track.pending += 1
                 yield _Job(track, window, audio)
         except (ValueError, OSError) as error:
-            if not track.failed:
-                track.failed = True
-                yield Piece(track.number, done=True, error=error)
+            yield from self._fail(track, error)
 
     def _flush(self, batch: list[_Job]) -> Iterator[Piece]:
         jobs = [job for job in batch if not job.track.failed]
         batch.clear()
         if not jobs:
             return
+        runner = self._runner(jobs[0].window.size)
+        results = self._run(runner, jobs)
+        steps = runner.take_fallbacks()
+        for number in {job.track.number for job in jobs}:
+            self.fallbacks[number] += steps
+        weight = self.separator.transition(jobs[0].window.size)
+        for job, result in zip(jobs, results, strict=True):
+            job.track.pending -= 1
+            if job.track.failed:
+                continue
+            if isinstance(result, Exception):
+                yield from self._fail(job.track, result)
+                continue
+            yield from self._checked(job.track, job.track.overlap_add.add(job.window, result, weight))
+            if job.track.cut and not job.track.pending and not job.track.failed:
+                yield from self._finish(job.track)
+
+    def _runner(self, size: int) -> BatchRunner[_Job, Tensor]:
+        """One per length of window: what an item takes is measured for items of one size."""
+        if size not in self._runners:
+            full = size >= self.separator.segment * self.separator.sample_rate
+            key = (self.separator.model_id(), self.separator.amp, size) if full else None
+            self._runners[size] = BatchRunner(
+                "separation",
+                self._forward,
+                self.separator.device.type,
+                self.separator.batch_items,
+                key,
+                self._memory,
+            )
+        return self._runners[size]
+
+    def _run(self, runner: BatchRunner[_Job, Tensor], jobs: list[_Job]) -> Sequence[Tensor | Exception]:
+        try:
+            return runner.run(jobs)
+        except torch.AcceleratorError:
+            raise  # the GPU context is lost: only a new process can go on
+        except Exception as error:  # noqa: BLE001  one window's trouble must not cost its neighbours
+            if len(jobs) == 1:
+                return [error]
+        return [self._run(runner, [job])[0] for job in jobs]
+
+    def _forward(self, jobs: Sequence[_Job], device: str) -> Sequence[Tensor]:
+        separator = self.separator if device == self.separator.device.type else self._on_cpu()
         with torch.inference_mode():
-            windows = torch.from_numpy(np.stack([job.audio for job in jobs])).to(self.separator.device)
-            stems = self._run(windows)
-        seconds = windows.shape[0] * windows.shape[-1] / self.separator.sample_rate
-        weight = self.separator.transition(windows.shape[-1])
-        for job, result in zip(jobs, stems, strict=True):
+            windows = torch.from_numpy(np.stack([job.audio for job in jobs])).to(separator.device)
+            stems = separator.separate(windows).float().cpu()
+        seconds = windows.shape[0] * windows.shape[-1] / separator.sample_rate
+        for job in jobs:
             share = self.shares[job.track.number]
             if len(jobs) > share.items:
                 share.items, share.audio_s = len(jobs), seconds
-            job.track.pending -= 1
-            yield from self._add(job, result, weight)
-
-    def _add(self, job: _Job, stems: Tensor, weight: Tensor | None) -> Iterator[Piece]:
-        track = job.track
-        if track.failed:
-            return
-        block = track.overlap_add.add(job.window, stems, weight)
-        yield from self._checked(track, block)
-        if track.cut and not track.pending and not track.failed:
-            yield from self._finish(track)
+        return stems
 
     def _finish(self, track: _Track) -> Iterator[Piece]:
         yield from self._checked(track, track.overlap_add.rest())
@@ -236,11 +208,15 @@ class SeparationStream:
 
     def _checked(self, track: _Track, block: np.ndarray) -> Iterator[Piece]:
         if not np.isfinite(block).all():
-            track.failed = True
             error = ValueError("separation: the stems hold NaN or infinity: the samples are too large")
-            yield Piece(track.number, done=True, error=error)
+            yield from self._fail(track, error)
         elif block.shape[-1]:
             yield Piece(track.number, block)
+
+    def _fail(self, track: _Track, error: Exception) -> Iterator[Piece]:
+        if not track.failed:
+            track.failed = True
+            yield Piece(track.number, done=True, error=error)
 
 
 def stream_track(separator: Separator, audio: np.ndarray | AudioReader) -> Iterator[np.ndarray]:
@@ -266,30 +242,6 @@ def separate_track(separator: Separator, audio: np.ndarray | AudioReader) -> np.
     if not blocks:
         return np.zeros((len(separator.sources), 2, 0), np.float32)
     return np.concatenate(blocks, axis=-1)
-
-
-def read_window(reader: AudioReader, window: Window, level: Level = Level()) -> np.ndarray:
-    """What the network reads: float32 ``[channels, window.size]``, zeros where the track has no samples.
-
-    Raises:
-        ValueError: NaN or infinity.
-    """
-    out = np.zeros((reader.channels, window.size), np.float32)
-    start, stop = max(0, window.start), min(reader.samples, window.start + window.size)
-    if start < stop:
-        inside = reader.read(start, stop)
-        if not np.isfinite(inside).all():
-            raise ValueError(f"separation: NaN or infinity after sample {start}")
-        if level != Level():
-            # In float32 and in this order, as demucs does.
-            inside = (inside - np.float32(level.mean)) / np.float32(level.scale)
-        out[:, start - window.start : stop - window.start] = inside
-    return out
-
-
-def _check(reader: AudioReader) -> None:
-    if reader.channels != 2:
-        raise ValueError(f"separation needs stereo, not {reader.channels} channel(s)")
 
 
 def _silence(number: int, samples: int, sources: int) -> Iterator[Piece]:

@@ -1,6 +1,11 @@
-"""Whether a backend runs in bfloat16."""
+"""What the backends with a network share."""
 
 from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.models.device import bf16_supported
@@ -19,3 +24,13 @@ def use_amp(wanted: str, device: str, pays: bool = True) -> bool:
     if wanted not in AMP:
         raise UserError(f"separation.amp={wanted} is not one of {', '.join(AMP)}")
     return wanted != "false" and bf16_supported(device) and (pays or wanted == "true")
+
+
+def parameters_hash(models: Iterable[nn.Module], extra: str = "") -> str:
+    """Sha256 over ``extra``, names and values, hex: the same however the weights were packed on disk."""
+    sha = hashlib.sha256(extra.encode())
+    for model in models:
+        for name, tensor in sorted(model.state_dict().items()):
+            sha.update(name.encode())
+            sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()
