@@ -133,6 +133,15 @@ def write_flac24(audio: AudioReader, peak: float, sample_rate: int, out: BinaryI
     return 20.0 * float(np.log10(gain))
 
 
+def write_npy(audio: AudioReader, out: BinaryIO) -> None:
+    """A track of any length as a ``.npy`` file, float32 ``[channels, samples]`` in C order, in bounded memory."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": (audio.channels, audio.samples)}
+    np.lib.format.write_array_header_1_0(out, header)
+    for channel in range(audio.channels):
+        for block in blocks(audio):
+            out.write(np.ascontiguousarray(block[channel], dtype="<f4").data)
+
+
 @contextlib.contextmanager
 def _explained(container: str, sample_rate: int, channels: int) -> Iterator[None]:
     try:
