@@ -77,7 +77,16 @@ def known_keys(config: Any = None, prefix: str = "") -> Iterator[str]:
 
 
 # Values of these keys are plain text: names with spaces, commas, quotes or umlauts need no quoting by the user.
-TEXT_KEYS = ("source.uri", "source.glob", "source.manifest", "output.uri", "clap.checkpoint")
+TEXT_KEYS = (
+    "source.uri",
+    "source.glob",
+    "source.manifest",
+    "output.uri",
+    "clap.checkpoint",
+    "separation.demucs_model",
+    "separation.demucs_repo",
+    "separation.openunmix_model",
+)
 SECRET_LEAVES = ("key", "secret", "token", "password")
 
 

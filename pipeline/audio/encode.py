@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Iterator
 from fractions import Fraction
+from typing import BinaryIO
 
 import av
 import numpy as np
 import soundfile
+
+from pipeline.audio.reader import ArrayReader, AudioReader, blocks
 
 BLOCK = 1 << 16
 """Sample frames per write: libsndfile's Vorbis encoder keeps a whole write on the stack."""
@@ -89,13 +94,61 @@ def encode_flac24(samples: np.ndarray, sample_rate: int) -> tuple[bytes, float]:
         EncodeError: NaN or infinity in ``samples``, or more channels or a higher rate than FLAC holds.
     """
     samples = np.asarray(samples, dtype=np.float32)
+    if samples.ndim != 2 or samples.shape[0] == 0:
+        raise EncodeError(f"samples are [channels, samples], not {samples.shape}")
+    out = io.BytesIO()
     peak = float(np.max(np.abs(samples), initial=0.0))
-    if not peak > 1.0 or not np.isfinite(peak):
-        return encode(samples, sample_rate, "flac", subtype="PCM_24"), 0.0
+    gain_db = write_flac24(ArrayReader(samples), peak, sample_rate, out)
+    return out.getvalue(), gain_db
+
+
+def write_flac24(audio: AudioReader, peak: float, sample_rate: int, out: BinaryIO) -> float:
+    """`encode_flac24` of a track of any length, in bounded memory.
+
+    Args:
+        audio: the track.
+        peak: its largest magnitude, which `Spool` knows once it is written.
+        sample_rate: Hz, at most 655350.
+        out: binary file, seekable.
+
+    Returns:
+        the gain that was applied in dB: 0.0 if untouched, negative otherwise.
+
+    Raises:
+        EncodeError: as `encode_flac24`.
+    """
+    if not np.isfinite(peak):
+        raise EncodeError("samples hold NaN or infinity")
+    if not audio.samples:
+        raise EncodeError("flac cannot hold a track without samples")
     # The largest 24-bit code is one step below full scale.
-    gain = (1.0 - 2.0**-23) / peak
-    scaled = (samples.astype(np.float64) * gain).astype(np.float32)
-    return encode(scaled, sample_rate, "flac", subtype="PCM_24"), 20.0 * float(np.log10(gain))
+    gain = (1.0 - 2.0**-23) / peak if peak > 1.0 else 1.0
+    with (
+        _explained("flac", sample_rate, audio.channels),
+        soundfile.SoundFile(out, "w", sample_rate, audio.channels, format="FLAC", subtype="PCM_24") as file,
+    ):
+        for block in blocks(audio, BLOCK):
+            scaled = block if gain == 1.0 else (block.astype(np.float64) * gain).astype(np.float32)
+            file.write(scaled.T)
+    return 20.0 * float(np.log10(gain))
+
+
+def write_npy(audio: AudioReader, out: BinaryIO) -> None:
+    """A track of any length as a ``.npy`` file, float32 ``[channels, samples]`` in C order, in bounded memory."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": (audio.channels, audio.samples)}
+    np.lib.format.write_array_header_1_0(out, header)
+    for channel in range(audio.channels):
+        for block in blocks(audio):
+            out.write(np.ascontiguousarray(block[channel], dtype="<f4").data)
+
+
+@contextlib.contextmanager
+def _explained(container: str, sample_rate: int, channels: int) -> Iterator[None]:
+    try:
+        yield
+    except (soundfile.LibsndfileError, ValueError) as error:
+        words = getattr(error, "error_string", str(error))
+        raise EncodeError(f"{container} at {sample_rate} Hz, {channels} channels: {words}") from error
 
 
 def _with_soundfile(samples: np.ndarray, sample_rate: int, container: str, subtype: str) -> bytes:
@@ -103,15 +156,14 @@ def _with_soundfile(samples: np.ndarray, sample_rate: int, container: str, subty
     order = _VORBIS_ORDER.get(samples.shape[0]) if container == "ogg" else None
     samples = samples if order is None else samples[list(order)]
     out = io.BytesIO()
-    try:
-        with soundfile.SoundFile(
+    with (
+        _explained(container, sample_rate, samples.shape[0]),
+        soundfile.SoundFile(
             out, "w", sample_rate, samples.shape[0], format=format_, subtype=subtype or default
-        ) as file:
-            for start in range(0, samples.shape[1], BLOCK):
-                file.write(samples[:, start : start + BLOCK].T)
-    except (soundfile.LibsndfileError, ValueError) as error:
-        words = getattr(error, "error_string", str(error))
-        raise EncodeError(f"{container} at {sample_rate} Hz, {samples.shape[0]} channels: {words}") from error
+        ) as file,
+    ):
+        for start in range(0, samples.shape[1], BLOCK):
+            file.write(samples[:, start : start + BLOCK].T)
     return out.getvalue()
 
 

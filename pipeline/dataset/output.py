@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
+import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,37 +60,19 @@ class Output:
         """Write a file whole or not at all: temporary name and rename locally, one object elsewhere."""
         path = self.path(relative)
         if not is_local(self.uri):
-            self._put(path, data)
+            _retried(lambda: self.fs.pipe_file(path, data))
             return
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # The leading dot keeps a half-written file out of every *.parquet glob.
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-        try:
+        with _appearing(Path(path)) as temporary:
             temporary.write_bytes(data)
-            os.replace(temporary, target)  # noqa: PTH105  Path.replace is the same call
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def _put(self, path: str, data: bytes) -> None:
-        for attempt in range(1, PUT_ATTEMPTS + 1):
-            try:
-                self.fs.pipe_file(path, data)
-            except PermissionError:
-                raise
-            except Exception:
-                if attempt == PUT_ATTEMPTS:
-                    raise
-                time.sleep(0.2 * 4 ** (attempt - 1))
-            else:
-                return
 
     def upload(self, relative: str, file: Path) -> None:
-        """Copy a local file below the root without holding it in memory."""
+        """Copy a local file below the root without holding it in memory; whole or not at all, as `write`."""
         path = self.path(relative)
         if is_local(self.uri):
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self.fs.put_file(str(file), path)
+            with _appearing(Path(path)) as temporary:
+                shutil.copyfile(file, temporary)
+        else:
+            _retried(lambda: self.fs.put_file(str(file), path))
 
     def discard(self, relative: str) -> None:
         """Remove a file if it is there."""
@@ -164,6 +148,33 @@ class Output:
                 folder, _, name = str(path)[len(root) + 1 :].rpartition("/")
                 if _ASSET.fullmatch(folder) and name.endswith(suffix):
                     self.fs.rm(path)
+
+
+@contextlib.contextmanager
+def _appearing(target: Path) -> Iterator[Path]:
+    """A temporary name to write to, which becomes ``target`` at the end unless something was raised."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The leading dot keeps a half-written file out of every *.parquet glob.
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, target)  # noqa: PTH105  Path.replace is the same call
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _retried(put: Callable[[], object]) -> None:
+    for attempt in range(1, PUT_ATTEMPTS + 1):
+        try:
+            put()
+        except PermissionError:
+            raise
+        except Exception:
+            if attempt == PUT_ATTEMPTS:
+                raise
+            time.sleep(0.2 * 4 ** (attempt - 1))
+        else:
+            return
 
 
 def npy_bytes(array: np.ndarray) -> bytes:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from pipeline.features.base import Extractor, column
+from pipeline.models.separation.base import STEMS
 
 SCHEMA_VERSION = "soundmill_tracks_v1"
 MANIFEST_VERSION = "audio_manifest_v1"
-STEMS = ("vocals", "drums", "bass", "other", "accompaniment")
 CLAP_DIMENSIONS = 512
 
 FALLBACK = pa.struct(
@@ -48,9 +48,16 @@ CLAP = (
 
 SEPARATION = (
     column("separation_backend", pa.string(), "name", "backend used"),
+    column("separation_model", pa.string(), "name", "name and weights hash of its model"),
+    column("separation_choice", pa.string(), "1", "auto or listed, and why the backends before it were passed over"),
     *(column(f"stem_share_{s}", pa.float32(), "ratio", f"energy of {s} over the energy of all stems")
       for s in STEMS),
     *(column(f"stem_rms_{s}_dbfs", pa.float32(), "dBFS", f"RMS level of {s}") for s in STEMS),
+    *(column(f"stem_gain_{s}_db", pa.float32(), "dB",
+             f"gain of the saved FLAC of {s}: below 0 where it would have clipped; null where none was saved")
+      for s in STEMS),
+    *(column(f"stem_{s}_blob", pa.string(), "path", f"samples of {s}, float32 [2, samples] at 44.1 kHz")
+      for s in STEMS),
 )  # fmt: skip
 
 SEGMENTS = pa.schema(

@@ -51,12 +51,12 @@ BLOB = pa.struct(
 
 @dataclass
 class Blob:
-    """A file that belongs to an asset: its path below the output root and its bytes."""
+    """A file that belongs to an asset: its path below the output root, and its bytes unless it lies there already."""
 
     path: str
     name: str
     shape: list[int]
-    data: bytes
+    data: bytes | None
 
 
 @dataclass

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import Fallback, UserError
 from pipeline.models import weights
 from pipeline.models.clap.checkpoint import read_checkpoint
-from pipeline.models.separation import BackendUnavailable, load_backend
+from pipeline.models.separation import (
+    AUTO,
+    BACKEND_NAMES,
+    BackendUnavailable,
+    Separator,
+    choose,
+    load_backend,
+)
+from pipeline.models.separation.choose import forget_backends
 from pipeline.workflows.config import ExtractConfig
 
 # The checkpoint that is taken when the config names none and several are fetched: music first.
@@ -22,12 +31,14 @@ class Models:
     Args:
         clap_checkpoint: file, or None where CLAP is off or skipped.
         clap_model: architecture and weights hash.
+        separation: backend for a short stereo track and why it; None where there is none. Each row has its own.
         fallbacks: recorded in every decoded row.
         warnings: one line each, for the log.
     """
 
     clap_checkpoint: str | None = None
     clap_model: str | None = None
+    separation: str | None = None
     fallbacks: list[Fallback] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -37,8 +48,8 @@ def find_models(config: ExtractConfig) -> Models:
     models = Models()
     if config.clap.enabled:
         _find_clap(config, models)
-    if config.separation.enabled and config.separation.on_unavailable == "fail":
-        _require_backend(config)
+    if config.separation.enabled:
+        _find_backend(config, models)
     return models
 
 
@@ -69,13 +80,31 @@ def _clap_path(checkpoint: str | None) -> Path | None:
     return path.resolve()
 
 
-def _require_backend(config: ExtractConfig) -> None:
-    reasons = []
-    for name in config.separation.backends:
-        try:
-            load_backend(name)
-        except BackendUnavailable as error:
-            reasons.append(f"{name}: {error}")
-        else:
-            return
-    raise UserError(f"separation.on_unavailable=fail and no backend can run: {'; '.join(reasons)}")
+def _find_backend(config: ExtractConfig, models: Models) -> None:
+    """The backend that a short stereo track gets; what the user named by file or model must be there or say why.
+
+    Loaded here once, before any worker does: a mistake is then one line, and a download happens once.
+    """
+    separation = config.separation
+
+    def load(name: str) -> Separator:
+        return load_backend(name, options=separation.options())
+
+    named = {
+        "demucs": separation.demucs_model or separation.demucs_repo,
+        "openunmix": separation.openunmix_model,
+    }
+    listed = BACKEND_NAMES if separation.backends == [AUTO] else separation.backends
+    try:
+        for name in listed:
+            if named.get(name):
+                with contextlib.suppress(BackendUnavailable):  # `choose` says why
+                    load(name)
+        choice = choose(separation.backends, load)
+    finally:
+        forget_backends()
+    if choice.separator is not None:
+        models.separation = f"{choice.separator.name} ({choice.reason})"
+        return
+    if separation.on_unavailable == "fail":
+        raise UserError(f"separation.on_unavailable=fail and no backend can run: {choice.reason}")

@@ -17,7 +17,9 @@ from pipeline.dataset.storage import public_uri
 from pipeline.errors import UserError
 from pipeline.features import REGISTRY, Extractor
 from pipeline.features.run import BLOCK_SECONDS
-from pipeline.models.separation import BACKEND_NAMES
+from pipeline.models.separation import AUTO, BACKEND_NAMES, SeparationOptions
+from pipeline.models.separation.choose import AUTO_CPU_SECONDS
+from pipeline.models.separation.networks import AMP
 
 AGGREGATES = ("mean", "weighted", "robust")
 ON_UNAVAILABLE = ("skip", "fail")
@@ -70,12 +72,22 @@ class ClapConfig:
 
 @dataclass
 class SeparationConfig:
-    """The separation stage: the first backend of the list that can run does."""
+    """The separation stage: ``[auto]``, or names of which the first that can run does."""
 
     enabled: bool = True
-    backends: list[str] = field(default_factory=lambda: list(BACKEND_NAMES))
+    backends: list[str] = field(default_factory=lambda: [AUTO])
+    demucs_model: Optional[str] = None
+    demucs_repo: Optional[str] = None
+    openunmix_model: Optional[str] = None
+    amp: str = "auto"
+    auto_cpu_seconds: float = AUTO_CPU_SECONDS
     save_stems: bool = False
+    save_arrays: bool = False
     on_unavailable: str = "skip"
+
+    def options(self) -> SeparationOptions:
+        """What the backends are told."""
+        return SeparationOptions(self.demucs_model, self.demucs_repo, self.openunmix_model, self.amp)
 
 
 @dataclass
@@ -293,8 +305,13 @@ def _check_clap(clap: ClapConfig) -> None:
 
 def _check_separation(separation: SeparationConfig) -> None:
     _one_of("separation.on_unavailable", separation.on_unavailable, ON_UNAVAILABLE)
+    _one_of("separation.amp", separation.amp, AMP)
     for name in separation.backends:
-        _one_of("separation.backends", name, BACKEND_NAMES)
+        _one_of("separation.backends", name, (AUTO, *BACKEND_NAMES))
+    if AUTO in separation.backends and len(separation.backends) > 1:
+        raise UserError("separation.backends: auto chooses among all backends; name it alone or leave it out")
+    if not (math.isfinite(separation.auto_cpu_seconds) and separation.auto_cpu_seconds >= 0):
+        raise UserError(f"separation.auto_cpu_seconds={separation.auto_cpu_seconds:g} must not be negative")
     if separation.enabled and not separation.backends:
         raise UserError("separation.backends is empty: name a backend or type separation.enabled=false")
 

@@ -258,7 +258,11 @@ def build_graph(config: ExtractConfig, models: Models, output: Output, run_id: s
         }),
         "separation": (SeparationStage, {
             "backends": config.separation.backends,
+            "options": config.separation.options(),
+            "auto_cpu_seconds": config.separation.auto_cpu_seconds,
             "save_stems": config.separation.save_stems,
+            "save_arrays": config.separation.save_arrays,
+            "output": output,
             "device": device.get("separation", "cpu"),
             "threads": threads,
             "seed": config.seed,
@@ -305,7 +309,7 @@ def _log_plan(
         "parameters",
         f"features {', '.join(config.features.enabled) or 'none'} at {config.features.sample_rate} Hz; "
         f"CLAP {models.clap_model or 'off'}; separation "
-        f"{'/'.join(config.separation.backends) if config.separation.enabled else 'off'}",
+        f"{models.separation or 'off'}",
         features=config.features.enabled,
         clap=models.clap_model,
         separation=config.separation.backends if config.separation.enabled else None,

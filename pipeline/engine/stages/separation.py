@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Sequence
 
@@ -10,106 +9,214 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline.audio.encode import encode_flac24
-from pipeline.dataset.output import stem_path
+from pipeline.audio.reader import ArrayReader
+from pipeline.dataset.output import Output, blob_path, stem_path
 from pipeline.dataset.schemas import SEPARATION
-from pipeline.engine.batch import Blob, Track, add_stage, tracks_of
+from pipeline.engine.batch import Track, add_stage, tracks_of
 from pipeline.engine.process import start_torch
+from pipeline.engine.stages.stems import StemFiles
 from pipeline.engine.timing import Cost, StageClock
-from pipeline.errors import Fallback
 from pipeline.features.base import stable_key
-from pipeline.models.separation import Separator, choose, load_backend, stem_statistics
+from pipeline.models.separation import (
+    SeparationOptions,
+    SeparationStream,
+    Separator,
+    StemFold,
+    choose,
+    load_backend,
+)
+from pipeline.models.separation.choose import AUTO_CPU_SECONDS
 
 NAME = "separation"
 FIELDS = (*SEPARATION, pa.field(f"key@{NAME}", pa.string()))
 
 
 class SeparationStage:
-    """Fills ``separation_backend``, ``stem_share_*`` and ``stem_rms_*``.
+    """Fills the ``separation_*`` and ``stem_*`` columns.
+
+    Each track goes to the backend that `choose` takes for it; the windows of all tracks of a block that have
+    the same backend share batches. What such a batch costs is split by audio seconds.
 
     Args:
-        backends: in the order wanted; the first that can run on a track does.
+        backends: in the order wanted, the first that can run on a track does; or ``["auto"]``.
+        options: what the backends are told.
+        auto_cpu_seconds: see `choose`.
         save_stems: also write each stem as FLAC.
+        save_arrays: also write each stem as ``.npy``.
+        output: where those go.
         device: ``cpu`` or ``cuda``.
         threads, seed: of torch in this process.
         drop: names of the columns nobody reads after this stage.
+
+    Raises:
+        ValueError: stems are to be saved and there is no ``output``.
     """
 
     def __init__(
         self,
         backends: Sequence[str],
+        options: SeparationOptions | None = None,
+        auto_cpu_seconds: float = AUTO_CPU_SECONDS,
         save_stems: bool = False,
+        save_arrays: bool = False,
+        output: Output | None = None,
         device: str = "cpu",
         threads: int = 1,
         seed: int = 0,
         drop: frozenset[str] = frozenset(),
     ) -> None:
+        if (save_stems or save_arrays) and output is None:
+            raise ValueError("stems are to be saved and there is no output")
         self.device, self.standing = start_torch(NAME, device, threads, seed)
         self.backends = list(backends)
-        self.save_stems = save_stems
+        self.options = options or SeparationOptions()
+        self.auto_cpu_seconds = auto_cpu_seconds
+        self.save_stems, self.save_arrays = save_stems, save_arrays
+        self.output = output
+        self.threads = threads
         self.drop = drop
-        self.load = functools.partial(load_backend, device=self.device)
-        choose(self.backends, self.load)  # so that no track waits for the weights
+        choose(self.backends, self._load)  # so that no track waits for the weights
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The table with the separation columns; rows without audio or a backend get nulls."""
         clock = StageClock()
         tracks = tracks_of(table)
+        groups: dict[str, list[Track]] = {}
         for track in tracks:
             if track.decoded:
-                self._one(track)
+                self._choose(track, groups)
+        for name, group in groups.items():
+            self._separate(self._load(name), group)
         return add_stage(table, tracks, NAME, FIELDS, clock, drop=self.drop.__contains__)
 
-    def _one(self, track: Track) -> None:
-        started = time.perf_counter()
-        cost = Cost(NAME, device=self.device, batch_audio_s=track.duration_s or 0.0)
-        track.costs.append(cost)
+    def _load(self, name: str) -> Separator:
+        return load_backend(name, self.device, self.options)
+
+    def _choose(self, track: Track, groups: dict[str, list[Track]]) -> None:
+        """Put the track with those of the same backend, and say why it is there."""
+        track.costs.append(Cost(NAME, device=self.device, batch_audio_s=track.duration_s or 0.0))
         track.fallbacks.extend(self.standing)
-        try:
-            if self.device == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-            audio = track.audio("separation")
-            choice = choose(self.backends, self.load, track.channels, audio.shape[1])
-            if choice.fallback is not None:
-                track.fallbacks.append(choice.fallback)
-            if choice.separator is not None:
-                cost.backend = choice.separator.name
-                cost.padding_fraction = choice.separator.padding_fraction(audio.shape[1])
-                self._separate(track, choice.separator, audio)
+        samples = track.audio("separation").shape[1]
+        choice = choose(
+            self.backends, self._load, track.channels, samples, self.threads, self.auto_cpu_seconds
+        )
+        track.values["separation_choice"] = choice.reason
+        if choice.fallback is not None:
+            track.fallbacks.append(choice.fallback)
+        if choice.separator is not None:
+            groups.setdefault(choice.separator.name, []).append(track)
+
+    def _separate(self, separator: Separator, tracks: list[Track]) -> None:
+        started = time.perf_counter()
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        readers = [ArrayReader(track.audio("separation")) for track in tracks]
+        stream = SeparationStream(
+            separator, readers, on_cpu=lambda: load_backend(separator.name, "cpu", self.options)
+        )
+        self._drain(stream, separator, tracks)
+        elapsed = time.perf_counter() - started
+        seconds = [reader.samples / separator.sample_rate for reader in readers]
+        for track, reader, share, steps, audio in zip(
+            tracks, readers, stream.shares, stream.fallbacks, seconds, strict=True
+        ):
+            track.fallbacks.extend(steps)
+            [cost] = track.costs
+            cost.backend = separator.name
+            cost.batch_items, cost.batch_audio_s = max(1, share.items), share.audio_s or audio
+            cost.padding_fraction = separator.padding_fraction(reader.samples)
+            cost.compute_s = elapsed * (audio / sum(seconds) if sum(seconds) else 1 / len(tracks))
             if self.device == "cuda":
                 cost.gpu_peak_bytes = torch.cuda.max_memory_allocated()
-        except torch.AcceleratorError:
-            raise  # the GPU context is lost: only a new process can go on
-        except Exception as error:  # noqa: BLE001  one track's trouble must not cost its neighbours
-            track.fail(NAME, error)
-        cost.compute_s = time.perf_counter() - started
 
-    def _separate(self, track: Track, separator: Separator, audio: np.ndarray) -> None:
-        kept: list[np.ndarray] = []
-        statistics = stem_statistics(
-            separator.stream(audio), separator.sources, on_block=kept.append if self.save_stems else None
-        )
-        track.values["separation_backend"] = separator.name
+    def _drain(self, stream: SeparationStream, separator: Separator, tracks: list[Track]) -> None:
+        """Fold the pieces of each track, which come one track after the other."""
+        current, result = -1, None
+        try:
+            for piece in stream:
+                if piece.track != current:
+                    current, result = piece.track, _Result(self, separator, tracks[piece.track])
+                result.take(piece.block, piece.done, piece.error)
+        finally:
+            if result is not None:
+                result.close()
+
+
+class _Result:
+    """What becomes of one track. Whatever fails in here is a failure of its track only."""
+
+    def __init__(self, stage: SeparationStage, separator: Separator, track: Track) -> None:
+        self._stage, self._separator, self._track = stage, separator, track
+        self._fold = StemFold(separator.sources)
+        self._files: StemFiles | None = None
+        self._failed = False
+
+    def take(self, block: np.ndarray | None, done: bool, error: Exception | None) -> None:
+        """One piece of a `SeparationStream`."""
+        if self._failed:
+            return
+        try:
+            if error is not None:
+                raise error
+            if block is not None:
+                self._add(block)
+            if done:
+                self._store()
+        except Exception as problem:  # noqa: BLE001  one track's trouble must not cost its neighbours
+            self._failed = True
+            self._track.values = {"separation_choice": self._track.values.get("separation_choice")}
+            self._track.blobs.clear()
+            self._track.fail(NAME, problem)
+        if done or self._failed:
+            self.close()
+
+    def _add(self, block: np.ndarray) -> None:
+        self._fold.add(block)
+        if self._stage.save_stems or self._stage.save_arrays:
+            if self._files is None:
+                self._files = StemFiles(self._stage.output, self._separator.sources)
+            self._files.add(block)
+
+    def _store(self) -> None:
+        track, separator = self._track, self._separator
+        statistics = self._fold.statistics()
+        key = self._key()
+        track.values.update(separation_backend=separator.name, separation_model=separator.model_id())
         for stem in separator.sources:
             track.values[f"stem_share_{stem}"] = statistics.shares[stem]
             track.values[f"stem_rms_{stem}_dbfs"] = statistics.rms_dbfs[stem]
-        if kept:
-            self._save(track, separator, np.concatenate(kept, axis=-1))
+        if self._files is not None:
+            self._save(key)
         # Last: a row has the key only if everything asked for is there.
-        track.values[f"key@{NAME}"] = stable_key(
+        track.values[f"key@{NAME}"] = key
+
+    def _save(self, key: str) -> None:
+        track = self._track
+        if self._stage.save_stems:
+            blobs, gains = self._files.write_flac(
+                lambda stem: stem_path(track.asset_id, stem), self._separator.sample_rate
+            )
+            track.blobs += blobs
+            track.values.update({f"stem_gain_{stem}_db": gain for stem, gain in gains.items()})
+        if self._stage.save_arrays:
+            blobs = self._files.write_npy(lambda stem: blob_path(track.asset_id, NAME, key, stem))
+            track.blobs += blobs
+            track.values.update({f"stem_{blob.name}_blob": blob.path for blob in blobs})
+
+    def _key(self) -> str:
+        separator = self._separator
+        return stable_key(
             {
                 "name": NAME,
                 "version": separator.version,
                 "model": separator.model_id(),
-                "stems": self.save_stems,
+                "amp": separator.amp,
+                "stems": self._stage.save_stems,
+                "arrays": self._stage.save_arrays,
             }
         )
 
-    def _save(self, track: Track, separator: Separator, stems: np.ndarray) -> None:
-        for stem, samples in zip(separator.sources, stems, strict=True):
-            data, gain_db = encode_flac24(samples, separator.sample_rate)
-            if gain_db:
-                reason = f"the stem {stem} peaks above full scale"
-                track.fallbacks.append(Fallback(NAME, f"{stem} at 0 dB", f"{gain_db:.2f} dB", reason))
-            path = stem_path(track.asset_id, stem)
-            track.blobs.append(Blob(path, stem, list(samples.shape), data))
+    def close(self) -> None:
+        if self._files is not None:
+            self._files.close()
+            self._files = None

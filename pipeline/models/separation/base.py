@@ -1,68 +1,153 @@
 """The interface of a separation backend, and the registry it enters by being written.
 
 To add one, write one file in this folder with a class that derives from `Separator` and is decorated with
-`@register`; `pipeline.models.separation.choose` then finds it under its ``name``.
+`@register`; `pipeline.models.separation.choose` then finds it under its ``name``. A backend says how a track
+is cut (`Separator.windows`) and what becomes of a batch of windows (`Separator.separate`); batching across
+tracks, overlap-add and bounded memory are `pipeline.models.separation.stream`'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
-import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.audio.reader import AudioReader
+
+STEMS = ("vocals", "drums", "bass", "other", "guitar", "piano", "accompaniment")
+"""Every stem that has columns in ``tracks``."""
+SAMPLE_RATE = 44100
+"""Rate of the audio that the stage hands out, Hz: that of every published model."""
 
 
 class BackendUnavailable(Exception):
     """This backend cannot run here: weights or a package are missing. The message says what to type."""
 
 
+@dataclass(frozen=True)
+class SeparationOptions:
+    """What a backend may be told; the ``separation.*`` keys of the same names.
+
+    Args:
+        demucs_model: name of a demucs model; None takes htdemucs if its weights are on this machine.
+        demucs_repo: folder of ``<signature>.th`` and ``<name>.yaml`` files to take it from.
+        openunmix_model: ``umxhq``, ``umxl`` or a folder; None takes umxhq if it is on this machine.
+        amp: bfloat16 autocast: ``auto`` where the device really has it and the backend gains, ``true``
+            wherever the device has it, ``false`` never.
+    """
+
+    demucs_model: str | None = None
+    demucs_repo: str | None = None
+    openunmix_model: str | None = None
+    amp: str = "auto"
+
+
+class Window(NamedTuple):
+    """One stretch of a track that the network sees at once, in samples at the backend's rate.
+
+    Args:
+        start, size: what it reads; zeros where the track has no samples.
+        offset, length: which part of its output is kept.
+    """
+
+    start: int
+    size: int
+    offset: int
+    length: int
+
+
+class Level(NamedTuple):
+    """Mean and standard deviation that the network expects to be taken out, and that are put back."""
+
+    mean: float
+    scale: float
+
+
+UNTOUCHED = Level(0.0, 1.0)
+
+
 class Separator:
     """A separation backend.
 
-    Class attributes:
+    Attributes:
         name: as in ``separation.backends``.
         version: raised whenever the numbers change; part of the extractor key.
-        sources: stem names in the order of the first axis of what `stream` yields.
+        cpu_speed: seconds of audio per second on one core, measured; what ``auto`` plans with.
+        sources: stem names in the order of the second axis of what `separate` returns.
         sample_rate: the rate it works at, Hz.
+        segment: length of a full window, s.
+        batch_items: windows in one batch. One is fastest on a CPU, where two no longer fit the caches.
+        device: where it runs.
+        amp: whether it runs in bfloat16 autocast.
     """
 
     name: ClassVar[str]
     version: ClassVar[str]
-    sources: ClassVar[tuple[str, ...]]
-    sample_rate: ClassVar[int] = 44100
+    cpu_speed: float
+    sources: tuple[str, ...]
+    sample_rate: int = SAMPLE_RATE
+    segment: float
+    batch_items: int = 1
+    device: torch.device
+    amp: bool = False
 
     @classmethod
-    def load(cls, device: str = "cpu") -> Separator:
-        """Build it with its real weights on ``device``. Raises `BackendUnavailable`."""
+    def load(cls, device: str = "cpu", options: SeparationOptions | None = None) -> Separator:
+        """Build it with its real weights on ``device``.
+
+        Raises:
+            BackendUnavailable: a package or weights are missing.
+            UserError: what ``options`` name is not there.
+        """
         raise NotImplementedError
 
     def model_id(self) -> str:
-        """Name and weights hash, for ``extractor_keys``."""
+        """Name and weights hash, for ``separation_model`` and ``extractor_keys``."""
         raise NotImplementedError
 
     def refuses(self, channels: int, samples: int) -> str | None:
         """Why this input is not for this backend (native channel count; samples at `sample_rate`), or None."""
         return None
 
-    def padding_fraction(self, samples: int) -> float:
-        """Share of what the network processes for so many samples that is filling, 0..1."""
-        return 0.0
+    def windows(self, samples: int) -> Iterator[Window]:
+        """How a track of so many samples is cut, by rising ``offset``; they cover it."""
+        raise NotImplementedError
 
-    def stream(self, audio: np.ndarray) -> Iterator[np.ndarray]:
-        """Separate one track in bounded memory.
+    def transition(self, size: int) -> Tensor | None:
+        """Weights ``[n]`` of a window's output, on the host, ``n >= length``; divided by their sum after adding.
 
-        Args:
-            audio: stereo float32 ``[2, samples]`` at `sample_rate`.
+        None adds the outputs as they are.
+        """
+        return None
 
-        Yields:
-            consecutive blocks, float32 ``[sources, 2, n]``; their lengths sum to ``samples``.
+    def level(self, audio: AudioReader) -> Level | None:
+        """What is taken out of the track before the network sees it; None for silence, whose stems are zeros.
+
+        Raises:
+            ValueError: it holds NaN or infinity.
+        """
+        return UNTOUCHED
+
+    def separate(self, batch: Tensor) -> Tensor:
+        """The stems of a batch of windows, each on its own.
+
+        Shape:
+            - batch: float32 ``[items, 2, samples]`` on `device`
+            - returns: float32 ``[items, sources, 2, samples]`` on the same device
         """
         raise NotImplementedError
 
-    def separate(self, audio: np.ndarray) -> np.ndarray:
-        """All stems at once, float32 ``[sources, 2, samples]``; needs memory for the whole track."""
-        blocks = list(self.stream(audio))
-        return np.concatenate(blocks, axis=-1) if blocks else np.zeros((len(self.sources), 2, 0), np.float32)
+    def padding_fraction(self, samples: int) -> float:
+        """Share of what the network processes for so many samples that lies outside the track, 0..1."""
+        outside = total = 0
+        for window in self.windows(samples):
+            inside = min(window.start + window.size, samples) - max(window.start, 0)
+            outside += window.size - max(0, inside)
+            total += window.size
+        return outside / total if total else 0.0
 
 
 REGISTRY: dict[str, type[Separator]] = {}

@@ -1,21 +1,32 @@
-"""Which backend separates a track, and what its stems amount to."""
+"""Which backend separates a track, and why that one."""
 
 from __future__ import annotations
 
 import difflib
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from pipeline.errors import Fallback, UserError
-from pipeline.models.separation.base import REGISTRY, BackendUnavailable, Separator
+from pipeline.models.model_cache import MODELS, ModelKey
+from pipeline.models.separation.base import (
+    REGISTRY,
+    SAMPLE_RATE,
+    STEMS,
+    BackendUnavailable,
+    SeparationOptions,
+    Separator,
+)
 
-# In the order of preference; a name without a file of its own is valid and never available.
+# In the order of preference, which `auto` follows.
 BACKEND_NAMES = ("demucs", "openunmix", "spleeter", "midside")
+AUTO = "auto"
+AUTO_CPU_SECONDS = 60.0
+# On a CPU `auto` takes whatever runs this many times faster than the music, however long the track is.
+AUTO_SPEED = 4.0
 
-_LOADED: dict[tuple[str, str], Separator | BackendUnavailable] = {}
+# Why a backend is not there; those that are lie in the cache of models.
+_MISSING: dict[ModelKey, str] = {}
+_ASKED: set[ModelKey] = set()
 
 
 class Choice(NamedTuple):
@@ -23,46 +34,55 @@ class Choice(NamedTuple):
 
     Args:
         separator: None where no backend takes the track.
-        fallback: None where the first backend does.
+        reason: why it was this one, with what was passed over.
+        fallback: the step away from the first backend that was listed; None where there is none. Under
+            ``auto`` only having none at all is such a step.
     """
 
     separator: Separator | None
+    reason: str
     fallback: Fallback | None
 
 
-def load_backend(name: str, device: str = "cpu") -> Separator:
+def load_backend(name: str, device: str = "cpu", options: SeparationOptions | None = None) -> Separator:
     """The backend called ``name``, loaded once per process and device; so is the reason why it is not there.
 
     Raises:
         BackendUnavailable: it cannot run here.
-        UserError: there is no such name.
+        UserError: there is no such name, or what ``options`` name is not there.
     """
-    if name not in BACKEND_NAMES and name not in REGISTRY:
-        near = difflib.get_close_matches(name, BACKEND_NAMES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(BACKEND_NAMES)}"
-        raise UserError(f"separation.backends: there is no backend {name!r}: {hint}")
-    key = (name, device)
-    if key not in _LOADED:
-        _LOADED[key] = _load(name, device)
-    outcome = _LOADED[key]
-    if isinstance(outcome, BackendUnavailable):
-        # A new one each time: a raised exception keeps the frames of whoever caught it.
-        raise BackendUnavailable(str(outcome))
-    return outcome
-
-
-def _load(name: str, device: str) -> Separator | BackendUnavailable:
     if name not in REGISTRY:
-        return BackendUnavailable("not part of this version")
-    try:
-        return REGISTRY[name].load(device)
-    except BackendUnavailable as error:
-        return error.with_traceback(None)
+        known = [*BACKEND_NAMES, AUTO]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(known)}"
+        raise UserError(f"separation.backends: there is no backend {name!r}: {hint}")
+    options = options or SeparationOptions()
+    key = ModelKey(f"separation:{name}", repr(options), device)
+    if key not in _MISSING:
+        _ASKED.add(key)
+        try:
+            return MODELS.get(key, lambda: _load(name, device, options))
+        except BackendUnavailable as error:
+            _MISSING[key] = str(error)
+    raise BackendUnavailable(_MISSING[key])
+
+
+def _load(name: str, device: str, options: SeparationOptions) -> Separator:
+    separator = REGISTRY[name].load(device, options)
+    if separator.sample_rate != SAMPLE_RATE:
+        raise BackendUnavailable(f"its model works at {separator.sample_rate} Hz and not at {SAMPLE_RATE}")
+    strange = [stem for stem in separator.sources if stem not in STEMS]
+    if strange:
+        raise BackendUnavailable(f"its model has stems without a column: {', '.join(strange)}")
+    return separator
 
 
 def forget_backends() -> None:
-    """Load afresh from now on, for example after weights were fetched."""
-    _LOADED.clear()
+    """Load afresh from now on, for example after weights were fetched; the memory is given back."""
+    _MISSING.clear()
+    for key in _ASKED:
+        MODELS.release(key)
+    _ASKED.clear()
 
 
 def choose(
@@ -70,84 +90,59 @@ def choose(
     load: Callable[[str], Separator] = load_backend,
     channels: int = 2,
     samples: int = 0,
+    threads: int = 1,
+    auto_cpu_seconds: float = AUTO_CPU_SECONDS,
 ) -> Choice:
     """Walk an ordered list and take the first backend that runs here and accepts the track.
 
+    ``auto`` walks `BACKEND_NAMES`, best first, and on a CPU also passes over what would take too long. A list
+    of names is obeyed, however long it takes.
+
     Args:
-        backends: names, the wanted one first.
+        backends: names, the wanted one first, or ``["auto"]``.
         load: name → backend; raises `BackendUnavailable`.
         channels: native channel count of the track.
-        samples: its length at the backend's rate.
-
-    Returns:
-        the backend, and, unless it is the first, a fallback with the reason of each one passed over
-        (``demucs: …; spleeter: …``).
+        samples: its length at `SAMPLE_RATE`.
+        threads: torch threads of this process.
+        auto_cpu_seconds: what a backend slower than four times real time may take for a track, s.
 
     Raises:
         UserError: the list is empty, or holds an unknown name.
     """
     if not backends:
         raise UserError("separation.backends is empty: name a backend or type separation.enabled=false")
+    auto = list(backends) == [AUTO]
     reasons = []
-    for name in backends:
+    for name in BACKEND_NAMES if auto else backends:
         try:
             separator = load(name)
         except BackendUnavailable as error:
             reasons.append(f"{name}: {error}")
             continue
         refusal = separator.refuses(channels, samples)
+        if refusal is None and auto:
+            refusal = too_slow(separator, samples, threads, auto_cpu_seconds)
         if refusal is None:
-            return Choice(separator, _fallback(backends[0], name, reasons))
+            how = AUTO if auto else "listed"
+            fallback = None if auto or not reasons else _fallback(backends[0], name, reasons)
+            return Choice(separator, "; ".join([how, *reasons]), fallback)
         reasons.append(f"{name}: {refusal}")
-    return Choice(None, _fallback(backends[0], "none", reasons))
+    return Choice(None, "; ".join(reasons), _fallback(backends[0], "none", reasons))
 
 
-def _fallback(wanted: str, used: str, reasons: list[str]) -> Fallback | None:
-    return Fallback("separation", wanted, used, "; ".join(reasons)) if reasons else None
+def too_slow(separator: Separator, samples: int, threads: int, limit_s: float) -> str | None:
+    """Why ``auto`` does not give this track to this backend on a CPU, or None."""
+    if separator.device.type != "cpu":
+        return None
+    speed = separator.cpu_speed * threads
+    seconds = samples / separator.sample_rate / speed
+    if speed >= AUTO_SPEED or seconds <= limit_s:
+        return None
+    return (
+        f"about {seconds:.0f} s on {threads} CPU thread(s), over separation.auto_cpu_seconds={limit_s:g}; "
+        f"separation.backends=[{separator.name}] insists"
+    )
 
 
-class StemStatistics(NamedTuple):
-    """Shares and levels of the stems of one track, by stem name.
-
-    Args:
-        shares: share of the stems' summed energy, summing to 1; None for each where all are silent.
-        rms_dbfs: RMS level over all samples and channels; None for a silent stem. A sine of full scale has
-            -3.01 dBFS.
-    """
-
-    shares: dict[str, float | None]
-    rms_dbfs: dict[str, float | None]
-
-
-def stem_statistics(
-    blocks: Iterable[np.ndarray],
-    sources: Sequence[str],
-    on_block: Callable[[np.ndarray], None] | None = None,
-) -> StemStatistics:
-    """Drain a backend's stream, keeping only sums.
-
-    Args:
-        blocks: what `Separator.stream` yields, ``[sources, channels, n]``.
-        sources: stem names in the order of the first axis.
-        on_block: is handed each block, for example to write it to a file.
-
-    Raises:
-        ValueError: a block has another number of stems, or holds NaN or infinity.
-    """
-    energy, values = np.zeros(len(sources)), 0
-    for block in blocks:
-        if block.ndim != 3 or len(block) != len(sources):
-            raise ValueError(f"a block of shape {list(block.shape)} is not one of the stems {tuple(sources)}")
-        energy += np.square(block, dtype=np.float64).sum(axis=(1, 2))
-        values += block.shape[1] * block.shape[2]
-        if on_block is not None:
-            on_block(block)
-    if not np.isfinite(energy).all():
-        raise ValueError("the stems hold NaN or infinity")
-    total = float(energy.sum())
-    shares = {name: float(e) / total if total > 0 else None for name, e in zip(sources, energy, strict=True)}
-    levels = {
-        name: 10.0 * math.log10(float(e) / values) if e > 0 else None
-        for name, e in zip(sources, energy, strict=True)
-    }
-    return StemStatistics(shares, levels)
+def _fallback(wanted: str, used: str, reasons: list[str]) -> Fallback:
+    return Fallback("separation", wanted, used, "; ".join(reasons))

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.models.separation.base import Separator, register
-from pipeline.models.separation.stft import N_FFT, OverlapAdd, check_stereo, spectrum_groups
+from pipeline.models.separation.base import SeparationOptions, Separator, Window, register
+from pipeline.models.separation.stft import HOP_LENGTH, N_FFT, envelope, frame_windows, spectrum, waveform
 
 LOW_HZ = (100.0, 140.0)  # the band opens between these
 HIGH_HZ = (15500.0, 16500.0)  # and closes between these
@@ -53,20 +52,23 @@ class MidSide(Separator):
 
     Args:
         device: where the spectra are computed.
-        frames_per_group: frames of 23 ms that are in memory at once.
+        frames: frames of 23 ms that are in memory at once.
     """
 
     name = "midside"
-    version = "1"
+    version = "2"
+    cpu_speed = 60.0
     sources = ("vocals", "accompaniment")
 
-    def __init__(self, device: str | torch.device = "cpu", frames_per_group: int = 512) -> None:
+    def __init__(self, device: str | torch.device = "cpu", frames: int = 512) -> None:
         self.device = torch.device(device)
-        self.frames_per_group = frames_per_group
+        self.frames = frames
+        self.segment = frames * HOP_LENGTH / self.sample_rate
+        self.batch_items = 1 if self.device.type == "cpu" else 16
         self._band = _band(self.sample_rate).to(self.device)
 
     @classmethod
-    def load(cls, device: str = "cpu") -> MidSide:
+    def load(cls, device: str = "cpu", options: SeparationOptions | None = None) -> MidSide:
         return cls(device)
 
     def model_id(self) -> str:
@@ -77,20 +79,16 @@ class MidSide(Separator):
             return "the track is mono, so there is no stereo image to find the centre of"
         return None
 
-    def stream(self, audio: np.ndarray) -> Iterator[np.ndarray]:
-        """See `Separator.stream`. The stems sum to ``audio`` within float32 rounding.
+    def windows(self, samples: int) -> Iterator[Window]:
+        return frame_windows(samples, self.frames, fill=False)
 
-        Raises:
-            ValueError: ``audio`` is not float ``[2, samples]``, or holds NaN or infinity.
-        """
-        audio = check_stereo(audio)
-        overlap_add, position = OverlapAdd(audio.shape[-1]), 0
-        for left, right in spectrum_groups(audio, self.frames_per_group, self.device):
-            centre = overlap_add.add(centre_mask(left, right) * self._band * (left + right) / 2)
-            if centre.shape[-1]:
-                mix = audio[:, position : position + centre.shape[-1]]
-                position += centre.shape[-1]
-                yield np.stack([np.broadcast_to(centre, mix.shape), mix - centre])
+    def separate(self, batch: Tensor) -> Tensor:
+        """See `Separator.separate`. The stems sum to the mix within float32 rounding."""
+        spectra = spectrum(batch)
+        left, right = spectra[:, 0], spectra[:, 1]
+        centre = waveform(centre_mask(left, right) * self._band * (left + right) / 2)
+        vocals = centre[:, None].expand_as(batch)
+        return torch.stack([vocals, batch * envelope(spectra.shape[-2], batch.device) - vocals], dim=1)
 
 
 def _band(sample_rate: int) -> Tensor:
