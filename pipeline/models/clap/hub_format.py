@@ -90,7 +90,10 @@ def read_hub_config(files: HubFiles) -> dict[str, Any]:
     if not isinstance(audio, dict):
         raise _refused(files, "its audio_config is not an object")
     if audio.get("enable_fusion"):
-        raise _refused(files, "it is a fusion checkpoint; the unfused ones are laion/clap-htsat-unfused and larger_clap_*")
+        raise _refused(
+            files,
+            "it is a fusion checkpoint; clap-htsat-unfused and larger_clap_* are not",
+        )
     for name, expected in _AUDIO_CONFIG.items():
         if audio.get(name, expected) != expected:
             raise _refused(files, f"its {name} is {audio[name]}, not {expected}")

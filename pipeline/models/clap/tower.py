@@ -142,7 +142,9 @@ def _check_fit(
     if missing:
         raise _refusal(info, f"it lacks {min(missing)} and {len(missing) - 1} more")
     if unexpected:
-        raise _refusal(info, f"it has {min(unexpected)} and {len(unexpected) - 1} more that do not belong to it")
+        raise _refusal(
+            info, f"it has {min(unexpected)} and {len(unexpected) - 1} more that do not belong to it"
+        )
     for name, value in expected.items():
         if found[name].shape != value.shape:
             what = f"{name} should be {list(value.shape)}, it is {list(found[name].shape)}"
