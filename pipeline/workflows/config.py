@@ -17,6 +17,7 @@ from pipeline.dataset.storage import public_uri
 from pipeline.errors import UserError
 from pipeline.features import REGISTRY, Extractor
 from pipeline.features.run import BLOCK_SECONDS
+from pipeline.models.clap.precision import normalise_amp
 from pipeline.models.separation import AUTO, BACKEND_NAMES, SeparationOptions
 from pipeline.models.separation.choose import AUTO_CPU_SECONDS
 from pipeline.models.separation.networks import AMP
@@ -66,7 +67,9 @@ class ClapConfig:
     hop_seconds: float = 5.0
     aggregate: str = "mean"
     max_batch_audio_seconds: float = 160.0
-    amp: bool = False
+    amp: str = "auto"
+    text_queries: list[str] = field(default_factory=list)
+    tokenizer: Optional[str] = None
     on_unavailable: str = "skip"
 
 
@@ -283,6 +286,12 @@ def _check_features(config: ExtractConfig) -> None:
 def _check_clap(clap: ClapConfig) -> None:
     _one_of("clap.aggregate", clap.aggregate, AGGREGATES)
     _one_of("clap.on_unavailable", clap.on_unavailable, ON_UNAVAILABLE)
+    normalise_amp(clap.amp)
+    for text in clap.text_queries:
+        if not text.strip():
+            raise UserError("clap.text_queries holds an empty text: type clap.text_queries=['a sad piano']")
+    if clap.text_queries and not clap.enabled:
+        raise UserError("clap.text_queries need the audio embeddings: type clap.enabled=true")
     _positive("clap.window_seconds", clap.window_seconds)
     _positive("clap.hop_seconds", clap.hop_seconds)
     for key, seconds in (("window_seconds", clap.window_seconds), ("hop_seconds", clap.hop_seconds)):

@@ -21,8 +21,9 @@ import yaml
 from pipeline.dataset.manifest import merge_manifest
 from pipeline.dataset.output import Output
 from pipeline.dataset.run import RunFolder, environment, new_run_id
-from pipeline.dataset.schemas import FAILURES, SEGMENTS, tracks_schema
+from pipeline.dataset.schemas import FAILURES, segments_schema, tracks_schema
 from pipeline.dataset.sources import SourceItem, list_source
+from pipeline.dataset.spaces import require_space
 from pipeline.dataset.storage import is_local, one_line, public_uri
 from pipeline.engine.graph import Node, build_dataset, busy_seconds, receipts
 from pipeline.engine.plan import estimated_seconds, pack
@@ -72,6 +73,8 @@ def run(config: ExtractConfig, quiet: bool = False) -> Result:
     output = Output(config.output.uri, config.output_options())
     items = _list(config, quiet)
     models = find_models(config)
+    if models.clap_model is not None and not config.output.overwrite:
+        require_space(output, models.clap_model)
     output.check(config.output.overwrite)
     folder = RunFolder(output, new_run_id(), quiet)
     try:
@@ -158,7 +161,7 @@ def _run(
     busy, error = _execute(blocks, nodes, resources, cluster, progress, folder, said, fraction)
     try:
         _reconcile(blocks, nodes, progress, folder)
-        result = _finish(config, output, folder, progress, env, startup, busy)
+        result = _finish(config, models, output, folder, progress, env, startup, busy)
     except Exception as again:
         if error is None:
             raise
@@ -251,6 +254,7 @@ def build_graph(config: ExtractConfig, models: Models, output: Output, run_id: s
             "aggregate": config.clap.aggregate,
             "max_batch_audio_seconds": config.clap.max_batch_audio_seconds,
             "amp": config.clap.amp,
+            "queries": models.clap_queries,
             "device": device.get("clap", "cpu"),
             "threads": threads,
             "seed": config.seed,
@@ -273,7 +277,13 @@ def build_graph(config: ExtractConfig, models: Models, output: Output, run_id: s
     sink = {
         "output": output,
         "run_id": run_id,
-        "tracks": tracks_schema(extractors, config.clap.enabled, config.separation.enabled),
+        "tracks": tracks_schema(
+            extractors,
+            config.clap.enabled,
+            config.separation.enabled,
+            embedding_space=models.clap_model,
+            text_queries=config.clap.text_queries,
+        ),
         "standing_fallbacks": [vars(f) for f in models.fallbacks],
         "extractors": {e.name: e.version for e in extractors},
     }
@@ -366,6 +376,7 @@ def _reconcile(
 
 def _finish(
     config: ExtractConfig,
+    models: Models,
     output: Output,
     folder: RunFolder,
     progress: Progress,
@@ -373,7 +384,7 @@ def _finish(
     startup: float,
     busy: dict[str, float],
 ) -> Result:
-    output.fill_empty({"segments": SEGMENTS, "failures": FAILURES})
+    output.fill_empty({"segments": segments_schema(models.clap_model), "failures": FAILURES})
     numbers = performance(folder.run_id, progress, progress.elapsed(), startup, busy)
     folder.write_json("performance.json", numbers)
     folder.write("PERFORMANCE_METRICS.md", markdown(numbers, env))

@@ -117,7 +117,7 @@ def test_environment_variables_that_users_know_are_read_and_checked(compose, mon
     monkeypatch.setenv("PERF_THREADS", "3")
     config = compose.load(BASE)
     assert config.clap.hop_seconds == 2.5
-    assert config.clap.amp is True
+    assert config.clap.amp == "true"
     assert config.features.sample_rate == 16000
     assert config.perf.threads == 3
     monkeypatch.setenv("SEGMENT_HOP_SECONDS", "soon")
