@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,6 +14,7 @@ from pipeline.features.base import Extraction, Extractor, column, register
 from pipeline.features.chroma import METHODS, cqt_obstacle, normalise_frames
 from pipeline.features.onset import TempoSearch
 from pipeline.features.spectra import SharedSpectra
+from pipeline.optional import look_up
 
 PITCH_CLASSES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 MODES = ("major", "minor")
@@ -195,9 +195,8 @@ class Key(Extractor):
 
 def essentia_obstacle() -> str | None:
     """Why Essentia's KeyExtractor cannot run, or None."""
-    if importlib.util.find_spec("essentia") is None:
-        return "essentia is not installed"
-    return None
+    found = look_up("essentia", load=True)
+    return None if found.available else found.reason
 
 
 def beat_medians(chroma: np.ndarray, sounding: np.ndarray, beats: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from pipeline.errors import UserError
 from pipeline.models.clap.checkpoint import EMBEDDING_SIZE, Checkpoint, CheckpointInfo, read_checkpoint
+from pipeline.optional import look_up
 
 SAMPLE_RATE = 48000
 CLIP_SAMPLES = 480000
@@ -134,10 +135,10 @@ def laion_audio_config(architecture: str) -> types.SimpleNamespace:
 
 
 def _clap_module_folder() -> Path:
-    spec = importlib.util.find_spec("laion_clap")
-    if spec is None or spec.origin is None:
-        raise UserError("clap.enabled: laion-clap is not installed: pip install laion-clap==1.1.7")
-    return Path(spec.origin).parent / "clap_module"
+    found = look_up("laion_clap")
+    if not found.available:
+        raise UserError(f"clap.enabled: {found.reason}")
+    return Path(importlib.util.find_spec("laion_clap").origin).parent / "clap_module"
 
 
 def _check_fit(expected: dict[str, torch.Tensor], checkpoint: Checkpoint) -> None:
