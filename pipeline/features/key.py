@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,6 +16,7 @@ from pipeline.features.onset import OnsetCurve, TempoSearch
 from pipeline.features.spectra import SharedSpectra
 from pipeline.features.tempo import shared_rhythm
 from pipeline.features.track import TrackInfo
+from pipeline.optional import look_up
 
 PITCH_CLASSES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 MODES = ("major", "minor")
@@ -227,9 +227,8 @@ def find_by_essentia(block: SharedSpectra, profile: str) -> dict[str, Any]:
 
 def essentia_obstacle() -> str | None:
     """Why Essentia's KeyExtractor cannot run, or None."""
-    if importlib.util.find_spec("essentia") is None:
-        return "essentia is not installed"
-    return None
+    found = look_up("essentia", load=True)
+    return None if found.available else found.reason
 
 
 def beat_medians(chroma: np.ndarray, sounding: np.ndarray, beats: np.ndarray) -> np.ndarray:

@@ -388,7 +388,11 @@ def _finish(
     numbers = performance(folder.run_id, progress, progress.elapsed(), startup, busy)
     folder.write_json("performance.json", numbers)
     folder.write("PERFORMANCE_METRICS.md", markdown(numbers, env))
-    header = {"run_id": folder.run_id, "aggregate_strategy": config.clap.aggregate}
+    header = {
+        "run_id": folder.run_id,
+        "aggregate_strategy": config.clap.aggregate,
+        "fallbacks": numbers["fallbacks"],
+    }
     merge_manifest(output, folder.run_id, header, len(progress.committed))
     found = overview(output)
     report = folder.write("report.html", render(numbers, env, found, output.uri))
