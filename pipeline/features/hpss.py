@@ -12,7 +12,8 @@ import torch
 
 from pipeline.errors import Fallback
 from pipeline.features.base import Extraction, Extractor, Running, blob_columns, column, register
-from pipeline.features.median import median_network, reflected, window_medians
+from pipeline.features.layout import transposed
+from pipeline.features.median import median_network, reflected, row_medians
 from pipeline.features.running import GroupMeans
 from pipeline.features.spectra import SharedSpectra
 from pipeline.features.statistics import decibels_above, frames_per_group
@@ -85,18 +86,15 @@ def masks(
 def _median_over_frames(power: torch.Tensor, start: int, stop: int, size: int) -> torch.Tensor:
     first = start - size // 2
     last = first + median_network(size).padded_length(stop - start)
-    if first >= 0 and last <= power.shape[1]:
-        padded = power[:, first:last]
-    else:
-        positions = torch.arange(first, last, device=power.device)
-        padded = power.index_select(1, reflected(positions, power.shape[1]))
-    return window_medians(padded.T.contiguous(), size, stop - start).T.contiguous()
+    positions = reflected(torch.arange(first, last, device=power.device), power.shape[1])
+    return row_medians(power.T, positions, size)[: stop - start].T
 
 
 def _median_over_bins(power: torch.Tensor, size: int) -> torch.Tensor:
     bins = power.shape[0]
     positions = torch.arange(median_network(size).padded_length(bins), device=power.device) - size // 2
-    return window_medians(power.index_select(0, reflected(positions, bins)), size, bins)
+    medians = row_medians(transposed(power.T), reflected(positions, bins), size)[:bins]
+    return transposed(medians).T
 
 
 def _mask_pair(
