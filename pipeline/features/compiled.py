@@ -63,6 +63,10 @@ class Kernel:
     def _alignment(self, element: ir.Type) -> int:
         return 4 if element == self.float else 8
 
+    def constant(self, value: float) -> ir.Value:
+        """A vector of the same value throughout."""
+        return self.vector([self.float(value)] * LANES)
+
     def extreme(self, larger: bool, a: ir.Value, b: ir.Value) -> ir.Value:
         """The larger or smaller of two vectors, lane by lane; neither holds NaN."""
         chosen = self.build.fcmp_ordered(">" if larger else "<", a, b, flags=["nnan", "nsz"])
