@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,178 +11,20 @@ import torch
 
 from pipeline.errors import Fallback
 from pipeline.features.base import Extraction, Extractor, Running, blob_columns, column, register
-from pipeline.features.median import median_network, reflected, window_medians
+from pipeline.features.masks import Masking, energy_by_group, separate
 from pipeline.features.running import GroupMeans
 from pipeline.features.spectra import SharedSpectra
 from pipeline.features.statistics import decibels_above, frames_per_group
-from pipeline.features.stft import hann_window, power_spectrogram
+from pipeline.features.stft import hann_window
 from pipeline.features.track import TrackInfo
 
 MASKS = ("soft", "hard")
 PARTS = ("harmonic", "percussive")
 _SOURCE = "Fitzgerald, 2010; Driedger, Müller and Disch, 2014; librosa.decompose.hpss"
 
-# Elements of the spectrogram per pass, and the least number of frames: they bound the memory of temporaries,
-# and being constant they keep results independent of what else runs. A GPU wants more at a time.
-_CHUNK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 23}
-_LEAST_CHUNK_FRAMES = 64
-
-_SMALLEST = torch.finfo(torch.float32).tiny
-
-
-@dataclass(frozen=True)
-class Masking:
-    """How the two parts are told apart.
-
-    Args:
-        kernel_size: frames, and bins, of the medians.
-        power: exponent of the soft masks; 2 makes them Wiener filters.
-        margin_harmonic: factor by which the harmonic median must exceed the percussive one.
-        margin_percussive: the reverse. Beyond 1 there is a residual that belongs to neither part.
-        hard: masks of 0 and 1 instead of soft ones.
-    """
-
-    kernel_size: int = 31
-    power: float = 2.0
-    margin_harmonic: float = 1.0
-    margin_percussive: float = 1.0
-    hard: bool = False
-
-
-def masks(
-    power: torch.Tensor, masking: Masking, first: int = 0, last: int | None = None
-) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-    """Harmonic and percussive masks of a spectrogram, some frames at a time.
-
-    The median over ``kernel_size`` frames of each bin leaves what lasts, the median over ``kernel_size`` bins
-    of each frame what is broad (D. Fitzgerald, "Harmonic/percussive separation using median filtering", DAFx
-    2010), with the margins of J. Driedger, M. Müller and S. Disch ("Extending harmonic-percussive separation of
-    audio signals", ISMIR 2014). Equal within 1e-6 to ``librosa.decompose.hpss(power ** 0.5, mask=True)``
-    wherever the magnitude is either zero or above 1e-18: squaring keeps the order, so the medians are those of
-    the magnitudes, and the masks follow from them.
-
-    Args:
-        power: squared magnitudes, float32 ``[bins, frames]``.
-        masking: the parameters.
-        first, last: the frames wanted; those on either side are context. All of them by default.
-
-    Yields:
-        index of the first frame, then the masks of the harmonic and of the percussive part, both float32
-        ``[bins, n]`` in [0, 1].
-    """
-    bins, frames = power.shape
-    elements = _CHUNK_ELEMENTS.get(power.device.type, _CHUNK_ELEMENTS["cpu"])
-    step = max(_LEAST_CHUNK_FRAMES, elements // max(1, bins - 1))
-    last = frames if last is None else last
-    for start in range(first, last, step):
-        stop = min(start + step, last)
-        lasting = _median_over_frames(power, start, stop, masking.kernel_size)
-        broad = _median_over_bins(power[:, start:stop], masking.kernel_size)
-        yield start, *_mask_pair(lasting, broad, masking)
-
-
-def _median_over_frames(power: torch.Tensor, start: int, stop: int, size: int) -> torch.Tensor:
-    first = start - size // 2
-    last = first + median_network(size).padded_length(stop - start)
-    if first >= 0 and last <= power.shape[1]:
-        padded = power[:, first:last]
-    else:
-        positions = torch.arange(first, last, device=power.device)
-        padded = power.index_select(1, reflected(positions, power.shape[1]))
-    return window_medians(padded.T.contiguous(), size, stop - start).T.contiguous()
-
-
-def _median_over_bins(power: torch.Tensor, size: int) -> torch.Tensor:
-    bins = power.shape[0]
-    positions = torch.arange(median_network(size).padded_length(bins), device=power.device) - size // 2
-    return window_medians(power.index_select(0, reflected(positions, bins)), size, bins)
-
-
-def _mask_pair(
-    lasting: torch.Tensor, broad: torch.Tensor, masking: Masking
-) -> tuple[torch.Tensor, torch.Tensor]:
-    plain = masking.margin_harmonic == masking.margin_percussive == 1.0
-    rivals = (
-        (lasting, broad * masking.margin_harmonic**2),
-        (broad, lasting * masking.margin_percussive**2),
-    )
-    if masking.hard:
-        return tuple((own > other).float() for own, other in rivals)
-    if plain:
-        harmonic = _soft_mask(*rivals[0], masking.power, nothing=0.5)
-        return harmonic, 1.0 - harmonic
-    return tuple(_soft_mask(own, other, masking.power, nothing=0.0) for own, other in rivals)
-
-
-def _soft_mask(own: torch.Tensor, other: torch.Tensor, power: float, nothing: float) -> torch.Tensor:
-    """``own / (own + other)`` of squared magnitudes raised to half of ``power``, as librosa.util.softmask.
-
-    Where both are zero the mask is ``nothing``.
-    """
-    larger = torch.maximum(own, other)
-    if power != 2.0:
-        # In proportion to the larger one, whose power then neither overflows nor vanishes.
-        scale = larger.clamp(min=_SMALLEST)
-        own, other = (own / scale).pow(power / 2), (other / scale).pow(power / 2)
-    mask = own / (own + other)
-    return torch.where(larger < _SMALLEST, nothing, mask)
-
-
-def separate(
-    waveform: torch.Tensor, n_fft: int = 2048, hop_length: int = 512, masking: Masking | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Waveforms of the harmonic and of the percussive part, as ``librosa.effects.hpss`` within 1e-4.
-
-    With margins of 1 and soft masks they sum to the input. The complex spectrum of only some frames exists at
-    a time; the power spectrum exists as a whole.
-
-    Args:
-        waveform: float32 ``[samples]``, on any device.
-        n_fft: FFT length, samples.
-        hop_length: samples between frames, at most half of ``n_fft``.
-        masking: the defaults of `Masking` when None.
-
-    Shape: two of float32 ``[samples]``.
-
-    Raises:
-        ValueError: ``hop_length`` is above half of ``n_fft``, from where the windows leave gaps.
-    """
-    if not 0 < 2 * hop_length <= n_fft:
-        raise ValueError(f"hop_length={hop_length} must lie within 1..{n_fft // 2}, half of n_fft")
-    power = power_spectrogram(waveform, n_fft, hop_length)
-    count = power.shape[1]
-    window = hann_window(n_fft).to(waveform.device)
-    half = n_fft // 2
-    padded = torch.nn.functional.pad(waveform, (half, half))
-    blocks = count + -(-n_fft // hop_length)
-    parts = padded.new_zeros((2, blocks, hop_length))
-    weight = padded.new_zeros((blocks, hop_length))
-    _overlap_add(weight, (window * window).expand(count, -1))
-    for start, *pair in masks(power, masking or Masking()):
-        frames = padded.unfold(-1, n_fft, hop_length)[start : start + pair[0].shape[1]]
-        spectrum = torch.fft.rfft(frames * window)
-        for part, mask in zip(parts, pair, strict=True):
-            _overlap_add(part[start:], torch.fft.irfft(spectrum * mask.T, n=n_fft) * window)
-    harmonic, percussive, weight = (
-        total.reshape(-1)[half : half + len(waveform)] for total in (*parts, weight)
-    )
-    return harmonic / weight, percussive / weight
-
-
-def _overlap_add(blocks: torch.Tensor, frames: torch.Tensor) -> None:
-    """Add frame ``i`` to the samples that begin with block ``i``.
-
-    Shape: ``[at least n + ceil(n_fft / hop_length) - 1, hop_length]``, ``[n, n_fft]``.
-    """
-    count, length = frames.shape
-    hop_length = blocks.shape[1]
-    for index, start in enumerate(range(0, length, hop_length)):
-        piece = frames[:, start : start + hop_length]
-        blocks[index : index + count, : piece.shape[1]] += piece
-
 
 class _Energies:
-    """Sums over the frames of a spectrogram that comes in chunks.
+    """Sums over the frames of one part, which come block by block.
 
     Args:
         group: frames per column of the matrix.
@@ -196,16 +37,12 @@ class _Energies:
         self.total = 0.0
         self.mel = GroupMeans(group)
 
-    def add(self, start: int, power: torch.Tensor, bank: torch.Tensor) -> None:
-        """Add the chunk ``[bins, n]`` that begins at frame ``start`` of the track."""
-        groups = torch.arange(start, start + power.shape[1], device=power.device) // self.group
-        first, last = start // self.group, (start + power.shape[1] - 1) // self.group + 1
-        members = groups[:, None] == torch.arange(first, last, device=power.device)
-        # A product, because index_add_ is in no fixed order on a GPU.
-        sums = power @ members.float()
-        self.total += float(sums.double().sum())
-        counts = members.sum(dim=0).cpu().numpy()
-        self.mel.add_sums(first, (bank @ sums).double().cpu().numpy(), counts)
+    def add(self, frames: range, energy: torch.Tensor, bank: torch.Tensor) -> None:
+        """Add the energy ``[groups, bins]`` of frames of the track; ``bank`` is ``[n_mels, bins]``."""
+        self.total += float(energy.sum())
+        first = frames.start // self.group
+        counts = np.bincount(np.arange(frames.start, frames.stop) // self.group - first)
+        self.mel.add_sums(first, (bank @ energy.float().T).double().cpu().numpy(), counts)
 
 
 @register
@@ -347,10 +184,11 @@ class _HpssRun(Running):
             self.fallbacks = hpss.empty_bands(bank, block.sample_rate)
         self.frames += len(frames)
         power, before = block.power_around(hpss.n_fft, hpss.hop_length, hpss.kernel_size // 2 + 1)
-        for start, *pair in masks(power, hpss.masking(), before, before + len(frames)):
-            chunk = power[:, start : start + pair[0].shape[1]]
-            for part, mask in zip(self.parts, pair, strict=True):
-                part.add(frames.start + start - before, mask.square_().mul_(chunk), bank)
+        if len(frames):
+            wanted = frames.start, before, before + len(frames)
+            energies = energy_by_group(power, hpss.masking(), self.parts[0].group, *wanted)
+            for part, energy in zip(self.parts, energies, strict=True):
+                part.add(frames, energy, bank)
         if hpss.waveforms:
             parts = separate(block.waveform(), hpss.n_fft, hpss.hop_length, hpss.masking())
             for waveform, part in zip(self.waveforms, parts, strict=True):

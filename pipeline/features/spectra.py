@@ -258,7 +258,7 @@ class SharedSpectra:
         if not before and not after:
             return power, 0
         sides = [self._power_of(n_fft, hop_length, side) for side in (before, after)]
-        return torch.cat([sides[0], power, sides[1]], dim=1), len(before)
+        return torch.cat([sides[0].T, power.T, sides[1].T]).T, len(before)
 
     def mel_bank(self, n_fft: int, n_mels: int, fmin: float, fmax: float) -> torch.Tensor:
         """Mel filters on the device, see `mel_filterbank`."""

@@ -15,7 +15,8 @@ import torch
 from pipeline.audio.resample import resample
 from pipeline.features import REGISTRY
 from pipeline.features.base import Extraction, Extractor, Running, column
-from pipeline.features.hpss import Hpss, separate
+from pipeline.features.hpss import Hpss
+from pipeline.features.masks import separate
 from pipeline.features.mel import Mel
 from pipeline.features.run import TrackAudio, block_axis, run_extractors
 from pipeline.features.spectra import SharedSpectra
