@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import soxr
 
@@ -130,3 +132,18 @@ def make_view(samples: np.ndarray, rate: int, target_rate: int, channels: int | 
         raise ValueError(f"channels is 1, 2 or None, not {channels}")
     mix = {1: to_mono, 2: to_stereo}.get(channels)
     return resample(mix(samples) if mix else samples, rate, target_rate)
+
+
+def view_blocks(
+    blocks: Iterable[np.ndarray], rate: int, target_rate: int, channels: int
+) -> Iterator[np.ndarray]:
+    """`make_view` of a signal that comes in blocks, ``[any, n]`` each, to 1 or 2 channels, within 1e-6.
+
+    Yields:
+        float32 ``[channels, n]`` blocks, copies.
+    """
+    mix = {1: to_mono, 2: to_stereo}[channels]
+    resampler = StreamResampler(rate, target_rate, channels)
+    for block in blocks:
+        yield resampler.push(mix(block))
+    yield resampler.push(np.zeros((channels, 0), np.float32), last=True)

@@ -6,11 +6,13 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipeline.audio.reader import ArrayReader, AudioReader, Spool
+from pipeline.audio.resample import view_blocks
 from pipeline.audio.stream import PcmStream, open_bytes, open_file
 from pipeline.audio.validate import Limits
 from pipeline.dataset.storage import filesystem, is_local, local_path, one_line
@@ -100,6 +102,29 @@ class Fetcher:
             self._tried(track, stage, lambda: fs.get_file(remote, copy.name))
             path = Path(copy.name)
             yield SourceFile(name, path.stat().st_size, path=path)
+
+    def reader(self, track: Track, stage: str, view: str, sample_rate: int, stack: ExitStack) -> AudioReader:
+        """A view of a decoded track: what travels with it, or, of a long one, a temporary file of its samples.
+
+        Args:
+            track: decoded.
+            stage: who asks.
+            view: ``clap`` (mono) or ``separation`` (stereo).
+            sample_rate: of the view, Hz.
+            stack: closes the file.
+
+        Raises:
+            Exception: as `fetch`, or a `DecodeError`, where the source has changed since it was decoded.
+        """
+        if not track.long:
+            return ArrayReader(track.audio(view))
+        channels = 1 if view == "clap" else 2
+        with self.fetch(track, stage) as source, source.open() as stream:
+            spool = Spool(channels)
+            stack.callback(spool.close)
+            for block in view_blocks(stream, stream.sample_rate, sample_rate, channels):
+                spool.write(block)
+        return spool
 
     def _tried(self, track: Track, stage: str, read: Callable[[], T]) -> T:
         for attempt in range(1, self.attempts + 1):

@@ -9,12 +9,15 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
+from pipeline.errors import Fallback
 from pipeline.features import bs1770
 from pipeline.features.base import Extraction, Extractor, Running, column, register
+from pipeline.features.pyloudnorm_meter import pyloudnorm_loudness, pyloudnorm_obstacle
 from pipeline.features.spectra import ChannelLevels, SharedSpectra
 from pipeline.features.statistics import aggregate, decibels, decibels_above
 from pipeline.features.track import TrackInfo
 
+BACKENDS = ("own", "pyloudnorm")
 _FRAME_STATISTICS = ("mean", "std", "median", "p10", "p90")
 _BS1770 = "ITU-R BS.1770-4"
 
@@ -29,6 +32,8 @@ class Loudness(Extractor):
     those of `pipeline.features.bs1770.channel_weights`.
 
     Args:
+        backend: ``own``, or ``pyloudnorm`` for the integrated loudness by that package. Where it cannot measure a
+            track (not installed, too many channels, longer than one block) the track gets ``own``, on record.
         frame_seconds: length of the frames of ``loudness_frame_rms_*``, which do not overlap.
         floor_dbfs: level of a frame of digital silence within a track that is not silent.
     """
@@ -38,10 +43,13 @@ class Loudness(Extractor):
     views: ClassVar[tuple[str, ...]] = ("native",)
     description: ClassVar[str] = "BS.1770 loudness, loudness range, true peak and RMS levels"
 
+    backend: str = "own"
     frame_seconds: float = 0.05
     floor_dbfs: float = -100.0
 
     def check(self) -> None:
+        if self.backend not in BACKENDS:
+            raise ValueError(f"backend={self.backend} must be one of {', '.join(BACKENDS)}")
         if not 0.001 <= self.frame_seconds <= 10:
             raise ValueError(f"frame_seconds={self.frame_seconds} must lie within 0.001..10")
         if not -300 <= self.floor_dbfs < 0:
@@ -103,6 +111,12 @@ class _LoudnessRun(Running):
         self.true_peak = 0.0
         self.steps: list[bs1770.Steps] = []
         self.frame_power: list[np.ndarray] = []
+        self.obstacle: str | None = None
+        self.by_pyloudnorm: float | None = None
+        self.asked = loudness.backend == "pyloudnorm"
+        if self.asked:
+            too_long = None if track.one_block else "the track is longer than one block"
+            self.obstacle = too_long or pyloudnorm_obstacle(track.channels)
 
     def add(self, block: SharedSpectra) -> None:
         levels = block.levels()
@@ -118,6 +132,8 @@ class _LoudnessRun(Running):
         self.true_peak = max(self.true_peak, bs1770.true_peak(samples, self.rate, block.device))
         if self.rate >= bs1770.LOWEST_RATE:
             self.steps.append(measure_block(block))
+            if self.asked and self.obstacle is None:
+                self.by_pyloudnorm = pyloudnorm_loudness(block.native_block, self.rate)
 
     def finish(self) -> Extraction:
         values: dict[str, float | None] = {f.name: None for f in self.loudness.columns()}
@@ -130,12 +146,19 @@ class _LoudnessRun(Running):
         values["loudness_true_peak_dbtp"] = 20.0 * math.log10(max(peak, self.true_peak))
         if self.rate >= bs1770.LOWEST_RATE:
             steps = bs1770.Steps.joined(self.steps)
-            values["loudness_integrated_lufs"] = bs1770.integrated_loudness(steps)
+            own = not self.asked or self.obstacle is not None
+            values["loudness_integrated_lufs"] = (
+                bs1770.integrated_loudness(steps) if own else self.by_pyloudnorm
+            )
             values["loudness_range_lu"] = bs1770.loudness_range(steps)
         frames = decibels_above(np.concatenate(self.frame_power), self.loudness.floor_dbfs)
         for statistic, value in aggregate(frames, _FRAME_STATISTICS).items():
             values[f"loudness_frame_rms_{statistic}_dbfs"] = float(value)
-        return Extraction(values)
+        if self.obstacle is None:
+            return Extraction(values, backend="pyloudnorm" if self.asked else "torch")
+        return Extraction(
+            values, fallbacks=[Fallback("features", "loudness.backend=pyloudnorm", "own", self.obstacle)]
+        )
 
 
 def measure_block(block: SharedSpectra) -> bs1770.Steps:

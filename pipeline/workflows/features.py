@@ -258,6 +258,7 @@ def build_graph(config: ExtractConfig, models: Models, output: Output, run_id: s
             "device": device.get("clap", "cpu"),
             "threads": threads,
             "seed": config.seed,
+            "storage_options": config.source.storage_options,
             "drop": drops.get("clap", frozenset()),
         }),
         "separation": (SeparationStage, {
@@ -270,6 +271,7 @@ def build_graph(config: ExtractConfig, models: Models, output: Output, run_id: s
             "device": device.get("separation", "cpu"),
             "threads": threads,
             "seed": config.seed,
+            "storage_options": config.source.storage_options,
             "drop": drops.get("separation", frozenset()),
         }),
     }  # fmt: skip

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import ExitStack
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import torch
 
+from pipeline.audio.reader import AudioReader
 from pipeline.dataset.schemas import CLAP, CLAP_SIMILARITY
 from pipeline.engine.batch import Track, add_stage, tracks_of
 from pipeline.engine.process import start_torch
+from pipeline.engine.source_file import Fetcher
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.features.base import stable_key
 from pipeline.models.clap.embed import ClapEmbedder, EmbedReport, TrackWindows
 from pipeline.models.clap.text import TextQueries
+from pipeline.models.clap.tower import SAMPLE_RATE
 
 NAME = "clap"
 VERSION = "2"
@@ -43,6 +50,7 @@ class ClapStage:
         device: ``cpu`` or ``cuda``.
         threads, seed: of torch in this process.
         queries: texts to compare each track with.
+        storage_options: of the source, for the tracks that are too long to travel.
         drop: names of the columns nobody reads after this stage.
     """
 
@@ -58,6 +66,7 @@ class ClapStage:
         threads: int = 1,
         seed: int = 0,
         queries: TextQueries | None = None,
+        storage_options: dict[str, Any] | None = None,
         drop: frozenset[str] = frozenset(),
     ) -> None:
         self.device, moved = start_torch(NAME, device, threads, seed)
@@ -67,6 +76,7 @@ class ClapStage:
         self.fallbacks = [*moved, *self.embedder.fallbacks]
         self.aggregate = aggregate
         self.queries = queries
+        self.fetcher = Fetcher(storage_options)
         self.drop = drop
         parameters = {
             "name": NAME,
@@ -89,14 +99,31 @@ class ClapStage:
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         tracks = tracks_of(table)
-        heard = [t for t in tracks if t.decoded]
-        results, report = self.embedder.embed_tracks([t.audio("clap")[0] for t in heard])
+        with ExitStack() as stack:
+            heard, readers = self._readers([t for t in tracks if t.decoded], stack)
+            results, report = self.embedder.embed_tracks(readers)
         for number, (track, result) in enumerate(zip(heard, results, strict=True)):
             self._store(track, result, self._cost(report, number))
         for step in self.embedder.take_fallbacks():
             for track in heard:
                 track.fallbacks.append(step)
         return add_stage(table, tracks, NAME, FIELDS, clock, drop=self.drop.__contains__)
+
+    def _readers(
+        self, tracks: list[Track], stack: ExitStack
+    ) -> tuple[list[Track], list[np.ndarray | AudioReader]]:
+        """The tracks whose audio is there, and that audio; the others are failures."""
+        heard: list[Track] = []
+        readers: list[np.ndarray | AudioReader] = []
+        for track in tracks:
+            started = time.perf_counter()
+            try:
+                readers.append(self.fetcher.reader(track, NAME, "clap", SAMPLE_RATE, stack))
+                heard.append(track)
+            except Exception as error:  # noqa: BLE001  the source may be gone since it was decoded
+                track.costs.append(Cost(NAME, time.perf_counter() - started, self.device))
+                track.fail(NAME, error)
+        return heard, readers
 
     def _cost(self, report: EmbedReport, number: int) -> Cost:
         spent = report.tracks[number]

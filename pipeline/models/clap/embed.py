@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.audio.windows import cut_windows, repeat_pad, window_spans
+from pipeline.audio.reader import ArrayReader, AudioReader
+from pipeline.audio.windows import repeat_pad, window_spans
 from pipeline.errors import Fallback, UserError
 from pipeline.models.batching import BatchRunner
 from pipeline.models.clap.aggregate import aggregate
@@ -176,7 +177,9 @@ class ClapEmbedder:
         self.runner.run([noise] * clips)
         return time.perf_counter() - started
 
-    def embed_tracks(self, tracks: Sequence[np.ndarray]) -> tuple[list[TrackWindows], EmbedReport]:
+    def embed_tracks(
+        self, tracks: Sequence[np.ndarray | AudioReader]
+    ) -> tuple[list[TrackWindows], EmbedReport]:
         """Embed the windows of all ``tracks``, filling batches across tracks.
 
         How windows fall into batches changes a component by less than 1e-5 in float32, 1e-3 in bfloat16.
@@ -184,7 +187,8 @@ class ClapEmbedder:
         is run on the CPU, in float32; `take_fallbacks` tells.
 
         Args:
-            tracks: mono at 48 kHz, float ``[samples]``, -1..1; values beyond are clipped, as LAION does.
+            tracks: mono at 48 kHz, float ``[samples]`` or a reader of one channel, -1..1; values beyond are
+                clipped, as LAION does. Of a reader only the windows of a batch are in memory.
 
         Returns:
             one `TrackWindows` per track in the order given, and what it cost. A track that cannot be embedded
@@ -251,7 +255,7 @@ class _Run:
         self.batches: list[BatchReport] = []
         self._most: Counter[int] = Counter()
 
-    def clips(self, tracks: Sequence[np.ndarray]) -> Iterator[_Clip]:
+    def clips(self, tracks: Sequence[np.ndarray | AudioReader]) -> Iterator[_Clip]:
         """The windows that are not silent. Silent ones and broken tracks are settled here."""
         for track, x in enumerate(tracks):
             result = self.results[track]
@@ -260,17 +264,15 @@ class _Run:
                     yield clip
                     if result.error is not None:
                         break
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 self._fail(track, error)
 
-    def _track_clips(self, track: int, x: np.ndarray) -> Iterator[_Clip]:
-        if x.ndim != 1 or not np.issubdtype(x.dtype, np.floating):
-            raise ValueError(f"expected a mono track of floats [samples], got {x.dtype} {list(x.shape)}")
-        windows, (window, hop) = self.results[track].windows, (self.embedder.window, self.embedder.hop)
-        spans = window_spans(len(x), window, hop)
-        for (start, stop), view in zip(spans, cut_windows(x, window, hop), strict=True):
+    def _track_clips(self, track: int, x: np.ndarray | AudioReader) -> Iterator[_Clip]:
+        reader = _mono_reader(x)
+        windows = self.results[track].windows
+        for start, stop in window_spans(reader.samples, self.embedder.window, self.embedder.hop):
             started = time.perf_counter()
-            view = view.astype(np.float32, copy=False)
+            view = reader.read(start, stop)[0]
             samples, rms = quantise(view), rms_dbfs(view)
             windows.append(Window(start / SAMPLE_RATE, stop / SAMPLE_RATE, rms, None, None))
             self.costs[track].compute_s += time.perf_counter() - started
@@ -334,6 +336,16 @@ class _Run:
     def _fail(self, track: int, error: Exception) -> None:
         self.results[track].windows.clear()
         self.results[track].error = error
+
+
+def _mono_reader(x: np.ndarray | AudioReader) -> AudioReader:
+    if not isinstance(x, np.ndarray):
+        if x.channels != 1:
+            raise ValueError(f"expected a mono track, got {x.channels} channels")
+        return x
+    if x.ndim != 1 or not np.issubdtype(x.dtype, np.floating):
+        raise ValueError(f"expected a mono track of floats [samples], got {x.dtype} {list(x.shape)}")
+    return ArrayReader(x[None])
 
 
 def quantise(x: np.ndarray) -> np.ndarray:
