@@ -17,6 +17,7 @@ it has the checksum that the demucs package states, and nothing is downloaded un
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections.abc import Iterator
 
@@ -123,11 +124,26 @@ class Demucs(Separator):
 
     def separate(self, batch: Tensor) -> Tensor:
         total = 0.0
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+        with flash_attention(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             for model, share in zip(self.models, self.mix, strict=True):
                 stems = model(batch).float()
                 total = total + (stems * share[:, None, None] if len(self.models) > 1 else stems)
         return total
+
+
+@contextlib.contextmanager
+def flash_attention() -> Iterator[None]:
+    """Without torch's "fast path" for attention, which holds a whole matrix of 2688 x 2688 scores per head.
+
+    What torch does instead never holds it: about a tenth less time for htdemucs on a CPU, and 230 MB less per
+    window. The outputs differ by rounding.
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _members(model: nn.Module, name: str) -> tuple[list[nn.Module], Tensor]:
