@@ -132,7 +132,7 @@ def test_lists_that_are_wrong_are_the_users_mistake():
 def test_a_backend_is_loaded_once_per_device(fake):
     assert load_backend("fake") is load_backend("fake")
     assert fake.loads == 1
-    load_backend("fake", "other")
+    load_backend("fake", "meta")
     assert fake.loads == 2
 
 

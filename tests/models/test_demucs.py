@@ -115,7 +115,7 @@ def test_a_bag_is_averaged_with_its_weights(model):
 def test_a_model_without_a_fixed_length():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = HDemucs(SOURCES, channels=8, nfft=2048, segment=1.5, samplerate=RATE).eval()
+        model = HDemucs(SOURCES, channels=8, segment=1.5, samplerate=RATE).eval()
     audio = noise(30_000)
     np.testing.assert_allclose(separate_track(Demucs(model), audio), reference(model, audio), atol=1e-5)
 

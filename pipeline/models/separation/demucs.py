@@ -155,14 +155,18 @@ def _members(model: nn.Module, name: str) -> tuple[list[nn.Module], Tensor]:
         raise BackendUnavailable(
             f"{name} takes {first.audio_channels} channel(s): only stereo models fit here"
         )
-    full = int(first.samplerate * first.segment)
-    layouts = {(m.segment, _valid_length(m, full), _valid_length(m, full // 2)) for m in members}
-    if len(layouts) > 1:
+    if len({_layout(member) for member in members}) > 1:
         raise BackendUnavailable(
             f"the models of the bag {name} cut a track differently and cannot share batches: "
             "name one of them in separation.demucs_model"
         )
     return members, weights / weights.sum(dim=0)
+
+
+def _layout(model: nn.Module) -> tuple[int, int, int]:
+    """Length of a window, and what a full one and one of half the length are padded to."""
+    size = int(model.samplerate * model.segment)
+    return size, _valid_length(model, size), _valid_length(model, size // 2)
 
 
 def _valid_length(model: nn.Module, length: int) -> int:
