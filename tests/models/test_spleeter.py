@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.models import weights
 from pipeline.models.separation.base import BackendUnavailable
 from pipeline.models.separation.spleeter import WEIGHTS, Spleeter, UNet, unet_from_tensorflow
+from pipeline.models.separation.stream import separate_track, stream_track
 
 RATE = 44100
 SMALL = (3, 4)
@@ -162,45 +163,45 @@ def low_passed_noise(samples: int) -> np.ndarray:
     return (np.fft.irfft(spectrum, samples) * fade).astype(np.float32) * 0.1
 
 
-@pytest.mark.parametrize("blocks_per_group", [2, 5])
-def test_groups_do_not_change_the_result(small, blocks_per_group):
+@pytest.mark.parametrize("batch_items", [2, 5])
+def test_batches_do_not_change_the_result(small, batch_items):
     audio = low_passed_noise(45 * RATE)
-    one = Spleeter(small, blocks_per_group=1)
-    grouped = Spleeter(small, blocks_per_group=blocks_per_group)
-    assert len(list(one.stream(audio))) == 4
-    np.testing.assert_allclose(grouped.separate(audio), one.separate(audio), atol=1e-5)
+    one, grouped = Spleeter(small), Spleeter(small)
+    grouped.batch_items = batch_items
+    assert one.batch_items == 1
+    np.testing.assert_allclose(separate_track(grouped, audio), separate_track(one, audio), atol=1e-5)
 
 
 @pytest.mark.parametrize("samples", [0, 1, 1024, 4096, 520_192, 520_193])
 def test_length_is_kept(small, samples):
-    blocks = list(Spleeter(small).stream(np.full((2, samples), 0.1, np.float32)))
+    blocks = list(stream_track(Spleeter(small), np.full((2, samples), 0.1, np.float32)))
     assert sum(block.shape[2] for block in blocks) == samples
     assert all(block.shape[:2] == (2, 2) and block.shape[2] and block.dtype == np.float32 for block in blocks)
 
 
 def test_stems_sum_to_the_mix_below_11_khz(small):
     audio = low_passed_noise(13 * RATE)
-    np.testing.assert_allclose(Spleeter(small).separate(audio).sum(axis=0), audio, atol=1e-4)
+    np.testing.assert_allclose(separate_track(Spleeter(small), audio).sum(axis=0), audio, atol=1e-4)
 
 
 def test_nothing_is_left_above_11_khz(small):
     tone = np.sin(2 * np.pi * 15_000 * np.arange(RATE) / RATE).astype(np.float32)
-    assert np.abs(Spleeter(small).separate(np.stack([tone, tone]))[..., 4096:-4096]).max() < 1e-4
+    assert np.abs(separate_track(Spleeter(small), np.stack([tone, tone]))[..., 4096:-4096]).max() < 1e-4
 
 
 def test_silence_stays_silent(small):
-    np.testing.assert_array_equal(Spleeter(small).separate(np.zeros((2, 5000), np.float32)), 0)
+    np.testing.assert_array_equal(separate_track(Spleeter(small), np.zeros((2, 5000), np.float32)), 0)
 
 
 def test_what_is_refused(small):
     backend = Spleeter(small)
     assert backend.refuses(1, 0) is None
-    with pytest.raises(ValueError, match="separation needs float audio"):
-        backend.separate(np.zeros((1, 100), np.float32))
+    with pytest.raises(ValueError, match="needs stereo"):
+        separate_track(backend, np.zeros((1, 100), np.float32))
     with pytest.raises(ValueError, match="NaN or infinity"):
-        backend.separate(np.full((2, 100), np.nan, np.float32))
+        separate_track(backend, np.full((2, 100), np.nan, np.float32))
     with pytest.raises(ValueError, match="too large"):
-        backend.separate(np.full((2, 100), 1e36, np.float32))
+        separate_track(backend, np.full((2, 100), 1e36, np.float32))
 
 
 def test_missing_and_damaged_weights_say_what_to_type(tmp_path, monkeypatch):
@@ -245,7 +246,7 @@ def test_speech_is_taken_out_of_music(real, shared_audio):
     song = shared_audio / "music" / "feelings" / "song.ogg"
     music = soundfile.read(song, start=60 * RATE, frames=seconds * RATE, dtype="float32")[0].T
     music = music * np.sqrt(np.mean(speech**2) / np.mean(music**2))
-    vocals, accompaniment = real.separate(speech + music)
+    vocals, accompaniment = separate_track(real, speech + music)
     assert si_sdr(vocals, speech) > si_sdr(speech + music, speech) + 6
     assert si_sdr(accompaniment, music) > si_sdr(speech + music, music) + 6
 

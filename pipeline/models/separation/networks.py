@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
+import torch
 from torch import nn
 
 from pipeline.errors import UserError
@@ -13,17 +14,25 @@ from pipeline.models.device import bf16_supported
 AMP = ("auto", "true", "false")
 
 
-def use_amp(wanted: str, device: str, pays: bool = True) -> bool:
+def use_amp(wanted: str, device: str) -> bool:
     """Decide on bfloat16 autocast.
 
     Args:
-        wanted: one of `AMP`.
+        wanted: one of `AMP`. ``auto`` asks for instructions that compute in bfloat16: without them torch gives
+            right numbers ten times more slowly than in float32.
         device: where the network runs.
-        pays: whether this backend was measured to gain from it; ``auto`` asks.
     """
     if wanted not in AMP:
         raise UserError(f"separation.amp={wanted} is not one of {', '.join(AMP)}")
-    return wanted != "false" and bf16_supported(device) and (pays or wanted == "true")
+    if wanted == "false" or not bf16_supported(device):
+        return False
+    return wanted == "true" or device != "cpu" or cpu_computes_bf16()
+
+
+def cpu_computes_bf16() -> bool:
+    """Whether this CPU has AVX512-BF16 or AMX, as far as torch can tell; not by timing, which load would change."""
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
 
 
 def parameters_hash(models: Iterable[nn.Module], extra: str = "") -> str:
