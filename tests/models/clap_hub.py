@@ -58,3 +58,21 @@ def load_hub_model(folder: Path):
     import transformers
 
     return transformers.ClapModel.from_pretrained(folder, local_files_only=True).eval()
+
+
+def write_tokenizer(folder: Path, extra: int = 0) -> Path:
+    """Save a word-level tokenizer with RoBERTa's special tokens to ``folder``."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    words = ["a", "sad", "piano", "applause", "long", "and", "loud", "drum"]
+    words += [f"word{i}" for i in range(extra)]
+    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(special + words)}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    outer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    )
+    outer.save_pretrained(folder)
+    return folder

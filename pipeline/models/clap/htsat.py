@@ -21,7 +21,7 @@ HEADS = (4, 8, 16, 32)
 APART = -100.0
 # Clips at a time on a CPU: what passes between two layers then stays in the cache, and larger matrices gain
 # nothing. On a GPU the whole batch is one.
-CPU_CLIPS = 1
+CPU_CLIPS = 2
 
 
 @dataclass(frozen=True)
