@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -36,6 +37,26 @@ def test_all_keys_are_found(mode, method, spectra_of):
         values = Key(method=method).extract(spectra_of(song, RATE)).values
         assert (values["key_name"], values["key_mode"]) == (tonic, mode)
         assert 0.2 < values["key_confidence"] <= 1.0, tonic
+
+
+@pytest.mark.parametrize("name", ["band_d_minor_140.ogg", "song_a_major_96.flac"])
+def test_a_demo_track_is_found_in_all_24_keys(name, spectra_of):
+    # With drums, and with drums and a voice; all eight tracks are in benchmarks/agreement.py.
+    [(seed, track)] = [(i, t) for i, t in enumerate(demo_data.TRACKS) if t.name == name]
+    wrong = {}
+    for tonic, mode in KEYS:
+        changes = {
+            "key": f"{tonic} {mode}",
+            "seconds": 8.0,
+            "sample_rate": RATE,
+            "channels": 1,
+            "lufs": -23.0,
+        }
+        transposed = dataclasses.replace(track, **changes)
+        top = Key().extract(spectra_of(demo_data.render(transposed, seed), RATE)).values["key_top"]
+        if top[0] != transposed.key:
+            wrong[transposed.key] = top
+    assert wrong == {}
 
 
 @pytest.mark.parametrize("profile", PROFILES)
