@@ -75,6 +75,12 @@ class Kernel:
         single = self.build.insert_element(undefined, value, self._indices.element(0))
         return self.build.shuffle_vector(single, undefined, self._indices([0] * LANES))
 
+    def absolute(self, value: ir.Value) -> ir.Value:
+        """Of each lane."""
+        build = self.build
+        bits = build.and_(build.bitcast(value, self._indices), self._indices([0x7FFFFFFF] * LANES))
+        return build.bitcast(bits, self.vector)
+
     def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         """``a * b + c``, rounded once where the processor can."""
         return self.build.fadd(self.build.fmul(a, b, flags=["contract"]), c, flags=["contract"])

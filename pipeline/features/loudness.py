@@ -14,6 +14,7 @@ from pipeline.features.base import Extraction, Extractor, Running, column, regis
 from pipeline.features.spectra import ChannelLevels, SharedSpectra
 from pipeline.features.statistics import aggregate, decibels, decibels_above
 from pipeline.features.track import TrackInfo
+from pipeline.features.true_peak import PEAK_CONTEXT, true_peak
 
 _FRAME_STATISTICS = ("mean", "std", "median", "p10", "p90")
 _BS1770 = "ITU-R BS.1770-4"
@@ -113,9 +114,9 @@ class _LoudnessRun(Running):
         if not levels.square.any() and block.track.one_block:
             return
         axis = block.native_axis
-        begin = max(0, axis.start - axis.origin - bs1770.PEAK_CONTEXT)
+        begin = max(0, axis.start - axis.origin - PEAK_CONTEXT)
         samples = block.native[:, begin : axis.stop - axis.origin]
-        self.true_peak = max(self.true_peak, bs1770.true_peak(samples, self.rate, block.device))
+        self.true_peak = max(self.true_peak, true_peak(samples, self.rate, block.device))
         if self.rate >= bs1770.LOWEST_RATE:
             self.steps.append(measure_block(block))
 
