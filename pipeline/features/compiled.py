@@ -49,10 +49,11 @@ class Kernel:
         self.build = ir.IRBuilder(function.append_basic_block())
 
     def load(self, pointer: ir.Value, offset: ir.Value, type_: ir.Type | None = None) -> ir.Value:
-        """What lies ``offset`` elements behind ``pointer``: `LANES` floats, or one ``type_``."""
-        element = type_ or self.float
+        """What lies ``offset`` elements behind ``pointer``: a vector of `LANES` floats, or one of ``type_``."""
+        type_ = type_ or self.vector
+        element = getattr(type_, "element", type_)
         address = self.build.gep(pointer, [offset], source_etype=element)
-        return self.build.load(address, typ=type_ or self.vector, align=self._alignment(element))
+        return self.build.load(address, typ=type_, align=self._alignment(element))
 
     def store(self, value: ir.Value, pointer: ir.Value, offset: ir.Value) -> None:
         """Write a vector ``offset`` elements behind ``pointer``."""
@@ -63,9 +64,44 @@ class Kernel:
     def _alignment(self, element: ir.Type) -> int:
         return 4 if element == self.float else 8
 
-    def constant(self, value: float) -> ir.Value:
+    def constant(self, value: float, type_: ir.Type | None = None) -> ir.Value:
         """A vector of the same value throughout."""
-        return self.vector([self.float(value)] * LANES)
+        type_ = type_ or self.vector
+        return type_([type_.element(value)] * LANES)
+
+    def broadcast(self, value: ir.Value) -> ir.Value:
+        """A vector of the same double throughout."""
+        undefined = self.doubles(None)
+        single = self.build.insert_element(undefined, value, self._indices.element(0))
+        return self.build.shuffle_vector(single, undefined, self._indices([0] * LANES))
+
+    def absolute(self, value: ir.Value) -> ir.Value:
+        """Of each lane."""
+        build = self.build
+        bits = build.and_(build.bitcast(value, self._indices), self._indices([0x7FFFFFFF] * LANES))
+        return build.bitcast(bits, self.vector)
+
+    def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        """``a * b + c``, rounded once where the processor can."""
+        return self.build.fadd(self.build.fmul(a, b, flags=["contract"]), c, flags=["contract"])
+
+    def square_root(self, value: ir.Value) -> ir.Value:
+        """Of each lane."""
+        from llvmlite import ir
+
+        name = f"llvm.sqrt.v{LANES}f32"
+        known = self.module.globals.get(name)
+        root = known or ir.Function(self.module, ir.FunctionType(self.vector, [self.vector]), name)
+        return self.build.call(root, [value])
+
+    def mantissa_and_exponent(self, value: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """``value`` = mantissa · 2^exponent with the mantissa in 1..2; it is positive, normal and finite."""
+        build, integers = self.build, self._indices
+        fraction, one, places = (integers([n] * LANES) for n in (0x7FFFFF, 0x3F800000, 23))
+        bits = build.bitcast(value, integers)
+        mantissa = build.bitcast(build.or_(build.and_(bits, fraction), one), self.vector)
+        exponent = build.sub(build.lshr(bits, places), integers([127] * LANES))
+        return mantissa, build.sitofp(exponent, self.vector)
 
     def extreme(self, larger: bool, a: ir.Value, b: ir.Value) -> ir.Value:
         """The larger or smaller of two vectors, lane by lane; neither holds NaN."""

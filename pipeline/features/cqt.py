@@ -9,6 +9,7 @@ drops the least 1 % of each filter's spectrum and keeps a rate longer; nothing e
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,6 +116,21 @@ def octave_matrix(octave: Octave, sample_rate: float) -> torch.Tensor:
     return torch.from_numpy(matrix.astype(np.float32))
 
 
+def octave_matrices(octaves: list[Octave], sample_rate: float) -> Iterator[torch.Tensor]:
+    """`octave_matrix` of each: an octave lower at half the rate has the same filters, but for their gain."""
+    known: Octave | None = None
+    for octave in octaves:
+        lower = known is not None and np.allclose(
+            octave.frequencies * 2**octave.halvings,
+            known.frequencies * 2**known.halvings,
+            rtol=1e-12,
+            atol=0.0,
+        )
+        if not lower:
+            known, matrix = octave, octave_matrix(octave, sample_rate)
+        yield matrix * math.sqrt(known.frequencies[0] / octave.frequencies[0])
+
+
 def half_band_taps() -> np.ndarray:
     """The taps at distances -31, -29, … 31 of the half-band filter, float64; they sum to 1/2."""
     distance = np.arange(1 - _HALF_BAND_TAPS, _HALF_BAND_TAPS, 2)
@@ -180,11 +196,12 @@ def chroma_cqt(
         frames = 1 + len(samples) // hop_length if len(samples) else 0
     chroma = samples.new_zeros((frames, 12))
     halvings, halved = 0, samples
-    for octave in plan_octaves(sample_rate, tuning) if frames else []:
+    octaves = plan_octaves(sample_rate, tuning) if frames else []
+    for octave, matrix in zip(octaves, octave_matrices(octaves, sample_rate), strict=True):
         while halvings < octave.halvings:
             halved = halve_rate(halved)
             halvings += 1
-        matrix = octave_matrix(octave, sample_rate).to(samples.device)
+        matrix = matrix.to(samples.device)
         _add_octave(chroma, halved, matrix, centre / 2**halvings, hop_length / 2**halvings)
     return chroma.T.contiguous()
 

@@ -16,6 +16,7 @@ from pipeline.features.pyloudnorm_meter import pyloudnorm_loudness, pyloudnorm_o
 from pipeline.features.spectra import ChannelLevels, SharedSpectra
 from pipeline.features.statistics import aggregate, decibels, decibels_above
 from pipeline.features.track import TrackInfo
+from pipeline.features.true_peak import PEAK_CONTEXT, true_peak
 
 BACKENDS = ("own", "pyloudnorm")
 _FRAME_STATISTICS = ("mean", "std", "median", "p10", "p90")
@@ -127,9 +128,9 @@ class _LoudnessRun(Running):
         if not levels.square.any() and block.track.one_block:
             return
         axis = block.native_axis
-        begin = max(0, axis.start - axis.origin - bs1770.PEAK_CONTEXT)
+        begin = max(0, axis.start - axis.origin - PEAK_CONTEXT)
         samples = block.native[:, begin : axis.stop - axis.origin]
-        self.true_peak = max(self.true_peak, bs1770.true_peak(samples, self.rate, block.device))
+        self.true_peak = max(self.true_peak, true_peak(samples, self.rate, block.device))
         if self.rate >= bs1770.LOWEST_RATE:
             self.steps.append(measure_block(block))
             if self.asked and self.obstacle is None:

@@ -11,9 +11,10 @@ import pyarrow as pa
 import torch
 
 from pipeline.features.base import Extraction, Extractor, Running, column, register
+from pipeline.features.layout import transposed
 from pipeline.features.spectra import ChannelLevels, SharedSpectra
-from pipeline.features.statistics import decibels
-from pipeline.features.stft import hann_window
+from pipeline.features.statistics import decibels, percentiles
+from pipeline.features.stft import hann_window, squared_magnitude
 from pipeline.features.track import Axis, TrackInfo
 
 # The bandwidth is judged by so many windows of so many samples, spread over the track; a clip of less than
@@ -21,6 +22,8 @@ from pipeline.features.track import Axis, TrackInfo
 _BANDWIDTH_WINDOWS = 256
 _BANDWIDTH_WINDOW = 4096
 _BANDWIDTH_SHORTEST = 256
+# Windows per transform: they stay in the cache of a core.
+_BANDWIDTH_CHUNK = 32
 _BANDWIDTH_PERCENTILE = 90.0
 _BANDWIDTH_SILENT_DB = -60.0
 
@@ -248,23 +251,25 @@ class Bandwidth:
         if self.length < _BANDWIDTH_SHORTEST:
             return
         starts = self.starts[(self.starts >= axis.start) & (self.starts < axis.stop)] - axis.origin
-        power = torch.zeros(self.length // 2 + 1, len(starts))
-        for channel in native if len(starts) else ():
-            frames = torch.from_numpy(np.stack([channel[s : s + self.length] for s in starts]))
-            spectrum = torch.fft.rfft(frames * self.window)
-            power += (spectrum.real.square() + spectrum.imag.square()).T
+        power = torch.zeros(len(starts), self.length // 2 + 1)
+        for first in range(0, len(starts), _BANDWIDTH_CHUNK):
+            chunk = slice(first, first + _BANDWIDTH_CHUNK)
+            for channel in native:
+                frames = torch.from_numpy(np.stack([channel[s : s + self.length] for s in starts[chunk]]))
+                spectrum = torch.fft.rfft(frames * self.window)
+                power[chunk] += squared_magnitude(spectrum, torch.empty(spectrum.shape))
         self._power.append(power)
 
     def hertz(self, sample_rate: int, range_db: float) -> float | None:
         """Hz, at most half the sample rate; None for silence and under 256 samples."""
         if not self._power:
             return None
-        power = torch.cat(self._power, dim=1)
-        energy = power.sum(dim=0)
-        sounding = power[:, energy > float(energy.max()) * 10.0 ** (_BANDWIDTH_SILENT_DB / 10.0)]
-        if sounding.shape[1] == 0:
+        power = torch.cat(self._power)
+        energy = power.sum(dim=1)
+        sounding = power[energy > float(energy.max()) * 10.0 ** (_BANDWIDTH_SILENT_DB / 10.0)]
+        if len(sounding) == 0:
             return None
-        exceeded = np.percentile(sounding.double().numpy(), _BANDWIDTH_PERCENTILE, axis=1)
+        (exceeded,) = percentiles(transposed(sounding).numpy(), [_BANDWIDTH_PERCENTILE])
         per_octave = exceeded * np.arange(len(exceeded))
         if not per_octave.any():
             return None

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.features.statistics import aggregate
+from pipeline.features.statistics import PERCENTILES, aggregate
 
 # Values kept as they are, so that all but very long tracks have exact quantiles.
 _EXACT_VALUES = 1 << 22
-
-_PERCENTILES = {"median": 50.0, "p10": 10.0, "p25": 25.0, "p75": 75.0, "p90": 90.0}
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class RunningSummary:
 
     def __init__(self, statistics: Sequence[str], grid: Grid | None = None) -> None:
         self.statistics = tuple(statistics)
-        if grid is None and _PERCENTILES.keys() & set(statistics):
+        if grid is None and PERCENTILES.keys() & set(statistics):
             raise ValueError("quantiles of a running series need a grid")
         self.grid = grid
         self.frames = 0
@@ -116,7 +114,7 @@ class _Merged:
         if name in ("min", "max"):
             return self.low if name == "min" else self.high
         # The value whose rank is that of the percentile, taken at the middle of its step.
-        rank = _PERCENTILES[name] / 100.0 * (self.count - 1)
+        rank = PERCENTILES[name] / 100.0 * (self.count - 1)
         index = (self.counts.cumsum(axis=1) <= rank).sum(axis=1)
         value = self.grid.low + (index + 0.5) * self.grid.step
         return np.clip(value.reshape(self.low.shape), self.low, self.high)

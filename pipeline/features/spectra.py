@@ -34,6 +34,9 @@ T = TypeVar("T")
 # results independent of what else runs.
 _CHUNK_SAMPLES = 1 << 18
 
+# Samples of one channel at a time that stay in the cache of a core as float64.
+_CACHED_SAMPLES = 1 << 15
+
 # Beyond this a sample is not PCM in any scaling, and its power would overflow float32.
 _LARGEST_SAMPLE = 1e9
 
@@ -191,11 +194,15 @@ class SharedSpectra:
         block = self.native_block
         if block.size == 0:
             return None
+        self._check_native()
         sums, squares, peak = np.zeros((3, block.shape[0]))
-        for chunk in self.native_chunks():
-            sums += chunk.sum(axis=-1)
-            squares += [row @ row for row in chunk]
-            np.maximum(peak, np.maximum(chunk.max(axis=-1), -chunk.min(axis=-1)), out=peak)
+        for channel, samples in enumerate(block):
+            for start in range(0, len(samples), _CACHED_SAMPLES):
+                chunk = samples[start : start + _CACHED_SAMPLES]
+                peak[channel] = max(peak[channel], chunk.max(), -chunk.min())
+                chunk = chunk.astype(np.float64)
+                sums[channel] += chunk.sum()
+                squares[channel] += chunk @ chunk
         return ChannelLevels(block.shape[-1], sums, squares, peak)
 
     def frame_power(self, frame_seconds: float) -> np.ndarray:
@@ -220,15 +227,16 @@ class SharedSpectra:
         stop = min(-(-axis.stop // length), at_hand // length)
         first = -(-axis.start // length)
         frames = max(0, stop - first)
-        power = np.empty(frames)
-        step = max(1, _CHUNK_SAMPLES // length)
+        power = np.zeros(frames)
+        step = max(1, _CACHED_SAMPLES // length)
         begin = first * length - axis.origin
-        for start in range(0, frames, step):
-            count = min(step, frames - start)
-            piece = slice(begin + start * length, begin + (start + count) * length)
-            chunk = self.native[:, piece].astype(np.float64)
-            power[start : start + count] = np.square(chunk).reshape(channels, count, length).mean(axis=(0, 2))
-        return power
+        for channel in self.native:
+            for start in range(0, frames, step):
+                stop = min(start + step, frames)
+                piece = slice(begin + start * length, begin + stop * length)
+                rows = channel[piece].astype(np.float64).reshape(-1, length)
+                power[start:stop] += np.einsum("ij,ij->i", rows, rows)
+        return power / (channels * length)
 
     def power(self, n_fft: int, hop_length: int) -> torch.Tensor:
         """Power spectrogram of the frames of the block, see `power_spectrogram`."""
