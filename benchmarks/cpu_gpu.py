@@ -259,14 +259,10 @@ def report(results: Results, options: argparse.Namespace, card: str, model: str)
     lines = ["# CPU against GPU", "", f"{datetime.date.today()}, {repeats}, printed by", "", "```"]
     lines += ["python benchmarks/cpu_gpu.py " + " ".join(options.typed), "```", ""]
     lines += [f"- CPU: {os.cpu_count()} cores, {processor()}" + _says(problems["cpu"])]
-    lines += [
-        f"- GPU: {card} with hardware={options.gpu_profile}" * bool(card) + _says(problems["cuda"], card)
-    ]
-    lines += [
-        f"- CLAP: {model}",
-        f"- short: {options.short_files} clips of at most {options.short_seconds:g} s",
-    ]
-    lines += [f"- long: {options.long_files} tracks of {options.long_seconds:g} s"]
+    gpu = f"{card} with hardware={options.gpu_profile}" if card else ""
+    lines += [f"- GPU: {gpu}" + _says(problems["cuda"], gpu), f"- CLAP: {model}"]
+    lines += [f"- short: {options.short_files} of at most {options.short_seconds:g} s"]
+    lines += [f"- long: {options.long_files} of {options.long_seconds:g} s"]
     for part in (totals, stages, effects, fallbacks):
         lines += ["", *part(results)]
     return "\n".join(lines) + "\n"

@@ -40,5 +40,5 @@ def test_the_report_has_a_measured_cpu_half_and_never_an_estimated_gpu_half(repo
     assert re.search(r"cpu \| separation \| demucs \| midside \| 2 \|", text)
     assert "seeded random weights" in text
     if not torch.cuda.is_available():
-        assert "not measured: no CUDA device" in text
+        assert "- GPU: not measured: no CUDA device (" in text
         assert all(row[4:7] == ["–", "–", "–"] for row in rows[:2])
