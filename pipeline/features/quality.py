@@ -27,6 +27,9 @@ _BANDWIDTH_CHUNK = 32
 _BANDWIDTH_PERCENTILE = 90.0
 _BANDWIDTH_SILENT_DB = -60.0
 
+# Samples of two channels that stay in the cache of a core as float64.
+_CROSS_CHUNK = 1 << 14
+
 
 @register
 @dataclass(frozen=True)
@@ -152,7 +155,7 @@ class _QualityRun(Running):
             self.bandwidth = Bandwidth(samples)
         self.bandwidth.add(block.native, block.native_axis)
         if len(block.native) >= 2:
-            self.cross += sum(float(chunk[0] @ chunk[1]) for chunk in block.native_chunks())
+            self.cross += cross_energy(*block.native_block[:2])
 
     def finish(self) -> Extraction:
         values: dict[str, float | None] = {f.name: None for f in self.quality.columns()}
@@ -192,19 +195,22 @@ class ClippedRuns:
 
     def add(self, channel: np.ndarray, peak: float) -> None:
         """Take in the next samples; ``peak`` is the largest absolute value among them."""
-        if peak < self.level:
+        beyond = (channel >= self.level) | (channel <= -self.level) if peak >= self.level else ()
+        places = np.flatnonzero(beyond)
+        if not len(places):
             self._end()
             return
-        side = (channel >= self.level).astype(np.int8) - (channel <= -self.level)
-        changes = np.flatnonzero(side[1:] != side[:-1]) + 1
-        bounds = np.concatenate(([0], changes, [len(side)]))
-        lengths, sides = np.diff(bounds), side[bounds[:-1]]
-        if sides[0] != self._side:
+        signs = np.where(channel[places] > 0, 1, -1)
+        begins = np.flatnonzero((np.diff(places, prepend=-2) != 1) | (np.diff(signs, prepend=0) != 0))
+        lengths, sides = np.diff(np.append(begins, len(places))), signs[begins]
+        if places[0] != 0 or sides[0] != self._side:
             self._end()
         lengths[0] += self._length
         # The last run may go on in the next block.
         self._side, self._length = int(sides[-1]), int(lengths[-1])
-        self._counted += int(lengths[:-1][(sides[:-1] != 0) & (lengths[:-1] >= self.run)].sum())
+        self._counted += int(lengths[:-1][lengths[:-1] >= self.run].sum())
+        if places[-1] != len(channel) - 1:
+            self._end()
 
     def _end(self) -> None:
         self._counted, self._side, self._length = self.total(), 0, 0
@@ -282,6 +288,12 @@ def effective_bandwidth(native: np.ndarray, sample_rate: int, range_db: float) -
     bandwidth = Bandwidth(native.shape[-1])
     bandwidth.add(native, Axis.whole(native.shape[-1]))
     return bandwidth.hertz(sample_rate, range_db)
+
+
+def cross_energy(left: np.ndarray, right: np.ndarray) -> float:
+    """Sum of the products of two channels ``[samples]``, in float64."""
+    pieces = (slice(start, start + _CROSS_CHUNK) for start in range(0, len(left), _CROSS_CHUNK))
+    return sum(float(left[i].astype(np.float64) @ right[i].astype(np.float64)) for i in pieces)
 
 
 def stereo_image(left: float, right: float, cross: float) -> tuple[float | None, float | None]:
