@@ -17,10 +17,9 @@ from pipeline.dataset.storage import public_uri
 from pipeline.errors import UserError
 from pipeline.features import REGISTRY, Extractor
 from pipeline.features.run import BLOCK_SECONDS
-from pipeline.models.clap.precision import normalise_amp
+from pipeline.models.precision import AMP, normalise_amp
 from pipeline.models.separation import AUTO, BACKEND_NAMES, SeparationOptions
 from pipeline.models.separation.choose import AUTO_CPU_SECONDS
-from pipeline.models.separation.networks import AMP
 
 AGGREGATES = ("mean", "weighted", "robust")
 ON_UNAVAILABLE = ("skip", "fail")
@@ -286,7 +285,7 @@ def _check_features(config: ExtractConfig) -> None:
 def _check_clap(clap: ClapConfig) -> None:
     _one_of("clap.aggregate", clap.aggregate, AGGREGATES)
     _one_of("clap.on_unavailable", clap.on_unavailable, ON_UNAVAILABLE)
-    normalise_amp(clap.amp)
+    normalise_amp(clap.amp, "clap.amp")
     for text in clap.text_queries:
         if not text.strip():
             raise UserError("clap.text_queries holds an empty text: type clap.text_queries=['a sad piano']")

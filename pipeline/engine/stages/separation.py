@@ -20,6 +20,7 @@ from pipeline.engine.source_file import Fetcher
 from pipeline.engine.stages.stems import StemFiles
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.features.base import stable_key
+from pipeline.models.precision import pick_precision
 from pipeline.models.separation import (
     SeparationOptions,
     SeparationStream,
@@ -82,6 +83,8 @@ class SeparationStage:
         self.threads = threads
         self.fetcher = Fetcher(storage_options)
         self.drop = drop
+        moved = pick_precision(self.options.amp, self.device).fallback(NAME)
+        self.standing += [moved] if moved else []
         choose(self.backends, self._load)  # so that no track waits for the weights
 
     def __call__(self, table: pa.Table) -> pa.Table:

@@ -19,9 +19,9 @@ from pipeline.errors import Fallback, UserError
 from pipeline.models.batching import BatchRunner
 from pipeline.models.clap.aggregate import aggregate
 from pipeline.models.clap.checkpoint import Checkpoint, read_checkpoint
-from pipeline.models.clap.precision import pick_precision
 from pipeline.models.clap.tower import CLIP_SAMPLES, CLIP_SECONDS, SAMPLE_RATE, AudioTower
 from pipeline.models.model_cache import MODELS, ModelKey
+from pipeline.models.precision import pick_precision
 
 log = logging.getLogger(__name__)
 

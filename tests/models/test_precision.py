@@ -5,7 +5,7 @@ import torch
 
 from pipeline.errors import Fallback, UserError
 from pipeline.models.clap import precision
-from pipeline.models.clap.precision import normalise_amp, pick_precision
+from pipeline.models.precision import normalise_amp, pick_precision
 
 
 @pytest.mark.parametrize(

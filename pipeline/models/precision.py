@@ -1,4 +1,4 @@
-"""In which number format the tower's matrices run: bfloat16 where the device computes in it, else float32."""
+"""In which number format a network's matrices run: bfloat16 where the device computes in it, else float32."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Precision:
         return Fallback(stage, "bfloat16", "float32", self.reason)
 
 
-def normalise_amp(value: object) -> str:
-    """``auto``, ``true`` or ``false`` from what a command line, YAML or environment variable gives.
+def normalise_amp(value: object, key: str = "amp") -> str:
+    """``auto``, ``true`` or ``false`` from what a command line, YAML or environment variable gives for ``key``.
 
     Raises:
         UserError: it is none of them.
@@ -48,12 +48,12 @@ def normalise_amp(value: object) -> str:
     word = str(value).strip().lower()
     word = {"1": "true", "0": "false"}.get(word, word)
     if word not in AMP:
-        raise UserError(f"clap.amp={value} is not one of {', '.join(AMP)}")
+        raise UserError(f"{key}={value} is not one of {', '.join(AMP)}")
     return word
 
 
 def pick_precision(wanted: object, device: str) -> Precision:
-    """Choose the number format of the tower's matrices on ``device``.
+    """Choose the number format of a network's matrices on ``device``.
 
     The probe asks for the instructions and not for a stopwatch, which other work on the machine would sway:
     the processes of one run choose alike, and so does the next run. Where a CPU lacks them, bfloat16 is
