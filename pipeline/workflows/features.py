@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
 import traceback
 from collections.abc import Iterable, Sequence
@@ -21,29 +20,24 @@ import yaml
 from pipeline.dataset.manifest import merge_manifest
 from pipeline.dataset.output import Output
 from pipeline.dataset.run import RunFolder, environment, new_run_id
-from pipeline.dataset.schemas import FAILURES, segments_schema, tracks_schema
+from pipeline.dataset.schemas import FAILURES, segments_schema
 from pipeline.dataset.sources import SourceItem, list_source
 from pipeline.dataset.spaces import require_space
 from pipeline.dataset.storage import is_local, one_line, public_uri
 from pipeline.engine.graph import Node, build_dataset, busy_seconds, receipts
-from pipeline.engine.plan import estimated_seconds, pack
 from pipeline.engine.progress import Progress
 from pipeline.engine.reconcile import lost_rows
 from pipeline.engine.resources import StageResources, plan_resources
 from pipeline.engine.session import Cluster, connect, disconnect, root_cause
-from pipeline.engine.stages.clap import ClapStage
-from pipeline.engine.stages.decode import DecodeStage, ViewSpec
-from pipeline.engine.stages.features import FeaturesStage
-from pipeline.engine.stages.separation import SeparationStage
 from pipeline.engine.stages.sink import SinkStage
 from pipeline.report.html import clock, render
 from pipeline.report.overview import overview
 from pipeline.report.performance import markdown, performance
 from pipeline.workflows.availability import Models, find_models
-from pipeline.workflows.config import ExtractConfig, HardwareConfig, redacted
+from pipeline.workflows.config import ExtractConfig, redacted
 from pipeline.workflows.hardware import resolve_hardware
+from pipeline.workflows.stages import build_graph, plan_blocks, stage_names
 
-BLOCKS_PER_CPU = 16
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_FAILURES = 0, 1, 2, 3
 
 
@@ -173,123 +167,6 @@ def _run(
 def _say_progress(folder: RunFolder, fields: dict[str, Any]) -> None:
     folder.log("progress", progress_text(fields), **fields)
     folder.sync(at_most_every_s=30)
-
-
-def plan_blocks(items: Sequence[SourceItem], hardware: HardwareConfig, cpus: float) -> list[pa.Table]:
-    """Pack the inputs into blocks of the profile's size, smaller where there would be too few of them.
-
-    The last block runs while other cores have nothing left to do: with sixteen per core that costs a few
-    percent. Both limits count, because durations are guesses from sizes until a file is decoded.
-    """
-    wanted = max(1.0, BLOCKS_PER_CPU * cpus)
-    seconds = sum(estimated_seconds(item) for item in items) / wanted
-    files = math.ceil(len(items) / wanted)
-    return list(
-        pack(
-            items,
-            max(20.0, min(hardware.block_audio_seconds, seconds)),
-            max(1, min(hardware.max_files_per_block, files)),
-        )
-    )
-
-
-def stage_names(config: ExtractConfig, models: Models) -> list[str]:
-    """The stages before the sink that this config asks for and the found models allow, in order."""
-    names = ["decode"]
-    names += ["features"] * bool(config.extractors())
-    names += ["clap"] * bool(models.clap_checkpoint)
-    names += ["separation"] * config.separation.enabled
-    return names
-
-
-def build_graph(config: ExtractConfig, models: Models, output: Output, run_id: str) -> list[Node]:
-    """The stages that this config asks for and the found models allow, in order."""
-    extractors = config.extractors()
-    names = stage_names(config, models)
-    last = {name: i for i, name in enumerate(names)}
-    wanted = {view for e in extractors for view in e.views}
-    views = []
-    if "native" in wanted:
-        views.append(ViewSpec("native", None, None, last["features"]))
-    if "mono" in wanted:
-        views.append(ViewSpec("mono", config.features.sample_rate, 1, last["features"]))
-    if "channels" in wanted:
-        views.append(ViewSpec("channels", config.features.sample_rate, None, last["features"]))
-    if "clap" in last:
-        views.append(ViewSpec("clap", 48000, 1, last["clap"]))
-    if "separation" in last:
-        views.append(ViewSpec("separation", 44100, 2, last["separation"]))
-    if not views:  # nothing to compute still means decoding: the tables then describe the files
-        views.append(ViewSpec("mono", config.features.sample_rate, 1, last["decode"]))
-    drops = {
-        stage: frozenset(f"pcm@{v.name}" for v in views if v.last_stage == position)
-        for stage, position in last.items()
-    }
-    device = {stage: "cuda" if n else "cpu" for stage, n in config.hardware.gpu_shares.items()}
-    threads = config.perf.threads
-    arguments: dict[str, tuple[type, dict[str, Any]]] = {
-        "decode": (DecodeStage, {
-            "views": views,
-            "storage_options": config.source.storage_options,
-            "block_audio_seconds": config.hardware.block_audio_seconds,
-            "max_track_bytes": config.hardware.max_track_bytes,
-            "max_track_hours": config.hardware.max_track_hours,
-        }),
-        "features": (FeaturesStage, {
-            "extractors": extractors,
-            "sample_rate": config.features.sample_rate,
-            "device": device.get("features", "cpu"),
-            "threads": threads,
-            "seed": config.seed,
-            "blob_names": config.blobs.names,
-            "max_inline_elements": config.blobs.max_inline_elements,
-            "block_seconds": config.features.block_seconds,
-            "storage_options": config.source.storage_options,
-            "drop": drops.get("features", frozenset()),
-        }),
-        "clap": (ClapStage, {
-            "checkpoint": models.clap_checkpoint,
-            "window_seconds": config.clap.window_seconds,
-            "hop_seconds": config.clap.hop_seconds,
-            "aggregate": config.clap.aggregate,
-            "max_batch_audio_seconds": config.clap.max_batch_audio_seconds,
-            "amp": config.clap.amp,
-            "queries": models.clap_queries,
-            "device": device.get("clap", "cpu"),
-            "threads": threads,
-            "seed": config.seed,
-            "storage_options": config.source.storage_options,
-            "drop": drops.get("clap", frozenset()),
-        }),
-        "separation": (SeparationStage, {
-            "backends": config.separation.backends,
-            "options": config.separation.options(),
-            "auto_cpu_seconds": config.separation.auto_cpu_seconds,
-            "save_stems": config.separation.save_stems,
-            "save_arrays": config.separation.save_arrays,
-            "output": output,
-            "device": device.get("separation", "cpu"),
-            "threads": threads,
-            "seed": config.seed,
-            "storage_options": config.source.storage_options,
-            "drop": drops.get("separation", frozenset()),
-        }),
-    }  # fmt: skip
-    nodes = [Node(name, *arguments[name]) for name in names]
-    sink = {
-        "output": output,
-        "run_id": run_id,
-        "tracks": tracks_schema(
-            extractors,
-            config.clap.enabled,
-            config.separation.enabled,
-            embedding_space=models.clap_model,
-            text_queries=config.clap.text_queries,
-        ),
-        "standing_fallbacks": [vars(f) for f in models.fallbacks],
-        "extractors": {e.name: e.version for e in extractors},
-    }
-    return [*nodes, Node("write", SinkStage, sink)]
 
 
 def _log_plan(
