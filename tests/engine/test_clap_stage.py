@@ -10,7 +10,7 @@ from pipeline.engine.plan import pack
 from pipeline.engine.stages.clap import ClapStage
 from pipeline.engine.stages.decode import DecodeStage, ViewSpec
 from pipeline.errors import Fallback
-from pipeline.models.clap import precision
+from pipeline.models import precision
 from pipeline.models.clap.text import TextQueries
 
 

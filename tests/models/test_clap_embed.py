@@ -7,8 +7,8 @@ from clap_reference import SAMPLE_RATE, synthetic_clips, tiny_checkpoint
 
 from pipeline.audio.windows import cut_windows, repeat_pad
 from pipeline.errors import Fallback, UserError
+from pipeline.models import precision
 from pipeline.models.batching import forget_fits
-from pipeline.models.clap import precision
 from pipeline.models.clap.embed import ClapEmbedder, quantise, rms_dbfs
 
 

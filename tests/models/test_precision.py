@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.errors import Fallback, UserError
-from pipeline.models.clap import precision
+from pipeline.models import precision
 from pipeline.models.precision import normalise_amp, pick_precision
 
 
@@ -24,7 +24,7 @@ def test_what_yaml_a_shell_and_the_environment_give(given, word):
 
 
 def test_another_word_is_refused():
-    with pytest.raises(UserError, match="clap.amp=half is not one of auto, true, false"):
+    with pytest.raises(UserError, match="amp=half is not one of auto, true, false"):
         pick_precision("half", "cpu")
 
 
