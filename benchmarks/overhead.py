@@ -30,7 +30,7 @@ import soundfile
 from pipeline.dataset.output import Output
 from pipeline.dataset.sources import SUFFIXES, list_source
 from pipeline.engine.session import connect, disconnect
-from pipeline.workflows import features
+from pipeline.workflows import features, stages
 from pipeline.workflows.availability import find_models
 from pipeline.workflows.config import ExtractConfig
 
@@ -96,8 +96,8 @@ def with_pool(config: ExtractConfig, processes: int) -> float:
     output = Output(config.output.uri)
     output.check(overwrite=True)
     output.clear()
-    nodes = features.build_graph(config, find_models(config), output, "pool")
-    blocks = features.plan_blocks(list(list_source(config.source.uri)), config.hardware, processes)
+    nodes = stages.build_graph(config, find_models(config), output, "pool")
+    blocks = stages.plan_blocks(list(list_source(config.source.uri)), config.hardware, processes)
     context = get_context("spawn")
     with ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(nodes,)) as pool:
         receipts = [json.loads(r) for found in pool.map(_run_block, blocks) for r in found]

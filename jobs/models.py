@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="{list,fetch,path}")
     show = commands.add_parser(
         "list",
-        help="name, kind, size, licence and whether it is installed",
+        help="name, kind, size, licence, embedding space and whether it is installed",
         epilog="example: python jobs/models.py list --kind separation",
     )
     kinds = sorted({entry.kind for entry in weights.catalogue()})
@@ -50,20 +50,32 @@ def parser() -> argparse.ArgumentParser:
 
 def table(kind: str | None = None) -> str:
     """The list as aligned text."""
-    rows = [("name", "kind", "size", "installed", "what it gives", "licence")]
+    rows = [("name", "kind", "size", "installed", "what it gives", "embedding space", "licence")]
     for entry in weights.catalogue():
         if kind in (None, entry.kind):
             found = weights.find(entry.name)
             state = (_size(entry, found), "no" if found is None else "yes")
-            rows.append((entry.name, entry.kind, *state, entry.description, entry.licence))
+            rows.append((entry.name, entry.kind, *state, entry.description, _space(entry), entry.licence))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
 
 
 def _size(entry: weights.WeightsEntry, found: Path | None) -> str:
-    size = entry.size_bytes if found is None else found.stat().st_size
-    return "shown by fetch" if size is None else f"{size / 1e6:.1f} MB"
+    if found is not None:
+        return f"{found.stat().st_size / 1e6:.1f} MB"
+    about = f"about {entry.size_bytes / 1e6:.0f} MB"
+    return about if entry.size_is_rounded else f"{entry.size_bytes / 1e6:.1f} MB"
+
+
+def _space(entry: weights.WeightsEntry) -> str:
+    """Which vectors compare with which: of weights that are not here only the architecture is known."""
+    if entry.kind != "clap":
+        return "none"
+    try:
+        return weights.embedding_space(entry.name) or f"{entry.architecture}:…"
+    except UserError:
+        return "damaged"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -75,6 +87,9 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == "fetch":
             for name in options.name:
                 weights.fetch(name, print)
+                space = weights.embedding_space(name)
+                if space is not None:
+                    print(f"{name}: embedding space {space}")
         else:
             found = weights.find(options.name)
             if found is None:
@@ -82,6 +97,10 @@ def main(arguments: list[str] | None = None) -> int:
                     f"{options.name} is not installed: python jobs/models.py fetch {options.name}"
                 )
             print(found)
+            entry = weights.entry(options.name)
+            # Not on standard output, which scripts read.
+            said = f"{_size(entry, found)}, embedding space {_space(entry)}, licence {entry.licence}"
+            print(said, file=sys.stderr)
     except UserError as error:
         print(f"models.py: {error}", file=sys.stderr)
         return 2

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
-from dataclasses import dataclass
+from collections.abc import Iterator
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -15,7 +15,6 @@ from pipeline.audio.validate import (
     EmptyAudio,
     Limits,
     NoAudioStream,
-    SampleBuffer,
     TruncatedAudio,
     UnrecognizedFormat,
     check_header,
@@ -37,34 +36,9 @@ _SCALE = {
 }
 
 
-@dataclass(frozen=True)
-class Track:
-    """The decoded sound track: float32 ``[channels, samples]``, its rate, codec and what was repaired."""
-
-    samples: np.ndarray
-    sample_rate: int
-    codec: str
-    replaced_samples: int
-    damaged_packets: int
-
-
-def decode_track(data: bytes, kind: Kind, limits: Limits) -> Track:
-    """Decode the first sound track; pictures are never decoded.
-
-    Raises:
-        DecodeError: one of its subclasses, as `pipeline.audio.decode.decode` documents.
-    """
-    try:
-        with open_container(data, kind) as container:
-            stream = first_audio(container)
-            return _Reader(data, kind, limits).read(container, stream)
-    except av.FFmpegError as error:
-        raise CorruptAudio(f"FFmpeg: {reason(error)}") from error
-
-
-def open_container(data: bytes, kind: Kind) -> av.container.InputContainer:
-    """Open ``data`` with exactly the demuxer of ``kind``. Raises ``av.FFmpegError``."""
-    return av.open(io.BytesIO(data), format=kind.demuxer, metadata_errors="replace")
+def open_container(file: BinaryIO, kind: Kind) -> av.container.InputContainer:
+    """Open ``file`` with exactly the demuxer of ``kind``. Raises ``av.FFmpegError``."""
+    return av.open(file, format=kind.demuxer, metadata_errors="replace")
 
 
 def first_audio(container: av.container.InputContainer) -> av.AudioStream:
@@ -107,14 +81,27 @@ def declared_seconds(
     return None
 
 
-class _Reader:
-    """Packets to samples, with an account of what did not decode."""
+class TrackReader:
+    """Packets of the first sound track to samples, with an account of what did not decode.
 
-    def __init__(self, data: bytes, kind: Kind, limits: Limits) -> None:
+    Pictures are never decoded.
+
+    Args:
+        file: positioned at its beginning.
+        data: the bytes of the file, for its headers.
+        kind: what `pipeline.audio.sniff.sniff` found.
+
+    ``codec``, ``sample_rate`` and ``channels`` are known with the first block; ``damaged`` counts packets.
+    """
+
+    def __init__(self, file: BinaryIO, data: bytes, kind: Kind) -> None:
+        self.file = file
         self.data = data
         self.kind = kind
-        self.limits = limits
-        self.buffer: SampleBuffer | None = None
+        self.codec = ""
+        self.sample_rate = 0
+        self.channels = 0
+        self.frames = 0
         self.converter: _Converter | None = None
         self.declared: float | None = None
         self.start_s = 0.0
@@ -124,20 +111,37 @@ class _Reader:
         self.damaged_at_end = 0
         self.first_error = ""
 
-    def read(self, container: av.container.InputContainer, stream: av.AudioStream) -> Track:
+    def blocks(self, limits: Limits) -> Iterator[np.ndarray]:
+        """Float32 ``[channels, n]`` blocks.
+
+        Raises:
+            DecodeError: one of its subclasses, as `pipeline.audio.decode.decode` documents; those about the
+                end of the track after its last block.
+        """
+        try:
+            with open_container(self.file, self.kind) as container:
+                yield from self._track(container, first_audio(container), limits)
+        except av.FFmpegError as error:
+            raise CorruptAudio(f"FFmpeg: {reason(error)}") from error
+
+    def _track(
+        self, container: av.container.InputContainer, stream: av.AudioStream, limits: Limits
+    ) -> Iterator[np.ndarray]:
         context = stream.codec_context
         context.thread_count = 1
+        self.codec = codec_name(stream)
         self.declared = declared_seconds(container, stream, self.kind, self.data)
         self.start_s = float((stream.start_time or 0) * stream.time_base) if stream.time_base else 0.0
         if context.sample_rate and context.channels:
             check_header(context.channels, context.sample_rate)
             declared_frames = int((self.declared or 0) * context.sample_rate)
-            self.limits.check(declared_frames, context.channels, context.sample_rate)
+            limits.check(declared_frames, context.channels, context.sample_rate)
         for packet in container.demux(stream):
-            self._packet(packet)
-        return self._finish(codec_name(stream))
+            yield from self._packet(packet)
+        yield from self._counted(self.converter.flush() if self.converter else [])
+        self._judge()
 
-    def _packet(self, packet: av.Packet) -> None:
+    def _packet(self, packet: av.Packet) -> Iterator[np.ndarray]:
         self.packets += 1
         try:
             frames = packet.decode()
@@ -150,34 +154,29 @@ class _Reader:
         if frames and packet.size:
             self.damaged_at_end = 0
         for frame in frames:
-            self._frame(frame)
+            yield from self._frame(frame)
 
-    def _frame(self, frame: av.AudioFrame) -> None:
-        if self.buffer is None or self.converter is None:
-            channels, rate = frame.layout.nb_channels, frame.sample_rate
-            check_header(channels, rate)
-            expected = int((self.declared or 0) * rate)
-            self.buffer = SampleBuffer(channels, rate, expected, len(self.data), self.limits)
+    def _frame(self, frame: av.AudioFrame) -> Iterator[np.ndarray]:
+        if self.converter is None:
+            self.channels, self.sample_rate = frame.layout.nb_channels, frame.sample_rate
+            check_header(self.channels, self.sample_rate)
             self.converter = _Converter(frame)
-        for block in self.converter.convert(frame):
-            self.buffer.append(block)
-        decoded_s = self.buffer.frames / self.buffer.sample_rate
-        self.end_s = max(self.end_s, decoded_s)
+        yield from self._counted(self.converter.convert(frame))
+        self.end_s = max(self.end_s, self.frames / self.sample_rate)
         # By the clock of the container where it has one: a track may pause without being cut short.
         if frame.pts is not None and frame.time_base:
             end = float(frame.pts * frame.time_base) + frame.samples / max(1, frame.sample_rate)
             self.end_s = max(self.end_s, end - self.start_s)
 
-    def _finish(self, codec: str) -> Track:
-        for block in self.converter.flush() if self.converter else ():
-            self.buffer.append(block)
-        self._judge()
-        return Track(self.buffer.finish(), self.buffer.sample_rate, codec, self.buffer.replaced, self.damaged)
+    def _counted(self, blocks: list[np.ndarray]) -> Iterator[np.ndarray]:
+        for block in blocks:
+            self.frames += block.shape[1]
+            yield block
 
     def _judge(self) -> None:
         """Raise if the track is empty, cut short or damaged."""
         declared = self.declared or 0.0
-        if self.buffer is None or not self.buffer.frames:
+        if not self.frames:
             if self.damaged:
                 raise CorruptAudio(f"FFmpeg: {self.first_error}")
             if declared:
@@ -186,7 +185,7 @@ class _Reader:
         # Containers round durations to their clock, and encoders count or leave out their own padding.
         if declared - self.end_s > 0.1 + 0.005 * declared:
             raise truncated(declared, self.end_s)
-        decoded_s = self.buffer.frames / self.buffer.sample_rate
+        decoded_s = self.frames / self.sample_rate
         # Unlike other containers Ogg has no pauses: a clock that runs ahead has lost a page to its checksum.
         if self.kind.demuxer == "ogg" and self.end_s - decoded_s > 0.1:
             raise CorruptAudio(f"{self.end_s - decoded_s:.3f} s are missing between damaged Ogg pages")

@@ -11,17 +11,16 @@ Pauses in the clock of a container are not filled with silence.
 
 from __future__ import annotations
 
-import io
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from dataclasses import dataclass
 
 import av
 import numpy as np
 import soundfile
 
-from pipeline.audio import containers, headers
-from pipeline.audio.sniff import Kind, sniff
+from pipeline.audio import containers
+from pipeline.audio.sniff import Kind
+from pipeline.audio.stream import PcmStream, SeekableBytes, codec, open_bytes, recognise
 from pipeline.audio.validate import (
     MAX_SAMPLES,
     AudioTooLong,
@@ -34,7 +33,6 @@ from pipeline.audio.validate import (
     TruncatedAudio,
     UnrecognizedFormat,
     check_header,
-    truncated,
 )
 
 __all__ = [
@@ -48,30 +46,9 @@ __all__ = [
     "TruncatedAudio",
     "UnrecognizedFormat",
     "decode",
+    "gather",
     "probe",
 ]
-
-NO_SAMPLES = "the header is complete, but there are no samples"
-BLOCK = 1 << 14
-"""Sample frames per read."""
-
-_CODECS = {
-    "PCM_S8": "pcm_s8",
-    "PCM_U8": "pcm_u8",
-    "PCM_16": "pcm_s16",
-    "PCM_24": "pcm_s24",
-    "PCM_32": "pcm_s32",
-    "FLOAT": "pcm_f32",
-    "DOUBLE": "pcm_f64",
-    "ULAW": "pcm_mulaw",
-    "ALAW": "pcm_alaw",
-    "IMA_ADPCM": "adpcm_ima_wav",
-    "MS_ADPCM": "adpcm_ms",
-    "GSM610": "gsm_ms",
-    "MPEG_LAYER_I": "mp1",
-    "MPEG_LAYER_II": "mp2",
-    "MPEG_LAYER_III": "mp3",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,13 +88,6 @@ class Probe:
     duration_s: float | None
 
 
-class _Bytes(io.BytesIO):
-    """Seeks like C's ``fseek``: a damaged header may ask for a position before the start, and is refused."""
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return super().seek(offset, whence) if offset >= 0 or whence != io.SEEK_SET else self.tell()
-
-
 def decode(
     data: bytes | memoryview,
     name: str = "",
@@ -148,30 +118,41 @@ def decode(
     """
     data = data if isinstance(data, bytes) else bytes(data)
     limits = Limits(max_seconds, max_samples)
-    kind = _recognise(data, name)
-    if not kind.soundfile:
-        return _through_ffmpeg(data, kind, limits)
-    stream = _Bytes(data)
-    try:
-        file = soundfile.SoundFile(stream)
-    except soundfile.LibsndfileError as refused:
-        return _second_attempt(data, kind, limits, refused)
-    with file:
-        return _through_soundfile(file, stream, data, kind, limits)
+    with open_bytes(data, name, limits) as stream:
+        return gather(stream, len(data), limits)
+
+
+def gather(stream: PcmStream, size: int, limits: Limits) -> Decoded:
+    """All samples of an open file of ``size`` bytes. Raises `DecodeError`, as `decode` does."""
+    buffer = SampleBuffer(stream.channels, stream.sample_rate, stream.expected_frames, size, limits)
+    for block in stream:
+        buffer.append(block)
+    samples = buffer.finish()
+    channels, count = samples.shape
+    return Decoded(
+        samples,
+        stream.kind.container,
+        stream.codec,
+        stream.sample_rate,
+        channels,
+        count / stream.sample_rate,
+        stream.replaced_samples,
+        stream.damaged_packets,
+    )
 
 
 def probe(data: bytes | memoryview, name: str = "") -> Probe:
     """Read the header only. Raises the subclasses of `DecodeError` that `decode` raises before decoding."""
     data = data if isinstance(data, bytes) else bytes(data)
-    kind = _recognise(data, name)
+    kind = recognise(data, name)
     if kind.soundfile:
         # Where libsndfile refuses, FFmpeg has the last word, as in `decode`.
-        with suppress(soundfile.LibsndfileError), soundfile.SoundFile(_Bytes(data)) as file:
+        with suppress(soundfile.LibsndfileError), soundfile.SoundFile(SeekableBytes(data)) as file:
             check_header(file.channels, file.samplerate)
             seconds = file.frames / file.samplerate
-            return Probe(kind.container, _codec(file, data), file.samplerate, file.channels, seconds)
+            return Probe(kind.container, codec(file, data), file.samplerate, file.channels, seconds)
     try:
-        with containers.open_container(data, kind) as container:
+        with containers.open_container(SeekableBytes(data), kind) as container:
             return _probe_container(container, kind, data)
     except av.FFmpegError as error:
         raise CorruptAudio(f"FFmpeg: {containers.reason(error)}") from error
@@ -187,102 +168,3 @@ def _probe_container(container: av.container.InputContainer, kind: Kind, data: b
     return Probe(
         kind.container, containers.codec_name(stream), context.sample_rate, context.channels, seconds
     )
-
-
-def _recognise(data: bytes, name: str) -> Kind:
-    if not data:
-        raise EmptyAudio("the file has 0 bytes")
-    kind = sniff(data)
-    if kind is None:
-        suffix = PurePosixPath(name).suffix[:12]
-        named = f", though its name ends in {suffix}" if suffix else ""
-        raise UnrecognizedFormat(f"not an audio file{named}: it begins with {data[:12]!r}")
-    if kind.container == "flac" and headers.flac_is_empty(data):
-        raise EmptyAudio(NO_SAMPLES)
-    header = None
-    if kind.container == "wav":
-        header = headers.wav_header(data)
-    elif kind.container == "aiff":
-        header = headers.aiff_header(data)
-    if header is None:
-        return kind
-    _check_pcm_sizes(header)
-    # libsndfile takes some of the sizes that stand for "unknown" at their word.
-    return replace(kind, soundfile=kind.soundfile and header.declared is not None)
-
-
-def _check_pcm_sizes(header: headers.PcmHeader) -> None:
-    """WAV and AIFF: libsndfile quietly reads what is there, so what is missing is counted here."""
-    check_header(header.channels, header.sample_rate)
-    if header.declared == 0 or not (header.declared or header.available):
-        raise EmptyAudio(NO_SAMPLES)
-    if header.declared is not None and header.available // header.block < header.declared // header.block:
-        raise truncated(header.declared / header.byte_rate, header.available / header.byte_rate)
-
-
-def _through_soundfile(
-    file: soundfile.SoundFile, stream: io.BytesIO, data: bytes, kind: Kind, limits: Limits
-) -> Decoded:
-    buffer = SampleBuffer(file.channels, file.samplerate, file.frames, len(data), limits)
-    scratch = np.empty((BLOCK, file.channels), np.float32)
-    rate = file.samplerate
-    while buffer.frames < file.frames:
-        try:
-            block = file.read(dtype="float32", always_2d=True, out=scratch)
-        except soundfile.LibsndfileError as error:
-            # The decoder is past the last byte: it did not stumble, it ran out.
-            if stream.tell() >= len(data):
-                raise truncated(file.frames / rate, buffer.frames / rate) from error
-            raise CorruptAudio(f"libsndfile: {error.error_string} at {buffer.frames / rate:.3f} s") from error
-        if not len(block):
-            break
-        buffer.append(block.T)
-    _check_complete(file, buffer, data, kind)
-    return _decoded(buffer.finish(), rate, kind, _codec(file, data), buffer.replaced)
-
-
-def _check_complete(file: soundfile.SoundFile, buffer: SampleBuffer, data: bytes, kind: Kind) -> None:
-    if not file.frames:
-        raise EmptyAudio(NO_SAMPLES)
-    # A LAME header may count its own frame, or leave out the decoder's delay.
-    tolerance = 2 * 1152 if kind.container == "mp3" else 0
-    if file.frames - buffer.frames > tolerance or not buffer.frames:
-        raise truncated(file.frames / buffer.sample_rate, buffer.frames / buffer.sample_rate)
-    if kind.container == "ogg" and headers.ogg_ends_inside_page(data):
-        raise TruncatedAudio(
-            f"the file ends inside an Ogg page after {buffer.frames / buffer.sample_rate:.3f} s"
-        )
-
-
-def _second_attempt(data: bytes, kind: Kind, limits: Limits, refused: soundfile.LibsndfileError) -> Decoded:
-    try:
-        return _through_ffmpeg(data, kind, limits)
-    except CorruptAudio as error:
-        raise CorruptAudio(f"libsndfile: {refused.error_string}; {error}") from refused
-
-
-def _through_ffmpeg(data: bytes, kind: Kind, limits: Limits) -> Decoded:
-    track = containers.decode_track(data, kind, limits)
-    if kind.container == "ogg" and headers.ogg_ends_inside_page(data):
-        seconds = track.samples.shape[1] / track.sample_rate
-        raise TruncatedAudio(f"the file ends inside an Ogg page after {seconds:.3f} s")
-    return _decoded(
-        track.samples, track.sample_rate, kind, track.codec, track.replaced_samples, track.damaged_packets
-    )
-
-
-def _decoded(
-    samples: np.ndarray, rate: int, kind: Kind, codec: str, replaced: int, damaged: int = 0
-) -> Decoded:
-    channels, count = samples.shape
-    return Decoded(samples, kind.container, codec, rate, channels, count / rate, replaced, damaged)
-
-
-def _codec(file: soundfile.SoundFile, data: bytes) -> str:
-    if file.format == "FLAC":
-        return "flac"
-    codec = _CODECS.get(file.subtype, file.subtype.lower())
-    if codec[:5] not in ("pcm_s", "pcm_f") or codec == "pcm_s8":
-        return codec
-    big = data[:4] == b"RIFX" or (file.format == "AIFF" and b"sowt" not in data[:4096])
-    return codec + ("be" if big else "le")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import soxr
 
@@ -42,6 +44,40 @@ def resample(x: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
         count = min(length, len(converted))
         y[index][:count] = converted[:count]
     return y
+
+
+class StreamResampler:
+    """`resample` of a signal that comes in blocks; together the blocks that go out are the same, within 1e-6.
+
+    Args:
+        from_rate: Hz.
+        to_rate: Hz.
+        channels: number of channels.
+    """
+
+    def __init__(self, from_rate: int, to_rate: int, channels: int) -> None:
+        self.rates = from_rate, to_rate
+        self._streams = [
+            soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32", quality="HQ") for _ in range(channels)
+        ]
+        self._taken, self._given = 0, 0
+
+    def push(self, block: np.ndarray, last: bool = False) -> np.ndarray:
+        """What is ready after the next block, ``[channels, n]`` → float32 ``[channels, any]``; all with ``last``."""
+        self._taken += block.shape[-1]
+        if self.rates[0] == self.rates[1]:
+            return np.array(block, dtype=np.float32)
+        ready = [
+            stream.resample_chunk(np.ascontiguousarray(channel, dtype=np.float32), last)
+            for stream, channel in zip(self._streams, block, strict=True)
+        ]
+        converted = np.stack(ready).reshape(len(block), -1)
+        if last:
+            rest = -(-self._taken * self.rates[1] // self.rates[0]) - self._given
+            short = max(0, rest - converted.shape[1])
+            converted = np.pad(converted[:, :rest], ((0, 0), (0, short)))
+        self._given += converted.shape[1]
+        return converted
 
 
 def to_mono(samples: np.ndarray) -> np.ndarray:
@@ -96,3 +132,18 @@ def make_view(samples: np.ndarray, rate: int, target_rate: int, channels: int | 
         raise ValueError(f"channels is 1, 2 or None, not {channels}")
     mix = {1: to_mono, 2: to_stereo}.get(channels)
     return resample(mix(samples) if mix else samples, rate, target_rate)
+
+
+def view_blocks(
+    blocks: Iterable[np.ndarray], rate: int, target_rate: int, channels: int
+) -> Iterator[np.ndarray]:
+    """`make_view` of a signal that comes in blocks, ``[any, n]`` each, to 1 or 2 channels, within 1e-6.
+
+    Yields:
+        float32 ``[channels, n]`` blocks, copies.
+    """
+    mix = {1: to_mono, 2: to_stereo}[channels]
+    resampler = StreamResampler(rate, target_rate, channels)
+    for block in blocks:
+        yield resampler.push(mix(block))
+    yield resampler.push(np.zeros((channels, 0), np.float32), last=True)

@@ -100,6 +100,15 @@ class Limits:
             )
 
 
+def cleaned(block: np.ndarray) -> tuple[np.ndarray, int]:
+    """``block`` with 0 for what is not a number in range, and how many samples that were."""
+    # False for NaN too.
+    valid = np.abs(block) <= MAX_MAGNITUDE
+    if valid.all():
+        return block, 0
+    return np.where(valid, block, np.float32(0)), int(valid.size - np.count_nonzero(valid))
+
+
 class SampleBuffer:
     """Gathers blocks of samples into one float32 ``[channels, samples]`` array.
 
@@ -124,19 +133,13 @@ class SampleBuffer:
         self.sample_rate = sample_rate
         self.limits = limits
         self.frames = 0
-        self.replaced = 0
         self._head = np.empty((channels, min(expected, 16 * input_bytes // channels)), np.float32)
         self._tail: list[np.ndarray] = []
 
     def append(self, block: np.ndarray) -> None:
-        """Add ``[channels, n]`` samples; what is not a number in range becomes 0 and is counted."""
+        """Add ``[channels, n]`` samples."""
         count = block.shape[1]
         self.limits.check(self.frames + count, self.channels, self.sample_rate)
-        # False for NaN too.
-        valid = np.abs(block) <= MAX_MAGNITUDE
-        if not valid.all():
-            self.replaced += int(valid.size - np.count_nonzero(valid))
-            block = np.where(valid, block, np.float32(0))
         room = max(0, min(count, self._head.shape[1] - self.frames))
         self._head[:, self.frames : self.frames + room] = block[:, :room]
         if room < count:

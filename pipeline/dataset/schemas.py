@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -43,7 +44,12 @@ CLAP = (
            "Wu et al. 2023, LAION-CLAP"),
     column("clap_windows", pa.int32(), "1", "windows with sound that the embedding aggregates"),
     column("clap_aggregate", pa.string(), "name", "mean, weighted or robust"),
-    column("clap_model", pa.string(), "name", "architecture and weights hash"),
+    column("clap_model", pa.string(), "name", "architecture and weights hash: the embedding space"),
+)  # fmt: skip
+
+CLAP_SIMILARITY = column(
+    "clap_similarity", pa.list_(pa.float32()), "1",
+    "cosine of clap_embedding to each of clap.text_queries, -1..1, in the order of this field's `queries`",
 )  # fmt: skip
 
 SEPARATION = (
@@ -104,13 +110,47 @@ FAILURES = pa.schema(
 )
 
 
-def tracks_schema(extractors: Sequence[Extractor], clap: bool, separation: bool) -> pa.Schema:
-    """Schema of ``tracks`` for what a run computes, in a stable order."""
+def segments_schema(embedding_space: str | None) -> pa.Schema:
+    """Schema of ``segments``, which says in its metadata whose embeddings they are."""
+    return _in_space(SEGMENTS, embedding_space)
+
+
+def tracks_schema(
+    extractors: Sequence[Extractor],
+    clap: bool,
+    separation: bool,
+    *,
+    embedding_space: str | None = None,
+    text_queries: Sequence[str] = (),
+) -> pa.Schema:
+    """Schema of ``tracks`` for what a run computes, in a stable order.
+
+    Args:
+        embedding_space: of CLAP's vectors, as in ``clap_model``; goes into the schema's metadata and into
+            that of the column.
+        text_queries: where there are any, ``clap_similarity`` is there, with them in its metadata as JSON.
+    """
     fields = list(IDENTITY)
     for extractor in extractors:
         fields.extend(extractor.columns())
     if clap:
         fields.extend(CLAP)
+        if text_queries:
+            queries = json.dumps(list(text_queries), ensure_ascii=False)
+            fields.append(
+                CLAP_SIMILARITY.with_metadata({**CLAP_SIMILARITY.metadata, b"queries": queries.encode()})
+            )
     if separation:
         fields.extend(SEPARATION)
-    return pa.schema(fields, metadata={"schema_version": SCHEMA_VERSION})
+    schema = pa.schema(fields, metadata={"schema_version": SCHEMA_VERSION})
+    return _in_space(schema, embedding_space if clap else None)
+
+
+def _in_space(schema: pa.Schema, embedding_space: str | None) -> pa.Schema:
+    if embedding_space is None:
+        return schema
+    space = {b"embedding_space": embedding_space.encode()}
+    position = schema.get_field_index("clap_embedding")
+    field = schema.field(position)
+    schema = schema.set(position, field.with_metadata({**(field.metadata or {}), **space}))
+    return schema.with_metadata({**(schema.metadata or {}), **space})

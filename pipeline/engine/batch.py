@@ -4,6 +4,7 @@ Columns of the table that travels:
 
 - the plan's: ``index``, ``uri``, ``size_bytes``, ``problem``;
 - what is known of the file: ``asset_id`` … ``duration_s``;
+- ``long``: true where the samples are too many to travel: stages read them from the source;
 - ``pcm@<view>``: float32 samples as bytes, each view stored once, in the column of the last stage that reads
   it, so that dropping a column after its stage frees it; ``views`` says where each view of the row lies;
 - ``timings@<stage>``, ``failures@<stage>``, ``fallbacks@<stage>``, ``blobs@<stage>``: lists of structs;
@@ -72,6 +73,7 @@ class Track:
     sample_rate: int | None = None
     channels: int | None = None
     duration_s: float | None = None
+    long: bool | None = None
     done_at: float | None = None
     views: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
@@ -85,7 +87,7 @@ class Track:
     @property
     def decoded(self) -> bool:
         """Whether there is audio to work on."""
-        return bool(self.views)
+        return bool(self.views) or bool(self.long)
 
     def audio(self, view: str) -> np.ndarray:
         """The samples of a view, float32 ``[channels, samples]``; read-only and without a copy."""
@@ -116,7 +118,7 @@ def failure(stage: str, error: BaseException, attempts: int = 1, worker_died: bo
 
 _STATE = (
     "index", "uri", "size_bytes", "problem", "location", "estimated_s", "asset_id", "sample_rate", "channels",
-    "duration_s", "done_at",
+    "duration_s", "long", "done_at",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
+from pipeline.engine.process import GPU_MEMORY_FRACTION
 from pipeline.engine.resources import StageResources
 
 # A task lost with its worker is retried this often before the job fails; Ray's default is for ever.
@@ -37,14 +38,17 @@ def build_dataset(
     nodes: Sequence[Node],
     resources: Mapping[str, StageResources],
     environment: Mapping[str, str] | None = None,
+    gpu_memory_fraction: float = 0.75,
 ) -> Dataset:
     """The lazy dataset that sends ``blocks`` through ``nodes``; `receipts` runs it.
 
     Args:
         environment: variables for the actors, see `pipeline.engine.session.connect`. Each actor with an
             environment of its own starts a second later, so none is set where there is nothing to set.
+        gpu_memory_fraction: of a card that all actors on it may use together; each gets its 1/n of that.
     """
     context = DataContext.get_current()
+    context.set_config(GPU_MEMORY_FRACTION, gpu_memory_fraction)
     context.enable_progress_bars = False
     # Blocks are cut by audio seconds; Ray must not cut them again by bytes, or batches lose their tracks.
     context.target_max_block_size = None

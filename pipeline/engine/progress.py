@@ -8,6 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+# Kinds of fallback that are told apart. Their reasons carry counts and names, so that a large run over bad files
+# would have one per file; what comes after is counted per stage.
+FALLBACK_KINDS = 1000
+OTHERS = ("other", "other", "other")
+
 
 @dataclass
 class Progress:
@@ -50,7 +55,10 @@ class Progress:
         for stage, error_class, count in receipt["failures"]:
             self.failures[stage, error_class] += count
         for stage, wanted, used, reason, count in receipt["fallbacks"]:
-            self.fallbacks[stage, wanted, used, reason] += count
+            kind = (stage, wanted, used, reason)
+            if kind not in self.fallbacks and len(self.fallbacks) >= FALLBACK_KINDS:
+                kind = (stage, *OTHERS)
+            self.fallbacks[kind] += count
         for stage, sums in receipt["stages"].items():
             mine = self.stages.setdefault(stage, {**dict.fromkeys(sums, 0.0), "device": sums["device"]})
             for name, value in sums.items():

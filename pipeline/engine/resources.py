@@ -11,6 +11,10 @@ from pipeline.errors import UserError
 # Relative cost of a second of audio on a CPU, measured on two cores with all stages on: it decides how the
 # actors of a small machine are split, nothing else.
 WEIGHTS = {"decode": 1.0, "features": 3.0, "clap": 4.0, "separation": 8.0, "write": 0.5}
+# This share of the CPUs no actor reserves: Ray's own tasks must find a slot or nothing moves.
+SPARE = 0.1
+# Actors with less of a core than this spend their memory and start-up for nothing.
+SMALLEST_CPU_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ def plan_resources(
     gpu_shares: Mapping[str, int],
     fixed_actors: Mapping[str, int],
     blocks: int,
+    threads: int = 1,
 ) -> dict[str, StageResources]:
     """Size the pools of ``stages`` for a cluster.
 
@@ -42,8 +47,17 @@ def plan_resources(
     the cores by up to half, because a pipeline's stages are rarely all busy, and the shares they reserve are
     scaled so that all pools at full size fit with room to spare.
 
+    Args:
+        stages: of the graph.
+        cluster_cpus, cluster_gpus: of the cluster.
+        gpu_shares: stage → the n of 1/n GPU per actor; 0 is the CPU.
+        fixed_actors: stage → size of its pool; 0 is automatic.
+        blocks: a pool larger than this would idle.
+        threads: of each actor; so many cores take one actor.
+
     Raises:
-        UserError: a GPU is asked for where there is none, or the shares of one actor each exceed the cards.
+        UserError: a GPU is asked for where there is none, the shares exceed the cards, or so many actors are
+            asked for that none would get a useful part of a core.
     """
     wanted = {s: gpu_shares.get(s, 0) for s in stages}
     on_gpu = {s: n for s, n in wanted.items() if n > 0}
@@ -55,7 +69,7 @@ def plan_resources(
     total = sum(weight for stage, weight in WEIGHTS.items() if stage in stages and stage not in on_gpu)
     actors: dict[str, int] = {}
     for stage in stages:
-        automatic = max(1, math.ceil(1.5 * cluster_cpus * WEIGHTS.get(stage, 1.0) / total - 0.25))
+        automatic = max(1, math.ceil(1.5 * cluster_cpus / threads * WEIGHTS.get(stage, 1.0) / total - 0.25))
         if stage in on_gpu:
             automatic = max(1, int(cluster_gpus))
         actors[stage] = min(fixed_actors.get(stage) or automatic, max(1, blocks))
@@ -65,13 +79,22 @@ def plan_resources(
             f"hardware.gpu_shares and hardware.actors need {needed:g} GPUs and the cluster has {cluster_gpus:g}: "
             "raise hardware.gpu_shares.<stage> (the n of 1/n) or lower hardware.actors.<stage>"
         )
-    # A tenth stays free: Ray's own tasks must find a slot or nothing moves.
-    share = min(1.0, math.floor(0.9 * cluster_cpus / sum(actors.values()) * 100) / 100)
-    if share <= 0:
-        raise UserError(
-            f"{sum(actors.values())} actors do not fit on {cluster_cpus:g} CPUs: lower hardware.actors"
-        )
+    share = min(1.0, math.floor((1 - SPARE) * cluster_cpus / sum(actors.values()) * 100) / 100)
+    if share < SMALLEST_CPU_SHARE:
+        raise UserError(_starving(actors, fixed_actors, cluster_cpus))
     return {
         stage: StageResources(actors[stage], share, 1.0 / on_gpu[stage] if stage in on_gpu else 0.0)
         for stage in stages
     }
+
+
+def _starving(actors: Mapping[str, int], fixed: Mapping[str, int], cpus: float) -> str:
+    most = max(actors, key=lambda stage: actors[stage])
+    pools = ", ".join(f"{stage}×{count}" for stage, count in actors.items())
+    fits = int((1 - SPARE) * cpus / SMALLEST_CPU_SHARE)
+    # Only a size that the user has fixed gets this far, except on a machine of a fraction of a core.
+    remedy = f"lower hardware.actors.{most}" if fixed.get(most) else "raise ray.num_cpus"
+    return (
+        f"hardware.actors: {sum(actors.values())} actors ({pools}) on {cpus:g} CPUs would starve Ray's own tasks and "
+        f"each other, {fits} fit: {remedy}"
+    )

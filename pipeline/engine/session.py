@@ -11,11 +11,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.dataset.storage import one_line
 from pipeline.errors import UserError
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+PROBE_TIMEOUT_S = 120.0
 # The last line of a traceback, such as "OSError: [Errno 28] No space left on device".
 _RAISED = re.compile(r"([A-Za-z_][\w.]*(?:Error|Exception|Exhausted|Timeout)): ")
 
@@ -48,8 +56,8 @@ def connect(
     Args:
         address: None or ``local`` starts one.
         num_cpus, object_store_memory: of one started here; None leaves them to Ray.
-        threads: of OpenMP, MKL and numba in each worker. Workers of a Ray started here inherit them; those of
-            a cluster must be told, see ``Cluster.environment``.
+        threads: of OpenMP, MKL, OpenBLAS, numexpr and numba in each worker. Workers of a Ray started here
+            inherit them; those of a Ray that ran before must be told, see ``Cluster.environment``.
 
     Raises:
         UserError: nobody answers at ``address``.
@@ -67,6 +75,7 @@ def connect(
         options.update(address="local", include_dashboard=False)
     else:
         options["address"] = address
+    ours = address in (None, "local") and not ray.is_initialized()
     try:
         if not ray.is_initialized():
             with _quiet_stderr():
@@ -76,7 +85,7 @@ def connect(
     # Ray sets its handlers up during init, so the level is set again.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     found = ray.cluster_resources()
-    own = {} if address in (None, "local") else wanted
+    own = {} if ours else wanted
     return Cluster(address or "local", found.get("CPU", 0.0), found.get("GPU", 0.0), len(ray.nodes()), own)
 
 
@@ -95,6 +104,54 @@ def _quiet_stderr() -> Iterator[None]:
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
+
+
+def gpu_cards() -> tuple[list[int], str]:
+    """Total memory of every card of the cluster, bytes, asked for on one card of each node; and why there is none.
+
+    Cards of one node are taken to be alike. A card on which no kernel runs counts as none.
+
+    Raises:
+        UserError: a node with GPUs does not answer, because others use all of them.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) >= 1]
+    if not nodes:
+        return [], "no GPU in this cluster"
+    asked = [
+        # The smallest fraction that Ray gives: whatever runs on the card already may go on.
+        ray.remote(_card)
+        .options(
+            num_cpus=0,
+            num_gpus=0.0001,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+        )
+        .remote()
+        for node in nodes
+    ]
+    try:
+        answers = ray.get(asked, timeout=PROBE_TIMEOUT_S)
+    except ray.exceptions.GetTimeoutError:
+        raise UserError(
+            f"hardware=auto: no GPU was free within {PROBE_TIMEOUT_S:g} s to be asked for its memory: wait for the "
+            "other jobs, or type hardware=gpu_small"
+        ) from None
+    cards: list[int] = []
+    problems: list[str] = []
+    for node, (size, problem) in zip(nodes, answers, strict=True):
+        cards += [size] * int(node["Resources"]["GPU"]) if size else []
+        problems += [problem] if problem else []
+    return cards, "; ".join(sorted(set(problems)))
+
+
+def _card() -> tuple[int, str]:
+    import torch
+
+    from pipeline.models.device import pick_device
+
+    choice = pick_device("auto")
+    if choice.device == "cpu":
+        return 0, choice.reason
+    return torch.cuda.get_device_properties(0).total_memory, ""
 
 
 def root_cause(error: BaseException) -> str:

@@ -11,13 +11,19 @@ import pyarrow as pa
 import torch
 
 from pipeline.errors import Fallback
-from pipeline.features.base import Extraction, Extractor, blob_columns, column, register
+from pipeline.features.base import Extraction, Extractor, Running, blob_columns, column, register
+from pipeline.features.running import Grid, GroupMeans, RunningSummary
 from pipeline.features.spectra import SharedSpectra
-from pipeline.features.statistics import aggregate, decibels_above, frames_per_group, group_means
+from pipeline.features.statistics import decibels_above, frames_per_group
 from pipeline.features.stft import hann_window
+from pipeline.features.track import TrackInfo
 
 _STATISTICS = ("mean", "std", "median")
 _SOURCE = "mel scale: Slaney, Auditory Toolbox, 1998; librosa.mel_frequencies"
+
+# Of a long track, medians are exact within this, up to 200 dB above full scale.
+_QUANTILE_STEP_DB = 0.01
+_HIGHEST_DB = 200.0
 
 # Slaney's mel scale: linear to 1 kHz, logarithmic above.
 _HZ_PER_MEL = 200.0 / 3.0
@@ -49,7 +55,7 @@ class BandEnergy(Extractor):
         series_rate_hz: frames per second of the matrix, to the nearest whole number of frames averaged.
 
     Edges beyond half the sample rate are cut to it, which is recorded; bands that lie wholly above are left
-    out. ``band_edges_hz`` has the edges in use.
+    out. ``band_edges_hz`` has the edges in use. Of a track of several blocks the medians are right within 0.01 dB.
     """
 
     name: ClassVar[str] = "band_energy"
@@ -107,32 +113,16 @@ class BandEnergy(Extractor):
             ),
         )
 
-    def extract(self, spectra: SharedSpectra) -> Extraction:
-        """Compute the columns of one track; all None without samples, shares None for silence.
+    def start(self, track: TrackInfo) -> Running:
+        """Begin a track; all None without samples, shares None for silence.
 
         Raises:
             ValueError: the lowest edge is not below half the sample rate.
         """
-        values = {f.name: None for f in self.columns()[: len(_STATISTICS) + 2]}
-        edges, fallbacks = self._edges(spectra.sample_rate)
-        power = spectra.power(self.n_fft, self.hop_length)
-        if power.shape[1] == 0:
-            return Extraction(values, fallbacks=fallbacks)
-        weights = torch.from_numpy(band_weights(edges, spectra.sample_rate, self.n_fft)).float()
-        # The bins of a sine of amplitude 1 add up to n_fft * sum(window ** 2) / 4.
-        reference = self.n_fft * float(hann_window(self.n_fft).double().square().sum()) / 4.0
-        energy = (weights.to(power.device) @ power).cpu().numpy() / np.float32(reference)
-        values["band_edges_hz"] = edges.astype(np.float32)
-        for statistic, levels in aggregate(decibels_above(energy, self.floor_db), _STATISTICS).items():
-            values[f"band_energy_{statistic}_db"] = levels.astype(np.float32)
-        per_band = energy.sum(axis=1, dtype=np.float64)
-        if per_band.any():
-            values["band_energy_share"] = (per_band / per_band.sum()).astype(np.float32)
-        group = frames_per_group(spectra.sample_rate, self.hop_length, self.series_rate_hz)
-        series = decibels_above(group_means(energy, group), self.floor_db)
-        return Extraction(values, {"band_energy": series.astype(np.float32)}, fallbacks)
+        return _BandEnergyRun(self, track)
 
-    def _edges(self, sample_rate: int) -> tuple[np.ndarray, list[Fallback]]:
+    def edges_in_use(self, sample_rate: int) -> tuple[np.ndarray, list[Fallback]]:
+        """Edges in Hz, none above half of ``sample_rate``, and what was cut."""
         nyquist = sample_rate / 2
         parameters, lowest, highest = ("fmin", "fmax"), self.fmin, self.fmax or nyquist
         if self.edges_hz:
@@ -151,6 +141,38 @@ class BandEnergy(Extractor):
         return edges, [
             Fallback("features", f"band_energy.{parameters[1]} to {highest:g}", f"{top:g}", reason)
         ]
+
+
+class _BandEnergyRun(Running):
+    def __init__(self, bands: BandEnergy, track: TrackInfo) -> None:
+        self.bands = bands
+        self.edges, self.fallbacks = bands.edges_in_use(track.sample_rate)
+        self.weights = torch.from_numpy(band_weights(self.edges, track.sample_rate, bands.n_fft)).float()
+        # The bins of a sine of amplitude 1 add up to n_fft * sum(window ** 2) / 4.
+        self.reference = bands.n_fft * float(hann_window(bands.n_fft).double().square().sum()) / 4.0
+        self.levels = RunningSummary(_STATISTICS, Grid(bands.floor_db, _HIGHEST_DB, _QUANTILE_STEP_DB))
+        group = frames_per_group(track.sample_rate, bands.hop_length, bands.series_rate_hz)
+        self.series = GroupMeans(group)
+        self.energy = np.zeros(len(self.edges) - 1)
+
+    def add(self, block: SharedSpectra) -> None:
+        power = block.power(self.bands.n_fft, self.bands.hop_length)
+        energy = (self.weights.to(power.device) @ power).cpu().numpy() / np.float32(self.reference)
+        self.levels.add(decibels_above(energy, self.bands.floor_db))
+        self.series.add(block.axis.frames(self.bands.hop_length).start, energy)
+        self.energy += energy.sum(axis=1, dtype=np.float64)
+
+    def finish(self) -> Extraction:
+        values = {f.name: None for f in self.bands.columns()[: len(_STATISTICS) + 2]}
+        if not self.levels.frames:
+            return Extraction(values, fallbacks=self.fallbacks)
+        values["band_edges_hz"] = self.edges.astype(np.float32)
+        for statistic, levels in self.levels.values().items():
+            values[f"band_energy_{statistic}_db"] = levels.astype(np.float32)
+        if self.energy.any():
+            values["band_energy_share"] = (self.energy / self.energy.sum()).astype(np.float32)
+        series = decibels_above(self.series.means(), self.bands.floor_db).astype(np.float32)
+        return Extraction(values, {"band_energy": series}, self.fallbacks)
 
 
 def mel_frequencies(n: int, fmin: float, fmax: float) -> np.ndarray:

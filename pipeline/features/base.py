@@ -3,6 +3,10 @@
 To add one, write one file in this folder with a frozen dataclass that derives from `Extractor` and is
 decorated with `@register`. That is enough for it to appear in the config (``features.<name>.*``), in
 ``features.enabled``, in the schema of ``tracks``, in the cache key and in ``--help``.
+
+A track of at most ``features.block_seconds`` comes as one block; a longer one comes block by block. An extractor
+that defines `Extractor.start` takes both. One that defines `Extractor.extract` alone is simpler and takes
+tracks of one block only.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from pipeline.errors import Fallback
 
 if TYPE_CHECKING:
     from pipeline.features.spectra import SharedSpectra
+    from pipeline.features.track import TrackInfo
 
 
 def column(name: str, type_: pa.DataType, unit: str, description: str, source: str = "") -> pa.Field:
@@ -60,12 +65,27 @@ class Extraction:
         arrays: name → array for a `blob_columns` triple; the writer decides between file and row.
         fallbacks: steps away from what the parameters asked for.
         backend: library that did most of the work.
+        full_precision: names of the arrays that a file must hold as float32; the others may be halved.
     """
 
     values: dict[str, Any]
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     fallbacks: list[Fallback] = field(default_factory=list)
     backend: str = "torch"
+    full_precision: frozenset[str] = frozenset()
+
+
+class Running:
+    """An extractor at work on one track: fed block by block, then asked for the result."""
+
+    def add(self, block: SharedSpectra) -> None:
+        """Take in the next block. What is to be known of the whole track (`TrackInfo.fact`) is asked for first:
+        on a track of several blocks the first answer is `Pending`, and this block comes again later."""
+        raise NotImplementedError
+
+    def finish(self) -> Extraction:
+        """The columns of the track, after its last block."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -75,7 +95,8 @@ class Extractor:
     Class attributes:
         name: prefix of all columns.
         version: raised whenever the numbers change; part of the extractor key.
-        views: the audio it reads, of ``mono`` (the DSP rate) and ``native`` (all channels, native rate).
+        views: the audio it reads, of ``mono`` (the DSP rate), ``native`` (all channels, native rate) and
+            ``channels`` (all channels at the DSP rate).
         description: one line for ``--help``.
     """
 
@@ -84,6 +105,11 @@ class Extractor:
     views: ClassVar[tuple[str, ...]] = ("mono",)
     description: ClassVar[str] = ""
 
+    @classmethod
+    def widest(cls) -> Extractor:
+        """With the parameters that give every column it can have."""
+        return cls()
+
     def check(self) -> None:
         """Refuse impossible parameters: raises ``ValueError("<parameter> ...")``, one line."""
 
@@ -91,9 +117,24 @@ class Extractor:
         """The columns this extractor fills, `blob_columns` included."""
         raise NotImplementedError
 
-    def extract(self, spectra: SharedSpectra) -> Extraction:
-        """Compute the columns of one track from its shared spectra."""
+    def start(self, track: TrackInfo) -> Running:
+        """Begin a track."""
         raise NotImplementedError
+
+    def extract(self, spectra: SharedSpectra) -> Extraction:
+        """Compute the columns of a track that is one block."""
+        running = self.start(spectra.track)
+        running.add(spectra)
+        return running.finish()
+
+    def context_seconds(self, sample_rate: int) -> float:
+        """How far beyond a block on either side the extractor looks; ``sample_rate`` is the DSP rate, Hz."""
+        return 2.0 + getattr(self, "n_fft", 0) / sample_rate
+
+    @classmethod
+    def takes_blocks(cls) -> bool:
+        """Whether it can work on a track that does not fit into one block."""
+        return cls.start is not Extractor.start
 
     def key(self, sample_rate: int) -> str:
         """12 hex digits that change whenever the numbers could: version, parameters and DSP rate."""

@@ -1,4 +1,4 @@
-"""Loudness after ITU-R BS.1770-4 and EBU Tech 3342, and true peak; in memory bounded by its chunks.
+"""Loudness after ITU-R BS.1770-4 and EBU Tech 3342; in memory bounded by its chunks.
 
 The measurement goes through the mean squares of K-weighted steps of 100 ms: both the 400 ms gating blocks and
 the 3 s windows of the loudness range are sums of whole steps.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,15 +45,8 @@ _CHANNEL_WEIGHTS = {
     8: (1.0, 1.0, 1.0, 0.0, 1.0, 1.0, _SURROUND, _SURROUND),
 }
 
-_CHUNK_SAMPLES = 1 << 18
 _STEPS_PER_BLOCK = 4
 _STEPS_PER_SHORT_TERM = 30
-
-# Zero crossings of the interpolating sinc on either side, and the shape of its Kaiser window.
-_PEAK_ZEROS = 16
-_PEAK_KAISER_BETA = 7.0
-# Samples whose peaks are found by one row of a matrix product; with the taps less one it spans two blocks.
-_PEAK_BLOCK = 2 * _PEAK_ZEROS
 
 
 def channel_weights(channels: int) -> np.ndarray:
@@ -151,29 +144,45 @@ class Steps:
         window = np.ones(steps)
         return np.convolve(self.energy, window, "valid") / np.convolve(self.samples, window, "valid")
 
+    @classmethod
+    def joined(cls, parts: Sequence[Steps]) -> Steps:
+        """The steps of consecutive pieces of a track."""
+        return cls(
+            np.concatenate([part.energy for part in parts] or [np.zeros(0)]),
+            np.concatenate([part.samples for part in parts] or [np.zeros(0, dtype=np.int64)]),
+        )
+
 
 def measure_steps(
-    chunks: Iterable[np.ndarray], channels: int, sample_rate: int, device: torch.device | str = "cpu"
+    chunks: Iterable[np.ndarray],
+    channels: int,
+    sample_rate: int,
+    device: torch.device | str = "cpu",
+    origin: int = 0,
+    first_step: int = 0,
 ) -> Steps:
-    """K-weight a track and sum the energy of its 100 ms steps.
+    """K-weight a track, or a piece of one, and sum the energy of its 100 ms steps.
 
     Args:
         chunks: consecutive pieces of the track, ``[channels, n]``, of any lengths.
         channels: their order is that of `channel_weights`.
         sample_rate: Hz, at least `LOWEST_RATE`.
         device: where the filter runs.
+        origin: where in the track ``chunks`` begin, samples.
+        first_step: the first step wanted; what ``chunks`` hold before it only settles the filter, which forgets
+            within 0.1 s.
 
     Raises:
         ValueError: the sample rate is too low.
     """
     k_weight = RecursiveFilter(k_weighting(sample_rate), channels, device)
     weights = channel_weights(channels)
-    energies, bounds = [], [0]
-    start, rest = 0, 0.0
+    energies, bounds = [], [step_start(first_step, sample_rate)]
+    start, rest = origin, 0.0
     for block, count in whole_blocks(chunks):
         filtered = k_weight(torch.from_numpy(block).to(device))[:, :count].cpu().numpy()
-        cuts = _step_bounds(len(bounds), start + count, sample_rate)
-        edges = [0, *(cut - start for cut in cuts), count]
+        cuts = _step_bounds(first_step + len(bounds), start + count, sample_rate)
+        edges = [min(max(0, bounds[0] - start), count), *(cut - start for cut in cuts), count]
         for first, last, cut in itertools.zip_longest(edges[:-1], edges[1:], cuts):
             # A float32 sum of at most one step; whole tracks are summed in float64.
             squares = [float(piece @ piece) for piece in filtered[:, first:last]]
@@ -186,10 +195,23 @@ def measure_steps(
     return Steps(np.array(energies, dtype=np.float64), np.diff(np.array(bounds, dtype=np.int64)))
 
 
+def step_start(step: int, sample_rate: int) -> int:
+    """The first sample of a step of 100 ms."""
+    return round(step * sample_rate / 10)
+
+
+def first_step_from(sample: int, sample_rate: int) -> int:
+    """The first step that begins at ``sample`` or after it."""
+    step = max(0, 10 * sample // sample_rate - 1)
+    while step_start(step, sample_rate) < sample:
+        step += 1
+    return step
+
+
 def _step_bounds(first: int, stop: int, sample_rate: int) -> list[int]:
     """Ends of the steps number ``first`` and on, in samples, as far as they do not exceed ``stop``."""
     bounds = []
-    while (bound := round(first * sample_rate / 10)) <= stop:
+    while (bound := step_start(first, sample_rate)) <= stop:
         bounds.append(bound)
         first += 1
     return bounds
@@ -229,91 +251,3 @@ def loudness_range(steps: Steps) -> float | None:
     ranks = [int((len(gated) - 1) * p / 100 + 0.5) for p in RANGE_PERCENTILES]
     low, high = _lufs(np.sort(gated)[ranks])
     return float(high - low)
-
-
-def oversampling(sample_rate: int) -> int:
-    """Factor of the true-peak meter, which works at about 192 kHz: 4, from 96 kHz 2, from 192 kHz 1."""
-    if sample_rate >= 192000:
-        return 1
-    return 2 if sample_rate >= 96000 else 4
-
-
-def interpolator(factor: int) -> torch.Tensor:
-    """Windowed-sinc filters of the samples between two input samples, float32 ``[factor - 1, taps]``.
-
-    The gap lies between the two taps in the middle. Each filter passes a constant unchanged.
-    """
-    phase = torch.arange(1, factor, dtype=torch.float64)[:, None] / factor
-    time = torch.arange(-_PEAK_ZEROS + 1, _PEAK_ZEROS + 1, dtype=torch.float64)[None, :] - phase
-    ratio = (1.0 - (time / _PEAK_ZEROS).square()).clamp(min=0.0)
-    window = torch.special.i0(_PEAK_KAISER_BETA * ratio.sqrt())
-    kernel = torch.sinc(time) * window
-    return (kernel / kernel.sum(dim=1, keepdim=True)).float()
-
-
-def true_peak(samples: np.ndarray, sample_rate: int, device: torch.device | str = "cpu") -> float:
-    """Largest absolute value of the oversampled signal (BS.1770-4, annex 2), at least the sample peak.
-
-    Between samples it is known only where the interpolating filter sees nothing but the track: the first and
-    last 16 samples count as they are. With zeros beyond, a clip cut in the middle of a wave would ring at the
-    cut and read up to 1 dB too much.
-
-    Args:
-        samples: float32 ``[channels, samples]``.
-        sample_rate: Hz; it determines the `oversampling`.
-        device: where the interpolation runs.
-
-    Returns:
-        amplitude, 1 is full scale; 0 without samples.
-    """
-    if samples.size == 0:
-        return 0.0
-    peak = float(max(samples.max(), -samples.min()))
-    factor = oversampling(sample_rate)
-    if factor == 1:
-        return peak
-    kernel = interpolator(factor).to(device)
-    matrix, taps = _band_matrix(kernel, _PEAK_BLOCK), kernel.shape[-1]
-    for start in range(0, samples.shape[1] - taps + 1, _CHUNK_SAMPLES):
-        chunk = np.array(samples[:, start : start + _CHUNK_SAMPLES + taps - 1], dtype=np.float32)
-        peak = max(peak, _peak_between(torch.from_numpy(chunk).to(device), kernel, matrix, peak))
-    return peak
-
-
-def _peak_between(
-    samples: torch.Tensor, kernel: torch.Tensor, matrix: torch.Tensor, threshold: float
-) -> float:
-    """Largest absolute value between ``samples`` ``[channels, n]``, exact where it exceeds ``threshold``.
-
-    An interpolated value is at most the largest sample under its filter times the filter's sum of absolute
-    taps. Blocks that cannot reach the threshold are left out; in mastered music these are a quarter to three
-    quarters of all.
-    """
-    taps, block = kernel.shape[-1], _PEAK_BLOCK
-    windows = samples.shape[1] - taps + 1
-    whole = windows // (2 * block) * (2 * block)
-    peak = 0.0
-    if windows > whole:
-        rest = samples[:, whole:].unfold(1, taps, 1) @ kernel.T
-        peak = float(rest.abs().amax())
-    if whole:
-        # Maxima of pairs of blocks: the first block of a pair reads that pair, the second the next one too.
-        pairs = samples[:, :whole].abs().reshape(len(samples), -1, 2 * block).amax(dim=2)
-        after = samples[:, whole : whole + taps - 1].abs().amax(dim=1, keepdim=True)
-        both = torch.maximum(pairs, torch.cat([pairs[:, 1:], after], dim=1))
-        largest = torch.stack([pairs, both], dim=2).reshape(len(samples), -1)
-        bound = float(kernel.abs().sum(dim=1).max()) * (1.0 + 1e-5)
-        chosen = torch.nonzero(largest * bound > max(peak, threshold), as_tuple=True)
-        frames = samples.unfold(1, block + taps - 1, block)[chosen]
-        if len(frames):
-            peak = max(peak, float((frames @ matrix).abs().amax()))
-    return peak
-
-
-def _band_matrix(kernel: torch.Tensor, block: int) -> torch.Tensor:
-    """All filters at ``block`` consecutive samples: ``[block + taps - 1, filters * block]``."""
-    filters, taps = kernel.shape
-    matrix = kernel.new_zeros((block, filters, block + taps - 1))
-    for position in range(block):
-        matrix[position, :, position : position + taps] = kernel
-    return matrix.reshape(block * filters, -1).T.contiguous()

@@ -9,14 +9,19 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import Fallback
-from pipeline.features.base import Extraction, Extractor, blob_columns, column, register
+from pipeline.features.base import Extraction, Extractor, Running, blob_columns, column, register
+from pipeline.features.running import Grid, GroupMeans, RunningSummary
 from pipeline.features.spectra import SharedSpectra
-from pipeline.features.statistics import aggregate, frames_per_group, group_means
+from pipeline.features.statistics import frames_per_group
+from pipeline.features.track import TrackInfo
 
 METHODS = ("cqt", "stft")
 NORMS = ("inf", "l2", "none")
 _STATISTICS = ("mean", "std", "min", "max", "median", "p25", "p75")
 _SOURCE = "Ellis, Chroma feature analysis and synthesis, 2007; librosa.feature.chroma_cqt and chroma_stft"
+
+# Of a long track, quantiles of a chroma in 0..1 are exact within this.
+_QUANTILE_STEP = 1 / 4096
 
 # A frame this far below the loudest one sounds of nothing but noise and of the ringing of the filters.
 _SILENT_FRAME_DB = -60.0
@@ -42,7 +47,8 @@ class Chroma(Extractor):
     """Energy (``stft``) or magnitude (``cqt``) per pitch class, each frame divided by its norm.
 
     Pitch classes are in the order C, C#, … B, after the track's own tuning. Frames more than 60 dB below the
-    loudest one have no pitch: they are left out of the statistics and are zero in the matrix.
+    loudest one have no pitch: they are left out of the statistics and are zero in the matrix. Of a track of several
+    blocks the quantiles are right within 1/4096 of the largest value.
 
     Args:
         method: ``cqt`` is ``librosa.feature.chroma_cqt``; where it cannot run (clip under 1.6 s, sample rate
@@ -106,50 +112,78 @@ class Chroma(Extractor):
             ),
         )
 
-    def extract(self, spectra: SharedSpectra) -> Extraction:
-        """Compute the columns of one track; all None for silence and without samples."""
-        undefined = Extraction({f.name: None for f in self.columns()[: len(_STATISTICS) + 2]})
-        waveform = spectra.waveform()
-        if waveform.numel() == 0 or float(waveform.abs().amax()) == 0.0:
-            return undefined
-        method, fallbacks = self._method(spectra)
-        if method == "cqt":
-            raw = spectra.chroma_cqt(self.n_fft, self.hop_length)
-        else:
-            raw = spectra.chroma_stft(self.n_fft, self.hop_length)
-        chroma, sounding = normalise_frames(raw.cpu().numpy(), self.norm, 20.0 if method == "cqt" else 10.0)
-        if not sounding.any():
-            return undefined
-        statistics = aggregate(chroma[:, sounding], _STATISTICS)
-        group = frames_per_group(spectra.sample_rate, self.hop_length, self.series_rate_hz)
-        values = {f"chroma_{s}": v.astype(np.float32) for s, v in statistics.items()}
-        values["chroma_tuning"] = spectra.tuning(self.n_fft, self.hop_length)
-        values["chroma_method"] = method
-        series = {"chroma": group_means(chroma, group).astype(np.float32)}
-        return Extraction(values, series, fallbacks)
-
-    def _method(self, spectra: SharedSpectra) -> tuple[str, list[Fallback]]:
-        if self.method == "stft":
-            return "stft", []
-        reason = cqt_obstacle(spectra.sample_rate, spectra.waveform().numel())
-        if reason is None:
-            return "cqt", []
-        return "stft", [Fallback("features", "chroma.method=cqt", "stft", reason)]
+    def start(self, track: TrackInfo) -> Running:
+        """Begin a track; all None for silence and without samples."""
+        return _ChromaRun(self, track)
 
 
-def normalise_frames(raw: np.ndarray, norm: str, db_per_decade: float) -> tuple[np.ndarray, np.ndarray]:
+def usable_method(wanted: str, key: str, block: SharedSpectra) -> tuple[str, list[Fallback]]:
+    """``wanted``, or ``stft`` and why where the constant-Q transform cannot run.
+
+    Args:
+        wanted: one of `METHODS`.
+        key: the parameter that asks, such as ``chroma.method``.
+        block: the first of the track; a track of several is long enough.
+    """
+    reason = cqt_obstacle(block.sample_rate, block.axis.stop) if wanted == "cqt" else None
+    if reason is None:
+        return wanted, []
+    return "stft", [Fallback("features", f"{key}=cqt", "stft", reason)]
+
+
+class _ChromaRun(Running):
+    def __init__(self, chroma: Chroma, track: TrackInfo) -> None:
+        self.chroma = chroma
+        self.method: str | None = None
+        self.fallbacks: list[Fallback] = []
+        self.tuning: float | None = None
+        self.statistics: RunningSummary | None = None
+        group = frames_per_group(track.sample_rate, chroma.hop_length, chroma.series_rate_hz)
+        self.series = GroupMeans(group)
+
+    def add(self, block: SharedSpectra) -> None:
+        chroma = self.chroma
+        if self.method is None:
+            self.method, self.fallbacks = usable_method(chroma.method, "chroma.method", block)
+        lengths = chroma.n_fft, chroma.hop_length
+        loudest = block.loudest_chroma(self.method, *lengths)
+        if loudest == 0.0:
+            return
+        self.tuning = block.tuning(*lengths)
+        raw = block.chroma(self.method, *lengths).cpu().numpy()
+        frames, sounding = normalise_frames(raw, chroma.norm, self.method, loudest)
+        if self.statistics is None:
+            highest = loudest if chroma.norm == "none" else 1.0
+            self.statistics = RunningSummary(_STATISTICS, Grid(0.0, highest, highest * _QUANTILE_STEP))
+        self.statistics.add(frames[:, sounding])
+        self.series.add(block.axis.frames(chroma.hop_length).start, frames)
+
+    def finish(self) -> Extraction:
+        if self.statistics is None or not self.statistics.frames:
+            return Extraction({f.name: None for f in self.chroma.columns()[: len(_STATISTICS) + 2]})
+        values = {f"chroma_{s}": v.astype(np.float32) for s, v in self.statistics.values().items()}
+        values["chroma_tuning"] = self.tuning
+        values["chroma_method"] = self.method
+        return Extraction(values, {"chroma": self.series.means()}, self.fallbacks)
+
+
+def normalise_frames(
+    raw: np.ndarray, norm: str, method: str, loudest: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Divide each frame by its norm.
 
     Args:
         raw: ``[12, frames]``, not negative.
         norm: one of `NORMS`.
-        db_per_decade: 10 where ``raw`` is energy, 20 where it is magnitude.
+        method: one of `METHODS`: ``raw`` is energy of ``stft`` and magnitude of ``cqt``.
+        loudest: largest value of the track; None takes that of ``raw``.
 
     Returns:
         float64 ``[12, frames]``, zero in silent frames, and bool ``[frames]``, true where a frame sounds.
     """
     raw = raw.astype(np.float64)
-    loudest = raw.max(axis=0)
-    sounding = loudest > loudest.max() * 10.0 ** (_SILENT_FRAME_DB / db_per_decade)
-    divisor = {"inf": loudest, "l2": np.linalg.norm(raw, axis=0), "none": np.ones_like(loudest)}[norm]
+    highest = raw.max(axis=0)
+    loudest = highest.max(initial=0.0) if loudest is None else loudest
+    sounding = highest > loudest * 10.0 ** (_SILENT_FRAME_DB / (20.0 if method == "cqt" else 10.0))
+    divisor = {"inf": highest, "l2": np.linalg.norm(raw, axis=0), "none": np.ones_like(highest)}[norm]
     return np.where(sounding, raw / np.where(sounding, divisor, 1.0), 0.0), sounding

@@ -9,6 +9,7 @@ drops the least 1 % of each filter's spectrum and keeps a rate longer; nothing e
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,6 +116,21 @@ def octave_matrix(octave: Octave, sample_rate: float) -> torch.Tensor:
     return torch.from_numpy(matrix.astype(np.float32))
 
 
+def octave_matrices(octaves: list[Octave], sample_rate: float) -> Iterator[torch.Tensor]:
+    """`octave_matrix` of each: an octave lower at half the rate has the same filters, but for their gain."""
+    known: Octave | None = None
+    for octave in octaves:
+        lower = known is not None and np.allclose(
+            octave.frequencies * 2**octave.halvings,
+            known.frequencies * 2**known.halvings,
+            rtol=1e-12,
+            atol=0.0,
+        )
+        if not lower:
+            known, matrix = octave, octave_matrix(octave, sample_rate)
+        yield matrix * math.sqrt(known.frequencies[0] / octave.frequencies[0])
+
+
 def half_band_taps() -> np.ndarray:
     """The taps at distances -31, -29, … 31 of the half-band filter, float64; they sum to 1/2."""
     distance = np.arange(1 - _HALF_BAND_TAPS, _HALF_BAND_TAPS, 2)
@@ -147,20 +163,27 @@ def halve_rate(samples: torch.Tensor) -> torch.Tensor:
 
 
 def chroma_cqt(
-    samples: torch.Tensor, sample_rate: float, hop_length: int, tuning: float = 0.0
+    samples: torch.Tensor,
+    sample_rate: float,
+    hop_length: int,
+    tuning: float = 0.0,
+    centre: int = 0,
+    frames: int | None = None,
 ) -> torch.Tensor:
     """Constant-Q magnitudes of 7 octaves from C1, 36 bins each, summed by pitch class.
 
     That of ``librosa.feature.chroma_cqt(norm=None, bins_per_octave=36)``. Frame ``t`` is centred on sample
-    ``t * hop_length``, zeros lie beyond both ends; at a halved rate its centre is the nearest sample.
+    ``centre + t * hop_length``, zeros lie beyond both ends; at a halved rate its centre is the nearest sample.
 
     Args:
         samples: float32 ``[samples]``.
         sample_rate: Hz, at least twice `highest_frequency`.
         hop_length: samples between frames, any.
         tuning: deviation from A440, fraction of a bin.
+        centre: sample that the first frame is centred on.
+        frames: how many; None for all, ``1 + samples // hop_length``, or none for no samples.
 
-    Shape: float32 ``[12, frames]``, C first, frames = 1 + samples // hop_length; no frames for no samples.
+    Shape: float32 ``[12, frames]``, C first.
 
     Raises:
         ValueError: the sample rate is too low.
@@ -169,35 +192,39 @@ def chroma_cqt(
         raise ValueError(
             f"constant-Q chroma reaches {highest_frequency(tuning):.0f} Hz, beyond half of {sample_rate:g} Hz"
         )
-    frames = 1 + len(samples) // hop_length if len(samples) else 0
+    if frames is None:
+        frames = 1 + len(samples) // hop_length if len(samples) else 0
     chroma = samples.new_zeros((frames, 12))
     halvings, halved = 0, samples
-    for octave in plan_octaves(sample_rate, tuning) if frames else []:
+    octaves = plan_octaves(sample_rate, tuning) if frames else []
+    for octave, matrix in zip(octaves, octave_matrices(octaves, sample_rate), strict=True):
         while halvings < octave.halvings:
             halved = halve_rate(halved)
             halvings += 1
-        matrix = octave_matrix(octave, sample_rate).to(samples.device)
-        _add_octave(chroma, halved, matrix, hop_length / 2**halvings)
+        matrix = matrix.to(samples.device)
+        _add_octave(chroma, halved, matrix, centre / 2**halvings, hop_length / 2**halvings)
     return chroma.T.contiguous()
 
 
-def _add_octave(chroma: torch.Tensor, samples: torch.Tensor, matrix: torch.Tensor, hop: float) -> None:
-    """Add the magnitudes of one octave to ``chroma`` ``[frames, 12]``; ``hop`` may be a fraction."""
+def _add_octave(
+    chroma: torch.Tensor, samples: torch.Tensor, matrix: torch.Tensor, centre: float, hop: float
+) -> None:
+    """Add the magnitudes of one octave to ``chroma`` ``[frames, 12]``; ``centre`` and ``hop`` may be fractions."""
     # A pitch class is the bin on its pitch and one on either side; bin 0 is the pitch of C.
     fold = (
         torch.eye(12, device=samples.device).repeat_interleave(BINS_PER_OCTAVE // 12, dim=0).roll(-1, dims=0)
     )
     before = len(matrix) // 2
     # Half a sample up, so that the index of the nearest sample is a floor.
-    after = max(0, math.floor((len(chroma) - 1) * hop + 0.5) - before + len(matrix) - len(samples))
+    after = max(0, math.floor(centre + (len(chroma) - 1) * hop + 0.5) - before + len(matrix) - len(samples))
     windows = torch.nn.functional.pad(samples, (before, after)).unfold(0, len(matrix), 1)
     for start in range(0, len(chroma), _CHUNK_FRAMES):
         rows = chroma[start : start + _CHUNK_FRAMES]
-        if hop == int(hop):
-            chosen = windows[start * int(hop) :: int(hop)][: len(rows)]
+        if hop == int(hop) and centre == int(centre):
+            chosen = windows[int(centre) + start * int(hop) :: int(hop)][: len(rows)]
         else:
             index = torch.arange(start, start + len(rows), dtype=torch.float64, device=samples.device)
-            chosen = windows[(index * hop + 0.5).floor().long()]
+            chosen = windows[(centre + index * hop + 0.5).floor().long()]
         real, imaginary = (chosen @ matrix).chunk(2, dim=1)
         magnitude = real.square().addcmul_(imaginary, imaginary).sqrt_()
         rows.addmm_(magnitude, fold)

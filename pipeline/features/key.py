@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import Fallback
-from pipeline.features.base import Extraction, Extractor, column, register
-from pipeline.features.chroma import METHODS, cqt_obstacle, normalise_frames
-from pipeline.features.onset import TempoSearch
+from pipeline.features.base import Extraction, Extractor, Running, column, register
+from pipeline.features.chroma import METHODS, normalise_frames, usable_method
+from pipeline.features.onset import OnsetCurve, TempoSearch
 from pipeline.features.spectra import SharedSpectra
+from pipeline.features.tempo import shared_rhythm
+from pipeline.features.track import TrackInfo
+from pipeline.optional import look_up
 
 PITCH_CLASSES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 MODES = ("major", "minor")
@@ -44,6 +46,7 @@ KEYS = tuple((tonic, mode) for mode in MODES for tonic in PITCH_CLASSES)
 """The order of ``key_scores``: 12 major keys from C to B, then 12 minor ones."""
 
 _TOP = 3
+_TOO_LONG = "the track is longer than one block"
 _FLATS = {"Db": "C#", "Eb": "D#", "Gb": "F#", "Ab": "G#", "Bb": "A#"}
 
 # The mel bands that the tempo extractor follows by default, so that beats are shared with it.
@@ -74,6 +77,8 @@ class Key(Extractor):
         hop_length: samples between frames.
         beat_sync: take the median of the frames from beat to beat before the mean. Beats are those of the tempo
             extractor at its defaults; a track without them gets frames and a fallback record.
+
+    Beats and Essentia need the whole track at once: one of several blocks gets frames and ``own``, on record.
     """
 
     name: ClassVar[str] = "key"
@@ -126,78 +131,104 @@ class Key(Extractor):
             ),
         )
 
-    def extract(self, spectra: SharedSpectra) -> Extraction:
-        """Compute the columns of one track; all None for silence and without samples."""
-        waveform = spectra.waveform()
-        if waveform.numel() == 0 or float(waveform.abs().amax()) == 0.0:
-            return Extraction(self._undefined())
-        if self.backend == "own":
-            return self._by_chroma(spectra)
-        reason = essentia_obstacle()
-        if reason is None:
-            return self._by_essentia(spectra)
-        extraction = self._by_chroma(spectra)
-        extraction.fallbacks.append(Fallback("features", "key.backend=essentia", "own", reason))
-        return extraction
+    def start(self, track: TrackInfo) -> Running:
+        """Begin a track; all None for silence and without samples."""
+        return _KeyRun(self, track)
 
-    def _undefined(self) -> dict[str, None]:
-        return {f.name: None for f in self.columns()}
 
-    def _by_chroma(self, spectra: SharedSpectra) -> Extraction:
-        frames, fallbacks = self._frames(spectra)
-        if not frames.shape[1]:
-            return Extraction(self._undefined(), fallbacks=fallbacks)
-        chroma = frames.mean(axis=1)
-        scores = key_scores(chroma, self.profile)
+class _KeyRun(Running):
+    def __init__(self, key: Key, track: TrackInfo) -> None:
+        self.key, self.track = key, track
+        self.undefined: dict[str, None] = {f.name: None for f in key.columns()}
+        self.fallbacks: list[Fallback] = []
+        self.method: str | None = None
+        self.total, self.frames = np.zeros(12), 0
+        self.by_essentia: dict[str, Any] | None = None
+
+    def add(self, block: SharedSpectra) -> None:
+        if self.method is None and self._begin(block):
+            return
+        lengths = self.key.n_fft, self.key.hop_length
+        loudest = block.loudest_chroma(self.method, *lengths)
+        if loudest == 0.0:
+            return
+        raw = block.chroma(self.method, *lengths).cpu().numpy()
+        chroma, sounding = normalise_frames(raw, "l2", self.method, loudest)
+        frames = chroma[:, sounding]
+        if self.key.beat_sync and self.track.one_block:
+            frames = self._beats(block, chroma, sounding, frames)
+        self.total += frames.sum(axis=1)
+        self.frames += frames.shape[1]
+
+    def _begin(self, block: SharedSpectra) -> bool:
+        """Settle what the first block settles; True where Essentia has done all there is to do."""
+        key = self.key
+        if key.backend == "essentia":
+            reason = essentia_obstacle() if self.track.one_block else _TOO_LONG
+            if reason is None:
+                self.by_essentia = find_by_essentia(block, key.profile)
+                return True
+            self.fallbacks.append(Fallback("features", "key.backend=essentia", "own", reason))
+        self.method, fallbacks = usable_method(key.method, "key.method", block)
+        self.fallbacks += fallbacks
+        if key.beat_sync and not self.track.one_block:
+            self.fallbacks.append(Fallback("features", "key.beat_sync=true", "frames", _TOO_LONG))
+        return False
+
+    def _beats(
+        self, block: SharedSpectra, chroma: np.ndarray, sounding: np.ndarray, frames: np.ndarray
+    ) -> np.ndarray:
+        lengths = self.key.n_fft, self.key.hop_length
+        curve = OnsetCurve(*lengths)
+        curve.add(block.rises(*lengths, _BEAT_MELS))
+        rhythm = shared_rhythm(self.track, curve, *lengths, _BEAT_MELS, TempoSearch())
+        if rhythm is not None and len(rhythm.beats):
+            return beat_medians(chroma, sounding, rhythm.beats)
+        reason = "no steady beat was found"
+        self.fallbacks.append(Fallback("features", "key.beat_sync=true", "frames", reason))
+        return frames
+
+    def finish(self) -> Extraction:
+        if self.by_essentia is not None:
+            return Extraction(self.undefined | self.by_essentia, backend="essentia")
+        if not self.frames:
+            return Extraction(self.undefined)
+        chroma = self.total / self.frames
+        scores = key_scores(chroma, self.key.profile)
         if scores is None:
-            return Extraction(self._undefined(), fallbacks=fallbacks)
+            return Extraction(self.undefined, fallbacks=self.fallbacks)
         order = np.argsort(-scores, kind="stable")
         tonic, mode = KEYS[order[0]]
         values = {
             "key_name": tonic,
             "key_mode": mode,
-            "key_confidence": key_confidence(chroma, scores, self.profile),
+            "key_confidence": key_confidence(chroma, scores, self.key.profile),
             "key_scores": scores.astype(np.float32),
             "key_top": [" ".join(KEYS[i]) for i in order[:_TOP]],
         }
-        return Extraction(values, fallbacks=fallbacks)
+        return Extraction(values, fallbacks=self.fallbacks)
 
-    def _frames(self, spectra: SharedSpectra) -> tuple[np.ndarray, list[Fallback]]:
-        """Chroma of unit length of what sounds, float64 ``[12, frames or beats]``."""
-        fallbacks = []
-        reason = None if self.method == "stft" else cqt_obstacle(spectra.sample_rate, len(spectra.mono))
-        if reason is not None:
-            fallbacks.append(Fallback("features", "key.method=cqt", "stft", reason))
-        if self.method == "cqt" and reason is None:
-            raw, db_per_decade = spectra.chroma_cqt(self.n_fft, self.hop_length), 20.0
-        else:
-            raw, db_per_decade = spectra.chroma_stft(self.n_fft, self.hop_length), 10.0
-        chroma, sounding = normalise_frames(raw.cpu().numpy(), "l2", db_per_decade)
-        if self.beat_sync:
-            rhythm = spectra.rhythm(self.n_fft, self.hop_length, _BEAT_MELS, TempoSearch())
-            if rhythm is not None and len(rhythm.beats):
-                return beat_medians(chroma, sounding, rhythm.beats), fallbacks
-            fallbacks.append(Fallback("features", "key.beat_sync=true", "frames", "no steady beat was found"))
-        return chroma[:, sounding], fallbacks
 
-    def _by_essentia(self, spectra: SharedSpectra) -> Extraction:
-        import essentia
+def find_by_essentia(block: SharedSpectra, profile: str) -> dict[str, Any]:
+    """The columns that Essentia's KeyExtractor tells; none for silence."""
+    waveform = block.waveform()
+    if waveform.numel() == 0 or float(waveform.abs().amax()) == 0.0:
+        return {}
+    import essentia
 
-        essentia.log.infoActive = False
-        import essentia.standard
+    essentia.log.infoActive = False
+    import essentia.standard
 
-        extractor = essentia.standard.KeyExtractor(profileType=self.profile, sampleRate=spectra.sample_rate)
-        tonic, mode, _ = extractor(spectra.waveform().cpu().numpy())
-        tonic = _FLATS.get(tonic, tonic)
-        values = self._undefined() | {"key_name": tonic, "key_mode": mode, "key_top": [f"{tonic} {mode}"]}
-        return Extraction(values, backend="essentia")
+    extractor = essentia.standard.KeyExtractor(profileType=profile, sampleRate=block.sample_rate)
+    tonic, mode, _ = extractor(waveform.cpu().numpy())
+    tonic = _FLATS.get(tonic, tonic)
+    return {"key_name": tonic, "key_mode": mode, "key_top": [f"{tonic} {mode}"]}
 
 
 def essentia_obstacle() -> str | None:
     """Why Essentia's KeyExtractor cannot run, or None."""
-    if importlib.util.find_spec("essentia") is None:
-        return "essentia is not installed"
-    return None
+    found = look_up("essentia", load=True)
+    return None if found.available else found.reason
 
 
 def beat_medians(chroma: np.ndarray, sounding: np.ndarray, beats: np.ndarray) -> np.ndarray:

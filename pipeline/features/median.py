@@ -5,8 +5,8 @@ sorted once; then the tile is halved again and again, each half merges in the sa
 have, and all samples drop out that can no longer be the median. So does L. Sugy in two dimensions ("A fast
 parallel median filtering algorithm using hierarchical tiling", SIGGRAPH 2025); the sorting networks are K.
 Batcher's ("Sorting networks and their applications", 1968). A window of 31 samples costs 26 minima or maxima
-per sample, however the samples are ordered, and as there is no branch each of them runs over rows of many
-samples at once.
+per sample, however the samples are ordered, and as there is no branch each of them runs over many samples at
+once: over the lanes of a vector where the network is compiled, over whole rows in numpy and torch.
 """
 
 from __future__ import annotations
@@ -14,12 +14,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
+from pipeline.features.compiled import LANES, Kernel, compiled
+
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
+
+# Larger networks than this are not compiled: it would take seconds.
+_LARGEST_COMPILED = 63
 
 # A value of the network: its id, and by how many tiles ahead of the present one it is taken.
 Wire = tuple[int, int]
@@ -150,23 +155,88 @@ def _pruned(size: int, tile: int, steps: Sequence[tuple[bool, Wire, Wire]], outp
 def window_medians(padded: torch.Tensor, size: int, windows: int) -> torch.Tensor:
     """Medians of ``windows`` consecutive windows along the first axis, window ``i`` from row ``i`` on.
 
-    They are exact: nothing is computed but minima and maxima.
-
     Args:
-        padded: contiguous, without NaN, ``[median_network(size).padded_length(windows), columns]``. Rows from
+        padded: without NaN, ``[median_network(size).padded_length(windows), columns]``. Rows from
             ``windows + size - 1`` on must be there, their values do not matter.
         size: rows per window.
         windows: how many medians.
 
     Shape: → ``[windows, columns]``.
     """
+    return row_medians(padded, torch.arange(len(padded), device=padded.device), size)[:windows]
+
+
+def row_medians(x: torch.Tensor, positions: torch.Tensor, size: int) -> torch.Tensor:
+    """Medians of consecutive windows over chosen rows, window ``i`` over ``positions[i : i + size]``.
+
+    They are exact, and the same on all devices: nothing is computed but minima and maxima.
+
+    Args:
+        x: without NaN, ``[rows, columns]``.
+        positions: rows of ``x``, int64 ``[n]``, a multiple of the tile of ``median_network(size)``.
+        size: rows per window.
+
+    Shape: → ``[a multiple of the tile, columns]``, at least ``n - size + 1`` less a tile.
+    """
     network = median_network(size)
-    if padded.device.type == "cpu":
+    if x.device.type != "cpu":
+        return _run(network, x.index_select(0, positions), torch.minimum, torch.maximum, torch.stack)
+    compilable = x.dtype == torch.float32 and x.shape[1] >= LANES and size <= _LARGEST_COMPILED
+    kernel = _compiled_network(size) if compilable else None
+    if kernel is None:
         # The same operations at two thirds of torch's price: a call costs less, and there are hundreds.
-        medians = torch.from_numpy(_run(network, padded.numpy(), np.minimum, np.maximum, np.stack))
-    else:
-        medians = _run(network, padded, torch.minimum, torch.maximum, torch.stack)
-    return medians[:windows]
+        chosen = x.index_select(0, positions).numpy()
+        return torch.from_numpy(_run(network, chosen, np.minimum, np.maximum, np.stack))
+    if x.stride(1) != 1:
+        x = x.contiguous()
+    tiles = (len(positions) - size + 1) // network.tile
+    medians = x.new_empty((tiles * network.tile, x.shape[1]))
+    if tiles:
+        offsets = positions * x.stride(0)
+        kernel(x.data_ptr(), offsets.data_ptr(), medians.data_ptr(), tiles, x.shape[1])
+    return medians
+
+
+@lru_cache(maxsize=8)
+def _compiled_network(size: int) -> Callable[..., None] | None:
+    """The network over `LANES` columns at a time, all its values in registers.
+
+    Its arguments are the addresses of the samples, of the offset of each row from there (int64) and of the
+    medians, then the number of tiles and of columns.
+    """
+    network = median_network(size)
+
+    def write(kernel: Kernel) -> None:
+        build, index = kernel.build, kernel.index
+        samples, offsets, medians, tiles, columns = kernel.arguments
+
+        def tile(number: Any) -> None:
+            row = build.mul(number, index(network.tile))
+            kernel.whole_vectors(columns, lambda column: medians_of_a_tile(row, column))
+
+        def medians_of_a_tile(row: Any, column: Any) -> None:
+            values: dict[Wire, Any] = {}
+
+            def value(wire: Wire) -> Any:
+                if wire not in values:
+                    number, ahead = wire
+                    if number < network.tile:
+                        position = build.add(row, index(number + ahead * network.tile))
+                        offset = build.add(kernel.load(offsets, position, index), column)
+                        values[wire] = kernel.load(samples, offset)
+                    else:
+                        larger, a, b = network.steps[number - network.tile]
+                        a, b = ((of, ahead + further) for of, further in (a, b))
+                        values[wire] = kernel.extreme(larger, value(a), value(b))
+                return values[wire]
+
+            for number, wire in enumerate(network.outputs):
+                offset = build.mul(build.add(row, index(number)), columns)
+                kernel.store(value(wire), medians, build.add(offset, column))
+
+        kernel.repeat(tiles, 1, tile)
+
+    return compiled(write, pointers=3, integers=2)
 
 
 def _run(
@@ -223,4 +293,4 @@ def sliding_median(x: torch.Tensor, size: int) -> torch.Tensor:
     if x.numel() == 0:
         return x.clone()
     positions = torch.arange(network.padded_length(rows), device=x.device) - size // 2
-    return window_medians(x[reflected(positions, rows)], size, rows)
+    return row_medians(x, reflected(positions, rows), size)[:rows]

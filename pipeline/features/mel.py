@@ -9,9 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import Fallback
-from pipeline.features.base import Extraction, Extractor, blob_columns, column, register
+from pipeline.features.base import Extraction, Extractor, Running, blob_columns, column, register
+from pipeline.features.running import GroupMeans, RunningSummary
 from pipeline.features.spectra import SharedSpectra, hann_window
-from pipeline.features.statistics import aggregate, decibels_above, frames_per_group, group_means
+from pipeline.features.statistics import decibels_above, frames_per_group
+from pipeline.features.track import TrackInfo
+
+CHANNELS = ("mix", "each")
 
 _STATISTICS = ("mean", "std", "min", "max")
 _SOURCE = "Slaney, Auditory Toolbox, 1998; librosa.feature.melspectrogram"
@@ -38,11 +42,12 @@ class Mel(Extractor):
         fmax: upper edge of the highest band, Hz; 0 is half the sample rate, and more than that is cut to it.
         floor_db: the least value; digital silence reads it.
         series_rate_hz: frames per second of the matrix, to the nearest whole number of frames averaged.
+        channels: ``mix`` is the mean of all channels; ``each`` gives the statistics of the first channel, then
+            those of the next, and a matrix ``[channels, n_mels, time]``.
     """
 
     name: ClassVar[str] = "mel"
-    version: ClassVar[str] = "2"
-    views: ClassVar[tuple[str, ...]] = ("mono",)
+    version: ClassVar[str] = "3"
     description: ClassVar[str] = "mel spectrogram in dB relative to full scale, per band"
 
     n_fft: int = 2048
@@ -52,6 +57,12 @@ class Mel(Extractor):
     fmax: float = 0.0
     floor_db: float = -100.0
     series_rate_hz: float = 2.0
+    channels: str = "mix"
+
+    @property
+    def views(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The mono mix, or every channel at the DSP rate."""
+        return ("mono",) if self.channels == "mix" else ("mono", "channels")
 
     def check(self) -> None:
         for parameter in ("n_fft", "hop_length", "n_mels", "series_rate_hz"):
@@ -66,10 +77,14 @@ class Mel(Extractor):
             raise ValueError(f"fmax={self.fmax} must exceed fmin={self.fmin} or be 0, half the sample rate")
         if not -300 <= self.floor_db < 0:
             raise ValueError(f"floor_db={self.floor_db} must lie within -300..0")
+        if self.channels not in CHANNELS:
+            raise ValueError(f"channels={self.channels} must be one of {', '.join(CHANNELS)}")
 
     def columns(self) -> tuple[pa.Field, ...]:
+        bands = "per band" if self.channels == "mix" else "per channel and band,"
+        shape = "[n_mels, time]" if self.channels == "mix" else "[channels, n_mels, time]"
         over = (
-            f"over the frames, per band of unit area, at least {self.floor_db:g} dB; "
+            f"over the frames, {bands} of unit area, at least {self.floor_db:g} dB; "
             "0 dB is a full-scale sine in its FFT bin"
         )
         words = {"mean": "mean", "std": "standard deviation", "min": "least value", "max": "greatest value"}
@@ -81,32 +96,19 @@ class Mel(Extractor):
             *blob_columns(
                 "mel",
                 "dB",
-                f"mel levels [n_mels, time], power averaged to about {self.series_rate_hz:g} frames/s",
+                f"mel levels {shape}, power averaged to about {self.series_rate_hz:g} frames/s",
             ),
         )
 
-    def extract(self, spectra: SharedSpectra) -> Extraction:
-        """Compute the columns of one track; all None without samples.
+    def start(self, track: TrackInfo) -> Running:
+        """Begin a track; its columns are all None without samples.
 
         Raises:
             ValueError: ``fmin`` is not below half the sample rate.
         """
-        fmax, fallbacks = self._upper_edge(spectra.sample_rate)
-        power = spectra.mel(self.n_fft, self.hop_length, self.n_mels, self.fmin, fmax)
-        if power.shape[1] == 0:
-            return Extraction({f"mel_{s}": None for s in _STATISTICS})
-        reference = float(hann_window(self.n_fft).double().sum() / 2) ** 2
-        mel = power.cpu().numpy() / np.float32(reference)
-        per_band = aggregate(decibels_above(mel, self.floor_db), _STATISTICS)
-        group = frames_per_group(spectra.sample_rate, self.hop_length, self.series_rate_hz)
-        series = decibels_above(group_means(mel, group), self.floor_db)
-        return Extraction(
-            values={f"mel_{s}": values.astype(np.float32) for s, values in per_band.items()},
-            arrays={"mel": series.astype(np.float32)},
-            fallbacks=fallbacks + self._empty_bands(spectra, fmax),
-        )
+        return _MelRun(self, track)
 
-    def _upper_edge(self, sample_rate: int) -> tuple[float, list[Fallback]]:
+    def upper_edge(self, sample_rate: int) -> tuple[float, list[Fallback]]:
         nyquist = sample_rate / 2
         if self.fmin >= nyquist:
             raise ValueError(f"mel.fmin={self.fmin:g} is not below half the sample rate, {nyquist:g} Hz")
@@ -115,7 +117,7 @@ class Mel(Extractor):
         reason = f"half the sample rate is {nyquist:g} Hz"
         return nyquist, [Fallback("features", f"mel.fmax={self.fmax:g}", f"{nyquist:g}", reason)]
 
-    def _empty_bands(self, spectra: SharedSpectra, fmax: float) -> list[Fallback]:
+    def empty_bands(self, spectra: SharedSpectra, fmax: float) -> list[Fallback]:
         bank = spectra.mel_bank(self.n_fft, self.n_mels, self.fmin, fmax)
         empty = int((bank.amax(dim=1) == 0).sum())
         if not empty:
@@ -123,3 +125,39 @@ class Mel(Extractor):
         wanted = f"mel.n_mels={self.n_mels} with n_fft={self.n_fft}"
         reason = f"bands narrower than an FFT bin of {spectra.sample_rate / self.n_fft:.1f} Hz"
         return [Fallback("features", wanted, f"{self.floor_db:g} dB in {empty} bands", reason)]
+
+
+class _MelRun(Running):
+    def __init__(self, mel: Mel, track: TrackInfo) -> None:
+        self.mel = mel
+        self.fmax, self.fallbacks = mel.upper_edge(track.sample_rate)
+        self.reference = float(hann_window(mel.n_fft).double().sum() / 2) ** 2
+        group = frames_per_group(track.sample_rate, mel.hop_length, mel.series_rate_hz)
+        count = track.channels if mel.channels == "each" else 1
+        self.statistics = [RunningSummary(_STATISTICS) for _ in range(count)]
+        self.series = [GroupMeans(group) for _ in range(count)]
+
+    def add(self, block: SharedSpectra) -> None:
+        mel = self.mel
+        if not self.statistics[0].frames:
+            self.fallbacks += mel.empty_bands(block, self.fmax)
+        first = block.axis.frames(mel.hop_length).start
+        parts = block.channels() if mel.channels == "each" else [block]
+        for part, statistics, series in zip(parts, self.statistics, self.series, strict=True):
+            power = part.mel(mel.n_fft, mel.hop_length, mel.n_mels, mel.fmin, self.fmax)
+            relative = power.cpu().numpy() / np.float32(self.reference)
+            statistics.add(decibels_above(relative, mel.floor_db))
+            series.add(first, relative)
+
+    def finish(self) -> Extraction:
+        if not self.statistics[0].frames:
+            return Extraction({f"mel_{s}": None for s in _STATISTICS})
+        found = [statistics.values() for statistics in self.statistics]
+        matrices = [decibels_above(s.means(), self.mel.floor_db).astype(np.float32) for s in self.series]
+        return Extraction(
+            values={
+                f"mel_{s}": np.concatenate([v[s] for v in found]).astype(np.float32) for s in _STATISTICS
+            },
+            arrays={"mel": matrices[0] if self.mel.channels == "mix" else np.stack(matrices)},
+            fallbacks=self.fallbacks,
+        )

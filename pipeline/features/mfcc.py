@@ -10,9 +10,10 @@ import pyarrow as pa
 import torch
 
 from pipeline.errors import Fallback
-from pipeline.features.base import Extraction, Extractor, column, register
+from pipeline.features.base import Extraction, Extractor, Running, column, register
+from pipeline.features.running import RunningSummary
 from pipeline.features.spectra import SharedSpectra
-from pipeline.features.statistics import aggregate
+from pipeline.features.track import TrackInfo
 
 _STATISTICS = ("mean", "std")
 _SOURCE = "Davis and Mermelstein, 1980; librosa.feature.mfcc"
@@ -77,20 +78,11 @@ class Mfcc(Extractor):
             ),
         )
 
-    def extract(self, spectra: SharedSpectra) -> Extraction:
-        """Compute the columns of one track; None without samples and where no mel band exceeds 1e-10."""
-        nyquist = spectra.sample_rate / 2
-        mel = spectra.mel(self.n_fft, self.hop_length, self.n_mels, 0.0, nyquist)
-        if mel.numel() == 0 or float(mel.amax()) <= _LEAST_POWER:
-            return Extraction({f"mfcc_{s}": None for s in _STATISTICS})
-        coefficients = cepstrum(mel, self.n_mfcc, self.top_db).cpu().numpy()
-        statistics = aggregate(coefficients, _STATISTICS)
-        return Extraction(
-            values={f"mfcc_{s}": values.astype(np.float32) for s, values in statistics.items()},
-            fallbacks=self._empty_bands(spectra, nyquist),
-        )
+    def start(self, track: TrackInfo) -> Running:
+        """Begin a track; None without samples and where no mel band exceeds 1e-10."""
+        return _MfccRun(self)
 
-    def _empty_bands(self, spectra: SharedSpectra, nyquist: float) -> list[Fallback]:
+    def empty_bands(self, spectra: SharedSpectra, nyquist: float) -> list[Fallback]:
         bank = spectra.mel_bank(self.n_fft, self.n_mels, 0.0, nyquist)
         empty = int((bank.amax(dim=1) == 0).sum())
         if not empty:
@@ -98,6 +90,31 @@ class Mfcc(Extractor):
         wanted = f"mfcc.n_mels={self.n_mels} with n_fft={self.n_fft}"
         reason = f"bands narrower than an FFT bin of {spectra.sample_rate / self.n_fft:.1f} Hz"
         return [Fallback("features", wanted, f"the least level in {empty} bands", reason)]
+
+
+class _MfccRun(Running):
+    def __init__(self, mfcc: Mfcc) -> None:
+        self.mfcc = mfcc
+        self.statistics = RunningSummary(_STATISTICS)
+        self.fallbacks: list[Fallback] = []
+
+    def add(self, block: SharedSpectra) -> None:
+        mfcc, nyquist = self.mfcc, block.sample_rate / 2
+        bands = mfcc.n_fft, mfcc.hop_length, mfcc.n_mels, 0.0, nyquist
+        loudest = block.loudest_mel(*bands)
+        if loudest <= _LEAST_POWER:
+            return
+        if not self.statistics.frames:
+            self.fallbacks = mfcc.empty_bands(block, nyquist)
+        coefficients = cepstrum(block.mel(*bands), mfcc.n_mfcc, mfcc.top_db, loudest)
+        self.statistics.add(coefficients.cpu().numpy())
+
+    def finish(self) -> Extraction:
+        if not self.statistics.frames:
+            return Extraction({f"mfcc_{s}": None for s in _STATISTICS})
+        found = self.statistics.values()
+        values = {f"mfcc_{s}": value.astype(np.float32) for s, value in found.items()}
+        return Extraction(values, fallbacks=self.fallbacks)
 
 
 def dct_basis(n_coefficients: int, n_samples: int) -> torch.Tensor:
@@ -112,18 +129,20 @@ def dct_basis(n_coefficients: int, n_samples: int) -> torch.Tensor:
     return basis.float()
 
 
-def cepstrum(mel: torch.Tensor, n_mfcc: int, top_db: float) -> torch.Tensor:
+def cepstrum(mel: torch.Tensor, n_mfcc: int, top_db: float, loudest: float | None = None) -> torch.Tensor:
     """Cepstral coefficients of a mel power spectrogram.
 
     Args:
         mel: ``[n_mels, frames]``, power, at least one frame.
         n_mfcc: coefficients.
-        top_db: bands are raised to so many dB below the loudest one of all frames.
+        top_db: bands are raised to so many dB below the loudest one.
+        loudest: power of the loudest band of the track; None takes that of ``mel``.
 
     Shape: ``[n_mels, frames]`` → float32 ``[n_mfcc, frames]``.
     """
     basis = dct_basis(n_mfcc, mel.shape[0]).to(mel.device)
-    least = max(_LEAST_POWER, float(mel.amax()) * 10.0 ** (-top_db / 10.0))
+    loudest = float(mel.amax()) if loudest is None else loudest
+    least = max(_LEAST_POWER, loudest * 10.0 ** (-top_db / 10.0))
     coefficients = mel.new_empty((n_mfcc, mel.shape[1]))
     for start in range(0, mel.shape[1], _CHUNK_FRAMES):
         chunk = slice(start, start + _CHUNK_FRAMES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,70 +82,99 @@ class Rhythm:
     beats: np.ndarray
 
 
-def find_rhythm(
-    mel: torch.Tensor,
-    strength: np.ndarray,
-    n_fft: int,
-    hop_length: int,
-    frame_rate: float,
-    search: TempoSearch,
-) -> Rhythm | None:
-    """Tempo and beats of a track, or None where it has no steady beat.
+@dataclass(frozen=True)
+class Rises:
+    """How much louder each frame is than the one before it, mean over the mel bands; falls count as 0.
 
     Args:
-        mel: power, ``[n_mels, frames]``.
-        strength: from `onset_strength` of ``mel``, ``[frames]``.
-        n_fft: FFT length behind ``mel``, samples.
-        hop_length: samples between frames.
-        frame_rate: frames per second.
-        search: range, prior and tightness.
+        level: rise of the level, in units of 10 dB, float64 ``[frames]``.
+        amplitude: rise of the amplitude, relative to the loudest band of the track, float64 ``[frames]``.
     """
-    tempo = estimate_tempo(strength, accent_strength(mel, n_fft, hop_length), frame_rate, search)
-    if tempo is None:
-        return None
-    return Rhythm(tempo, track_beats(strength, tempo.bpm, frame_rate, search.tightness))
+
+    level: np.ndarray
+    amplitude: np.ndarray
 
 
-def onset_strength(mel: torch.Tensor, n_fft: int, hop_length: int) -> np.ndarray:
-    """How much louder the mel bands get from frame to frame: ``librosa.onset.onset_strength``.
-
-    The rise of each band in dB, zero where it falls, averaged over the bands. It comes half a window late, so
-    that an attack shows in the frame it is at the centre of. The level of the track does not matter.
+def rises(mel: torch.Tensor, loudest: float) -> Rises:
+    """`Rises` of a mel power spectrogram from each frame to the next.
 
     Args:
         mel: power, ``[n_mels, frames]``.
-        n_fft: FFT length behind ``mel``, samples.
-        hop_length: samples between frames.
+        loudest: largest value of the whole track.
 
     Returns:
-        float64 ``[frames]``, dB, not negative; all zero for silence.
+        one value fewer than there are frames; all 0 for silence.
     """
+    pairs = max(0, mel.shape[1] - 1)
+    level, amplitude = np.zeros(pairs), np.zeros(pairs)
+    if not loudest > 0.0:
+        return Rises(level, amplitude)
     least = 10.0 ** (-_DYNAMIC_RANGE_DB / 10.0)
-    return 10.0 * _flux(mel, n_fft, hop_length, lambda relative: relative.clamp_min(least).log10())
+    for start in range(0, pairs, _CHUNK_FRAMES):
+        chunk = mel[:, start : start + _CHUNK_FRAMES + 1] / loudest
+        piece = slice(start, start + chunk.shape[1] - 1)
+        level[piece] = _mean_rise(chunk.clamp_min(least).log10())
+        amplitude[piece] = _mean_rise(chunk.sqrt())
+    return Rises(level, amplitude)
 
 
-def accent_strength(mel: torch.Tensor, n_fft: int, hop_length: int) -> np.ndarray:
-    """Like `onset_strength`, of the amplitude instead of the level: loud onsets stand out from soft ones.
+def _mean_rise(values: torch.Tensor) -> np.ndarray:
+    return (values[:, 1:] - values[:, :-1]).clamp_min(0.0).mean(dim=0).double().cpu().numpy()
 
-    Returns:
-        float64 ``[frames]``, 1 where all bands rise from nothing to the loudest amplitude of the track.
+
+class OnsetCurve:
+    """The onset envelope of a track, gathered block by block: 16 bytes a frame.
+
+    Args:
+        n_fft: FFT length behind the mel spectrogram, samples.
+        hop_length: samples between frames.
     """
-    return _flux(mel, n_fft, hop_length, torch.sqrt)
 
+    def __init__(self, n_fft: int, hop_length: int) -> None:
+        self.delay = 1 + n_fft // (2 * hop_length)
+        self._parts: list[Rises] = []
 
-def _flux(mel: torch.Tensor, n_fft: int, hop_length: int, compress: Callable) -> np.ndarray:
-    frames = mel.shape[1]
-    flux = np.zeros(frames)
-    delay = 1 + n_fft // (2 * hop_length)
-    if frames <= delay or float(mel.amax()) == 0.0:
-        return flux
-    loudest = mel.amax()
-    for start in range(0, frames - delay, _CHUNK_FRAMES):
-        stop = min(start + _CHUNK_FRAMES, frames - delay)
-        level = compress(mel[:, start : stop + 1] / loudest)
-        rise = (level[:, 1:] - level[:, :-1]).clamp_min(0.0)
-        flux[start + delay : stop + delay] = rise.mean(dim=0).double().cpu().numpy()
-    return flux
+    def add(self, part: Rises) -> None:
+        """The rises of the next block, the one into its first frame included."""
+        self._parts.append(part)
+
+    def strength(self) -> np.ndarray:
+        """How much louder the mel bands get from frame to frame: ``librosa.onset.onset_strength``.
+
+        The rise of each band in dB, zero where it falls, averaged over the bands. It comes half a window late,
+        so that an attack shows in the frame it is at the centre of. The level of the track does not matter.
+
+        Returns:
+            float64 ``[frames]``, dB, not negative; all zero for silence.
+        """
+        return 10.0 * self._delayed([part.level for part in self._parts])
+
+    def accents(self) -> np.ndarray:
+        """Like `strength`, of the amplitude instead of the level: loud onsets stand out from soft ones.
+
+        Returns:
+            float64 ``[frames]``, 1 where all bands rise from nothing to the loudest amplitude of the track.
+        """
+        return self._delayed([part.amplitude for part in self._parts])
+
+    def _delayed(self, parts: list[np.ndarray]) -> np.ndarray:
+        joined = np.concatenate(parts or [np.zeros(0)])
+        curve = np.zeros(len(joined) + 1)
+        curve[self.delay :] = joined[: max(0, len(curve) - self.delay)]
+        return curve
+
+    def rhythm(self, frame_rate: float, search: TempoSearch) -> Rhythm | None:
+        """Tempo and beats of the track, or None where it has no steady beat.
+
+        Args:
+            frame_rate: frames per second.
+            search: range, prior and tightness.
+        """
+        strength = self.strength()
+        tempo = estimate_tempo(strength, self.accents(), frame_rate, search)
+        if tempo is None:
+            return None
+        return Rhythm(tempo, track_beats(strength, tempo.bpm, frame_rate, search.tightness))
 
 
 def pick_onsets(envelope: np.ndarray, frame_rate: float) -> np.ndarray:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
@@ -13,6 +16,10 @@ _TUNING_RANGE_HZ = (150.0, 4000.0)
 _TUNING_PEAK_THRESHOLD = 0.1
 _TUNING_RESOLUTION = 0.01
 
+# `PeakVotes` sorts peaks by level in steps of 1/256 octave of their height, from 2^-40 to 2^40.
+_LEVELS_PER_OCTAVE = 256
+_LEVEL_OCTAVES = 40
+
 
 def strong_peaks(power: torch.Tensor, sample_rate: int, n_fft: int, exponent: int = 1) -> np.ndarray:
     """Frequencies of the partials that tell the tuning, as ``librosa.estimate_tuning`` picks them.
@@ -23,12 +30,7 @@ def strong_peaks(power: torch.Tensor, sample_rate: int, n_fft: int, exponent: in
 
     Shape: ``[n_fft // 2 + 1, frames]`` → float64 ``[peaks]``, Hz.
     """
-    chunks = [
-        _spectral_peaks(power[:, start : start + _CHUNK_FRAMES], sample_rate, n_fft, exponent)
-        for start in range(0, power.shape[1], _CHUNK_FRAMES)
-    ]
-    frequencies = np.concatenate([f for f, _ in chunks] or [np.zeros(0)])
-    heights = np.concatenate([h for _, h in chunks] or [np.zeros(0)])
+    frequencies, heights = _all_peaks(power, sample_rate, n_fft, exponent)
     return frequencies[heights >= np.median(heights)] if len(frequencies) else frequencies
 
 
@@ -40,11 +42,73 @@ def pitch_tuning(frequencies: np.ndarray, bins_per_octave: int) -> float | None:
     """
     if not len(frequencies):
         return None
+    edges = _residual_edges()
+    votes, _ = np.histogram(_residuals(frequencies, bins_per_octave), edges)
+    return float(edges[np.argmax(votes)])
+
+
+def _residuals(frequencies: np.ndarray, bins_per_octave: int) -> np.ndarray:
     residual = np.mod(bins_per_octave * np.log2(frequencies / (440.0 / 16)), 1.0)
     residual[residual >= 0.5] -= 1.0
-    edges = np.linspace(-0.5, 0.5, round(1.0 / _TUNING_RESOLUTION) + 1)
-    votes, _ = np.histogram(residual, edges)
-    return float(edges[np.argmax(votes)])
+    return residual
+
+
+def _residual_edges() -> np.ndarray:
+    return np.linspace(-0.5, 0.5, round(1.0 / _TUNING_RESOLUTION) + 1)
+
+
+@dataclass(frozen=True)
+class PeakVotes:
+    """Partials counted by level and by their distance to a scale, so that their number does not matter.
+
+    The tuning of the sum of several counts is that of `pitch_tuning` of the `strong_peaks` of all frames
+    together, but for the median height, which is only known to 1/256 octave (0.02 dB).
+
+    Args:
+        counts: bins per octave → int32 ``[levels, distances]``.
+    """
+
+    counts: dict[int, np.ndarray]
+
+    @classmethod
+    def count(
+        cls, power: torch.Tensor, sample_rate: int, n_fft: int, exponent: int, resolutions: Sequence[int]
+    ) -> PeakVotes:
+        """Count the partials of a power spectrogram ``[n_fft // 2 + 1, frames]``, as `strong_peaks` sees them."""
+        frequencies, heights = _all_peaks(power, sample_rate, n_fft, exponent)
+        levels = 2 * _LEVEL_OCTAVES * _LEVELS_PER_OCTAVE
+        level = (np.log2(np.maximum(heights, 1e-300)) + _LEVEL_OCTAVES) * _LEVELS_PER_OCTAVE
+        level = np.clip(level, 0, levels - 1).astype(np.int64)
+        distances = len(_residual_edges()) - 1
+        counts = {}
+        for bins in resolutions:
+            residual = np.searchsorted(_residual_edges(), _residuals(frequencies, bins), side="right") - 1
+            votes = np.bincount(level * distances + residual, minlength=levels * distances)
+            counts[bins] = votes.astype(np.int32).reshape(levels, distances)
+        return cls(counts)
+
+    def __add__(self, other: PeakVotes) -> PeakVotes:
+        return PeakVotes({bins: counts + other.counts[bins] for bins, counts in self.counts.items()})
+
+    def tuning(self, bins_per_octave: int) -> float | None:
+        """As `pitch_tuning`; ``bins_per_octave`` is one of those that were counted."""
+        counts = self.counts[bins_per_octave]
+        upto = counts.sum(axis=1).cumsum()
+        if not upto[-1]:
+            return None
+        median = int(np.searchsorted(upto, (upto[-1] + 1) // 2))
+        return float(_residual_edges()[np.argmax(counts[median:].sum(axis=0))])
+
+
+def _all_peaks(
+    power: torch.Tensor, sample_rate: int, n_fft: int, exponent: int
+) -> tuple[np.ndarray, np.ndarray]:
+    chunks = [
+        _spectral_peaks(power[:, start : start + _CHUNK_FRAMES], sample_rate, n_fft, exponent)
+        for start in range(0, power.shape[1], _CHUNK_FRAMES)
+    ]
+    frequencies = np.concatenate([f for f, _ in chunks] or [np.zeros(0)])
+    return frequencies, np.concatenate([h for _, h in chunks] or [np.zeros(0)])
 
 
 def _spectral_peaks(

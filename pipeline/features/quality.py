@@ -10,18 +10,25 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline.features.base import Extraction, Extractor, column, register
-from pipeline.features.spectra import SharedSpectra
-from pipeline.features.statistics import decibels
-from pipeline.features.stft import hann_window
+from pipeline.features.base import Extraction, Extractor, Running, column, register
+from pipeline.features.layout import transposed
+from pipeline.features.spectra import ChannelLevels, SharedSpectra
+from pipeline.features.statistics import decibels, percentiles
+from pipeline.features.stft import hann_window, squared_magnitude
+from pipeline.features.track import Axis, TrackInfo
 
 # The bandwidth is judged by so many windows of so many samples, spread over the track; a clip of less than
 # the shortest window has too few bins to speak of.
 _BANDWIDTH_WINDOWS = 256
 _BANDWIDTH_WINDOW = 4096
 _BANDWIDTH_SHORTEST = 256
+# Windows per transform: they stay in the cache of a core.
+_BANDWIDTH_CHUNK = 32
 _BANDWIDTH_PERCENTILE = 90.0
 _BANDWIDTH_SILENT_DB = -60.0
+
+# Samples of two channels that stay in the cache of a core as float64.
+_CROSS_CHUNK = 1 << 14
 
 
 @register
@@ -37,7 +44,7 @@ class Quality(Extractor):
         frame_seconds: length of the frames of ``quality_silence_ratio``, which do not overlap.
         silence_dbfs: a frame is silent when its RMS over all channels is below this level.
         bandwidth_range_db: ``quality_bandwidth_hz`` is the highest frequency whose level per octave lies no
-            farther than this below that of the strongest octave, see `effective_bandwidth`.
+            farther than this below that of the strongest octave, see `Bandwidth`.
     """
 
     name: ClassVar[str] = "quality"
@@ -114,51 +121,113 @@ class Quality(Extractor):
             ),
         )
 
-    def extract(self, spectra: SharedSpectra) -> Extraction:
-        """Compute the columns of one track; all None without samples."""
-        values: dict[str, float | None] = {f.name: None for f in self.columns()}
-        levels = spectra.levels()
+    def context_seconds(self, sample_rate: int) -> float:
+        """A frame that begins in a block may end after it."""
+        return 2.0 + self.frame_seconds
+
+    def start(self, track: TrackInfo) -> Running:
+        """Begin a track; all None without samples."""
+        return _QualityRun(self, track)
+
+
+class _QualityRun(Running):
+    def __init__(self, quality: Quality, track: TrackInfo) -> None:
+        self.quality, self.track = quality, track
+        self.levels: ChannelLevels | None = None
+        self.clipped = [ClippedRuns(quality.clip_level, quality.clip_run) for _ in range(track.channels)]
+        self.silent, self.frames = 0, 0
+        self.cross = 0.0
+        self.bandwidth: Bandwidth | None = None
+
+    def add(self, block: SharedSpectra) -> None:
+        # How long the track is decides where its bandwidth is judged.
+        samples = block.track.length()
+        levels = block.levels()
+        if levels is None:
+            return
+        self.levels = levels if self.levels is None else self.levels + levels
+        for runs, channel, peak in zip(self.clipped, block.native_block, levels.peak, strict=True):
+            runs.add(channel, float(peak))
+        power = block.frame_power(self.quality.frame_seconds)
+        self.silent += int((power < 10.0 ** (self.quality.silence_dbfs / 10.0)).sum())
+        self.frames += len(power)
+        if self.bandwidth is None:
+            self.bandwidth = Bandwidth(samples)
+        self.bandwidth.add(block.native, block.native_axis)
+        if len(block.native) >= 2:
+            self.cross += cross_energy(*block.native_block[:2])
+
+    def finish(self) -> Extraction:
+        values: dict[str, float | None] = {f.name: None for f in self.quality.columns()}
+        levels = self.levels
         if levels is None:
             return Extraction(values)
         peak = float(levels.peak.max())
         values["quality_dc_offset"] = float(levels.mean[np.argmax(np.abs(levels.mean))])
-        clipped = 0
-        if peak >= self.clip_level:
-            clipped = sum(clipped_samples(x, self.clip_level, self.clip_run) for x in spectra.native)
-        values["quality_clipping_ratio"] = clipped / spectra.native.size
+        clipped = sum(runs.total() for runs in self.clipped)
+        values["quality_clipping_ratio"] = clipped / (levels.samples * len(levels.peak))
         rms_db = decibels(float(levels.mean_square.mean()))
         if rms_db is not None:
             values["quality_crest_factor_db"] = 20.0 * math.log10(peak) - rms_db
-        silent = spectra.frame_power(self.frame_seconds) < 10.0 ** (self.silence_dbfs / 10.0)
-        values["quality_silence_ratio"] = float(silent.mean())
-        values["quality_bandwidth_hz"] = effective_bandwidth(
-            spectra.native, spectra.native_rate, self.bandwidth_range_db
+        values["quality_silence_ratio"] = self.silent / self.frames
+        values["quality_bandwidth_hz"] = self.bandwidth.hertz(
+            self.track.native_rate, self.quality.bandwidth_range_db
         )
-        if len(spectra.native) >= 2:
-            samples = spectra.native.shape[1]
-            left, right = levels.mean_square[:2] * samples
-            cross = sum(float(chunk[0] @ chunk[1]) for chunk in spectra.native_chunks())
-            width, correlation = stereo_image(float(left), float(right), cross)
+        if len(levels.peak) >= 2:
+            left, right = levels.square[:2]
+            width, correlation = stereo_image(float(left), float(right), self.cross)
             values["quality_stereo_width"], values["quality_phase_correlation"] = width, correlation
         return Extraction(values, backend="numpy")
 
 
-def clipped_samples(channel: np.ndarray, level: float, run: int) -> int:
-    """How many samples lie in runs of at least ``run`` of one sign, each at ``level`` or beyond.
+class ClippedRuns:
+    """Counts the samples of one channel in runs of at least ``run`` of one sign, at ``level`` or beyond.
 
     Args:
-        channel: ``[samples]``.
         level: absolute value from which a sample counts.
         run: least number of consecutive samples.
     """
-    side = (channel >= level).astype(np.int8) - (channel <= -level)
-    changes = np.flatnonzero(side[1:] != side[:-1]) + 1
-    bounds = np.concatenate(([0], changes, [len(side)]))
-    lengths = np.diff(bounds)
-    return int(lengths[(side[bounds[:-1]] != 0) & (lengths >= run)].sum())
+
+    def __init__(self, level: float, run: int) -> None:
+        self.level, self.run = level, run
+        self._counted = 0
+        self._side, self._length = 0, 0
+
+    def add(self, channel: np.ndarray, peak: float) -> None:
+        """Take in the next samples; ``peak`` is the largest absolute value among them."""
+        beyond = (channel >= self.level) | (channel <= -self.level) if peak >= self.level else ()
+        places = np.flatnonzero(beyond)
+        if not len(places):
+            self._end()
+            return
+        signs = np.where(channel[places] > 0, 1, -1)
+        begins = np.flatnonzero((np.diff(places, prepend=-2) != 1) | (np.diff(signs, prepend=0) != 0))
+        lengths, sides = np.diff(np.append(begins, len(places))), signs[begins]
+        if places[0] != 0 or sides[0] != self._side:
+            self._end()
+        lengths[0] += self._length
+        # The last run may go on in the next block.
+        self._side, self._length = int(sides[-1]), int(lengths[-1])
+        self._counted += int(lengths[:-1][lengths[:-1] >= self.run].sum())
+        if places[-1] != len(channel) - 1:
+            self._end()
+
+    def _end(self) -> None:
+        self._counted, self._side, self._length = self.total(), 0, 0
+
+    def total(self) -> int:
+        """Samples that count so far."""
+        return self._counted + self._length * (self._side != 0 and self._length >= self.run)
 
 
-def effective_bandwidth(native: np.ndarray, sample_rate: int, range_db: float) -> float | None:
+def clipped_samples(channel: np.ndarray, level: float, run: int) -> int:
+    """`ClippedRuns` of a whole channel, ``[samples]``."""
+    runs = ClippedRuns(level, run)
+    runs.add(channel, float(np.abs(channel).max(initial=0.0)))
+    return runs.total()
+
+
+class Bandwidth:
     """The highest frequency at which a track still has content: where a codec or an old sample rate cut it.
 
     Per FFT bin the power exceeded in a tenth of the windows, so that a click or a dropout has no say and
@@ -170,35 +239,61 @@ def effective_bandwidth(native: np.ndarray, sample_rate: int, range_db: float) -
     Bakhturina et al. (2021) take the mean power per Hz instead, which suits speech alone.
 
     Args:
-        native: ``[channels, samples]``; the power of a bin is the sum over the channels.
-        sample_rate: Hz.
-        range_db: dB.
-
-    Returns:
-        Hz, at most half the sample rate; None for silence and under 256 samples.
+        samples: length of the track, per channel.
     """
-    samples = native.shape[-1]
-    length = min(_BANDWIDTH_WINDOW, samples)
-    if length < _BANDWIDTH_SHORTEST:
-        return None
-    count = min(_BANDWIDTH_WINDOWS, samples // length)
-    starts = np.linspace(0, samples - length, count).astype(np.int64)
-    window = hann_window(length)
-    power = torch.zeros(length // 2 + 1, count)
-    for channel in native:
-        frames = torch.from_numpy(np.stack([channel[s : s + length] for s in starts]))
-        spectrum = torch.fft.rfft(frames * window)
-        power += (spectrum.real.square() + spectrum.imag.square()).T
-    energy = power.sum(dim=0)
-    sounding = power[:, energy > float(energy.max()) * 10.0 ** (_BANDWIDTH_SILENT_DB / 10.0)]
-    if sounding.shape[1] == 0:
-        return None
-    exceeded = np.percentile(sounding.double().numpy(), _BANDWIDTH_PERCENTILE, axis=1)
-    per_octave = exceeded * np.arange(len(exceeded))
-    if not per_octave.any():
-        return None
-    highest = np.flatnonzero(per_octave >= per_octave.max() * 10.0 ** (-range_db / 10.0))[-1]
-    return float(highest) * sample_rate / length
+
+    def __init__(self, samples: int) -> None:
+        self.length = min(_BANDWIDTH_WINDOW, samples)
+        count = min(_BANDWIDTH_WINDOWS, samples // self.length) if samples else 0
+        self.starts = np.linspace(0, samples - self.length, count).astype(np.int64)
+        self.window = hann_window(self.length)
+        self._power: list[torch.Tensor] = []
+
+    def add(self, native: np.ndarray, axis: Axis) -> None:
+        """Take in the windows that begin in a block, ``[channels, samples]`` with its context.
+
+        The power of a bin is the sum over the channels.
+        """
+        if self.length < _BANDWIDTH_SHORTEST:
+            return
+        starts = self.starts[(self.starts >= axis.start) & (self.starts < axis.stop)] - axis.origin
+        power = torch.zeros(len(starts), self.length // 2 + 1)
+        for first in range(0, len(starts), _BANDWIDTH_CHUNK):
+            chunk = slice(first, first + _BANDWIDTH_CHUNK)
+            for channel in native:
+                frames = torch.from_numpy(np.stack([channel[s : s + self.length] for s in starts[chunk]]))
+                spectrum = torch.fft.rfft(frames * self.window)
+                power[chunk] += squared_magnitude(spectrum, torch.empty(spectrum.shape))
+        self._power.append(power)
+
+    def hertz(self, sample_rate: int, range_db: float) -> float | None:
+        """Hz, at most half the sample rate; None for silence and under 256 samples."""
+        if not self._power:
+            return None
+        power = torch.cat(self._power)
+        energy = power.sum(dim=1)
+        sounding = power[energy > float(energy.max()) * 10.0 ** (_BANDWIDTH_SILENT_DB / 10.0)]
+        if len(sounding) == 0:
+            return None
+        (exceeded,) = percentiles(transposed(sounding).numpy(), [_BANDWIDTH_PERCENTILE])
+        per_octave = exceeded * np.arange(len(exceeded))
+        if not per_octave.any():
+            return None
+        highest = np.flatnonzero(per_octave >= per_octave.max() * 10.0 ** (-range_db / 10.0))[-1]
+        return float(highest) * sample_rate / self.length
+
+
+def effective_bandwidth(native: np.ndarray, sample_rate: int, range_db: float) -> float | None:
+    """`Bandwidth` of a whole track, ``[channels, samples]``."""
+    bandwidth = Bandwidth(native.shape[-1])
+    bandwidth.add(native, Axis.whole(native.shape[-1]))
+    return bandwidth.hertz(sample_rate, range_db)
+
+
+def cross_energy(left: np.ndarray, right: np.ndarray) -> float:
+    """Sum of the products of two channels ``[samples]``, in float64."""
+    pieces = (slice(start, start + _CROSS_CHUNK) for start in range(0, len(left), _CROSS_CHUNK))
+    return sum(float(left[i].astype(np.float64) @ right[i].astype(np.float64)) for i in pieces)
 
 
 def stereo_image(left: float, right: float, cross: float) -> tuple[float | None, float | None]:

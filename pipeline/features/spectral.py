@@ -9,10 +9,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline.features.base import Extraction, Extractor, column, register
+from pipeline.features.base import Extraction, Extractor, Running, column, register
+from pipeline.features.frame_sums import crossing_bin, extreme_means, frame_sums
+from pipeline.features.layout import transposed
+from pipeline.features.running import RunningSummary
 from pipeline.features.spectra import SharedSpectra
-from pipeline.features.statistics import aggregate
 from pipeline.features.stft import hann_window
+from pipeline.features.track import TrackInfo
 
 _KLAPURI = "Klapuri and Davy, Signal Processing Methods for Music Transcription, 2006, chapter 5"
 _DUBNOV = "Dubnov, Generalization of spectral flatness measure for non-Gaussian linear processes, 2004"
@@ -28,11 +31,9 @@ _CONTRAST_BANDS = 7
 _CONTRAST_QUANTILE = 0.02
 _CONTRAST_TOP_DB = 80.0
 
-# Frames at a time: few enough for the cache of a core, enough that the calls themselves do not count.
-_CHUNK_FRAMES = 512
-# Bins summed, and searched, together; see `_rolloff_bin` and `_mean_of_largest`.
-_ROLLOFF_BLOCK = 32
-_GROUP = 8
+# Frames at a time: few enough for the cache of a core, enough that the calls themselves do not count, and no
+# power of two, at which all bins of a frame would lie in the same few lines of the cache.
+_CHUNK_FRAMES = 248
 
 
 @register
@@ -111,19 +112,51 @@ class Spectral(Extractor):
             ),
         )
 
-    def extract(self, spectra: SharedSpectra) -> Extraction:
-        """Compute the columns of one track; all None without samples and for silence."""
-        values: dict[str, float | np.ndarray | None] = {f.name: None for f in self.columns()}
-        power = spectra.power(self.n_fft, self.hop_length)
-        frames = describe_frames(power, spectra.sample_rate, self.n_fft, self.roll_percent)
-        sounding = frames.mean_square >= 10.0 ** (self.silence_dbfs / 10.0)
+    def start(self, track: TrackInfo) -> Running:
+        """Begin a track; all None without samples and for silence."""
+        return _SpectralRun(self)
+
+
+class _SpectralRun(Running):
+    def __init__(self, spectral: Spectral) -> None:
+        self.spectral = spectral
+        self.frequencies = RunningSummary(("mean", "std"))
+        self.others = RunningSummary(("mean",))
+
+    def add(self, block: SharedSpectra) -> None:
+        spectral = self.spectral
+        frames = block.result(
+            ("spectral", spectral.n_fft, spectral.hop_length, spectral.roll_percent), self._describe
+        )
+        # The range of the contrast ends so far below the strongest bins of the whole track, as in librosa.
+        loudest = block.track.fact(
+            ("contrast", spectral.n_fft, spectral.hop_length),
+            block.number,
+            lambda: np.array([band.max(initial=0.0) for band in (frames.peak, frames.valley)]),
+            np.maximum,
+        )
+        sounding = frames.mean_square >= 10.0 ** (spectral.silence_dbfs / 10.0)
         if not sounding.any():
+            return
+        rows = np.stack([frames.centroid, frames.bandwidth, frames.rolloff])
+        self.frequencies.add(rows[:, sounding])
+        contrast = _decibels(frames.peak, loudest[0]) - _decibels(frames.valley, loudest[1])
+        self.others.add(np.concatenate([frames.flatness[None], contrast])[:, sounding])
+
+    def _describe(self, block: SharedSpectra) -> SpectralFrames:
+        power = block.power(self.spectral.n_fft, self.spectral.hop_length)
+        return describe_frames(power, block.sample_rate, self.spectral.n_fft, self.spectral.roll_percent)
+
+    def finish(self) -> Extraction:
+        values: dict[str, float | np.ndarray | None] = {f.name: None for f in self.spectral.columns()}
+        if not self.frequencies.frames:
             return Extraction(values)
-        for name in ("centroid", "bandwidth", "rolloff"):
-            for statistic, value in aggregate(getattr(frames, name)[sounding], ("mean", "std")).items():
+        for statistic, found in self.frequencies.values().items():
+            for name, value in zip(("centroid", "bandwidth", "rolloff"), found, strict=True):
                 values[f"spectral_{name}_{statistic}_hz"] = float(value)
-        values["spectral_flatness_mean"] = float(frames.flatness[sounding].mean())
-        values["spectral_contrast_mean"] = frames.contrast[:, sounding].mean(axis=1).astype(np.float32)
+        flatness, *contrast = self.others.values()["mean"]
+        values["spectral_flatness_mean"] = float(flatness)
+        values["spectral_contrast_mean"] = np.array(contrast, dtype=np.float32)
         return Extraction(values)
 
 
@@ -137,7 +170,7 @@ class SpectralFrames:
         bandwidth: Hz.
         rolloff: Hz, the centre of a bin.
         flatness: 0..1.
-        contrast: ``[bands, frames]``, dB.
+        peak, valley: mean magnitude of the strongest and of the weakest bins, ``[bands, frames]``.
     """
 
     mean_square: np.ndarray
@@ -145,7 +178,15 @@ class SpectralFrames:
     bandwidth: np.ndarray
     rolloff: np.ndarray
     flatness: np.ndarray
-    contrast: np.ndarray
+    peak: np.ndarray
+    valley: np.ndarray
+
+    @property
+    def contrast(self) -> np.ndarray:
+        """Contrast of a track that is these frames, ``[bands, frames]``, dB."""
+        return _decibels(self.peak, self.peak.max(initial=0.0)) - _decibels(
+            self.valley, self.valley.max(initial=0.0)
+        )
 
 
 def describe_frames(
@@ -164,19 +205,17 @@ def describe_frames(
     rows = power.new_zeros((5 + 2 * len(bands), power.shape[1]), dtype=torch.float64)
     for start in range(0, power.shape[1], _CHUNK_FRAMES):
         chunk = slice(start, start + _CHUNK_FRAMES)
-        magnitude = power[:, chunk].sqrt()
+        sums = frame_sums(transposed(power.T[chunk]), _LEAST)
         # Parseval: the bins of a real signal count twice, the one at 0 Hz once.
-        rows[0, chunk] = (2.0 * power[:, chunk].sum(dim=0) - power[0, chunk]) / energy
-        rows[1, chunk], rows[2, chunk] = _centroid_and_bandwidth(magnitude, sample_rate / n_fft)
-        rows[3, chunk] = _rolloff_bin(magnitude, roll_percent) * (sample_rate / n_fft)
-        rows[4, chunk] = _flatness(power[:, chunk])
+        rows[0, chunk] = (2.0 * sums.power - power[0, chunk]) / energy
+        rows[1, chunk], rows[2, chunk] = _centroid_and_bandwidth(sums.moments, sample_rate / n_fft)
+        rows[3, chunk] = crossing_bin(sums.magnitude, roll_percent * sums.moments[0]) * (sample_rate / n_fft)
+        rows[4, chunk] = sums.log.exp() / (sums.floored / len(power))
         for row, (first, stop, count) in enumerate(bands, start=5):
-            band = magnitude[first:stop]
-            rows[row, chunk] = _mean_of_largest(band, count)
-            rows[row + len(bands), chunk] = -_mean_of_largest(-band, count)
+            found = extreme_means(sums.magnitude[first:stop], count)
+            rows[row, chunk], rows[row + len(bands), chunk] = found
     values = rows.cpu().numpy()
-    contrast = _decibels(values[5 : 5 + len(bands)]) - _decibels(values[5 + len(bands) :])
-    return SpectralFrames(*values[:5], contrast)
+    return SpectralFrames(*values[:5], values[5 : 5 + len(bands)], values[5 + len(bands) :])
 
 
 def contrast_bands(sample_rate: int, n_fft: int) -> list[tuple[int, int, int]]:
@@ -201,59 +240,15 @@ def contrast_bands(sample_rate: int, n_fft: int) -> list[tuple[int, int, int]]:
     return bands
 
 
-def _centroid_and_bandwidth(magnitude: torch.Tensor, bin_hz: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of frequency: ``[bins, frames]`` → two of float64 ``[frames]``, Hz."""
-    bins = torch.arange(magnitude.shape[0], dtype=torch.float64, device=magnitude.device)
-    # In float64 the difference of the moments stays exact for a pure tone, too.
-    moments = torch.stack([torch.ones_like(bins), bins, bins.square()]) @ magnitude.double()
+def _centroid_and_bandwidth(moments: torch.Tensor, bin_hz: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of frequency from `FrameSums.moments`: two of float64 ``[frames]``, Hz."""
     total = moments[0].clamp_min(torch.finfo(torch.float32).tiny)
     centroid = moments[1] / total
     variance = moments[2] / total - centroid.square()
     return centroid * bin_hz, variance.clamp_min(0.0).sqrt() * bin_hz
 
 
-def _rolloff_bin(magnitude: torch.Tensor, share: float) -> torch.Tensor:
-    """First bin at which the running sum reaches ``share`` of the whole: ``[bins, frames]`` → ``[frames]``.
-
-    A running sum over all bins is slow along this axis, so the first pass sums blocks of bins and the second
-    one looks into only that block which holds the bin.
-    """
-    bins, frames = magnitude.shape
-    padded = torch.nn.functional.pad(magnitude, (0, 0, 0, -bins % _ROLLOFF_BLOCK))
-    blocks = padded.view(-1, _ROLLOFF_BLOCK, frames)
-    upto = blocks.sum(dim=1).double().cumsum(dim=0)
-    threshold = share * upto[-1]
-    block = (upto < threshold).sum(dim=0)
-    frame = torch.arange(frames, device=magnitude.device)
-    inside = blocks[block, :, frame].double().cumsum(dim=1)
-    before = upto[block, frame] - inside[:, -1]
-    below = ((before + inside.T) < threshold).sum(dim=0)
-    return block * _ROLLOFF_BLOCK + below.clamp_max(_ROLLOFF_BLOCK - 1)
-
-
-def _flatness(power: torch.Tensor) -> torch.Tensor:
-    """Geometric over arithmetic mean of each frame: ``[bins, frames]`` → ``[frames]``."""
-    power = power.clamp_min(_LEAST)
-    return power.log().mean(dim=0).exp() / power.mean(dim=0)
-
-
-def _mean_of_largest(band: torch.Tensor, count: int) -> torch.Tensor:
-    """Mean of the ``count`` largest bins of each frame: ``[bins, frames]`` → ``[frames]``.
-
-    The largest bins lie in the groups with the largest maxima, so that only those few groups, which hold a
-    fraction of the bins, have to be searched.
-    """
-    if count == 1:
-        return band.amax(dim=0)
-    padding = (0, 0, 0, -band.shape[0] % _GROUP)
-    groups = torch.nn.functional.pad(band, padding, value=-torch.inf).unflatten(0, (-1, _GROUP))
-    # topk is quick along contiguous rows only.
-    best = groups.amax(dim=1).T.contiguous().topk(count, dim=1, sorted=False).indices
-    candidates = groups.gather(0, best.T[:, None, :].expand(-1, _GROUP, -1)).flatten(0, 1)
-    return candidates.T.contiguous().topk(count, dim=1, sorted=False).values.mean(dim=1)
-
-
-def _decibels(magnitude: np.ndarray) -> np.ndarray:
+def _decibels(magnitude: np.ndarray, loudest: float) -> np.ndarray:
     """``librosa.power_to_db`` with its default reference, least value and range; same shape."""
-    decibels = 10.0 * np.log10(np.maximum(magnitude, _LEAST))
-    return np.maximum(decibels, decibels.max(initial=-np.inf) - _CONTRAST_TOP_DB)
+    least = max(_LEAST, float(loudest) * 10.0 ** (-_CONTRAST_TOP_DB / 10.0))
+    return 10.0 * np.log10(np.maximum(magnitude, least))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
 import torch
 
-# Frames per FFT call: their spectrum stays within the cache of a core. It bounds the memory of temporaries
-# too, and being constant it keeps results independent of what else runs.
-CHUNK_FRAMES = 256
+from pipeline.features.compiled import LANES, Kernel, compiled
+
+# Frames per FFT call: they and their spectrum stay within the cache of a core. It bounds the memory of
+# temporaries too, and being constant it keeps results independent of what else runs.
+CHUNK_FRAMES = 64
 
 
 def hann_window(n_fft: int) -> torch.Tensor:
@@ -15,26 +21,73 @@ def hann_window(n_fft: int) -> torch.Tensor:
     return torch.hann_window(n_fft, periodic=True, dtype=torch.float64).float()
 
 
-def power_spectrogram(waveform: torch.Tensor, n_fft: int, hop_length: int) -> torch.Tensor:
+def power_spectrogram(
+    waveform: torch.Tensor, n_fft: int, hop_length: int, centre: int = 0, frames: int | None = None
+) -> torch.Tensor:
     """Squared magnitude of the short-time Fourier transform.
 
     Equal to ``abs(librosa.stft(y, n_fft=n_fft, hop_length=hop_length)) ** 2``: periodic Hann window, frame
     ``t`` centred on sample ``t * hop_length``, zeros beyond both ends. The complex spectrum of only a few
     frames exists at a time.
 
-    Shape: ``[samples]`` → float32 ``[n_fft // 2 + 1, frames]``, frames = 1 + samples // hop_length for an
-    even ``n_fft``; no frames for no samples.
+    Args:
+        waveform: float32 ``[samples]``.
+        n_fft: FFT length, samples.
+        hop_length: samples between frames.
+        centre: sample that the first frame is centred on.
+        frames: how many; None for all, ``1 + samples // hop_length`` for an even ``n_fft``, or none for no
+            samples.
+
+    Shape: ``[samples]`` → float32 ``[n_fft // 2 + 1, frames]``; in memory frame follows frame, as the transform
+    leaves them.
     """
     bins = n_fft // 2 + 1
-    if waveform.numel() == 0:
+    if waveform.numel() == 0 or frames == 0:
         return waveform.new_zeros((bins, 0))
     window = hann_window(n_fft).to(waveform.device)
-    padded = torch.nn.functional.pad(waveform, (n_fft // 2, n_fft // 2))
-    frames = padded.unfold(-1, n_fft, hop_length)
-    power = waveform.new_empty((bins, frames.shape[0]))
-    for start in range(0, frames.shape[0], CHUNK_FRAMES):
-        spectrum = torch.fft.rfft(frames[start : start + CHUNK_FRAMES] * window)
-        squares = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
-        # Transposed on its own first: straight into the rows of the result it would go one by one.
-        power[:, start : start + CHUNK_FRAMES] = squares.T.contiguous()
-    return power
+    windows = _windows(waveform, n_fft, hop_length, centre - n_fft // 2, frames)
+    power = waveform.new_empty((windows.shape[0], bins))
+    for start in range(0, windows.shape[0], CHUNK_FRAMES):
+        chunk = slice(start, start + CHUNK_FRAMES)
+        squared_magnitude(torch.fft.rfft(windows[chunk] * window), power[chunk])
+    return power.T
+
+
+def _windows(
+    waveform: torch.Tensor, n_fft: int, hop_length: int, first: int, frames: int | None
+) -> torch.Tensor:
+    """Views of ``n_fft`` samples from sample ``first`` on, with zeros beyond both ends: ``[frames, n_fft]``."""
+    samples = len(waveform)
+    stop = samples + n_fft // 2 if frames is None else first + (frames - 1) * hop_length + n_fft
+    inner = waveform[max(0, first) : max(0, stop)]
+    padded = torch.nn.functional.pad(inner, (max(0, -first), max(0, stop - samples)))
+    return padded.unfold(-1, n_fft, hop_length)
+
+
+def squared_magnitude(spectrum: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """``abs(spectrum) ** 2`` of contiguous complex64 into contiguous float32 ``out`` of the same shape."""
+    kernel = _compiled_squares() if spectrum.device.type == "cpu" and spectrum.numel() >= LANES else None
+    if kernel is None:
+        return torch.mul(spectrum.real, spectrum.real, out=out).addcmul_(spectrum.imag, spectrum.imag)
+    kernel(spectrum.data_ptr(), out.data_ptr(), spectrum.numel())
+    return out
+
+
+@cache
+def _compiled_squares() -> Callable[..., None] | None:
+    """Real and imaginary parts lie side by side, where torch cannot use vectors. Addresses, then the count."""
+
+    def write(kernel: Kernel) -> None:
+        build, index = kernel.build, kernel.index
+        spectrum, power, count = kernel.arguments
+
+        def squares(start: Any) -> None:
+            first = build.mul(start, index(2))
+            parts = [kernel.load(spectrum, build.add(first, index(i))) for i in (0, LANES)]
+            real, imaginary = (kernel.shuffle(*parts, range(odd, 2 * LANES, 2)) for odd in (0, 1))
+            total = build.fadd(build.fmul(real, real), build.fmul(imaginary, imaginary))
+            kernel.store(total, power, start)
+
+        kernel.whole_vectors(count, squares)
+
+    return compiled(write, pointers=2, integers=1)

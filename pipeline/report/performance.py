@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
-from pipeline.engine.progress import Progress
+from pipeline.engine.progress import OTHERS, Progress
+
+# Kinds of fallback in the report and the manifest, the most frequent ones.
+MOST_FALLBACKS = 50
 
 
 def group(stage: str) -> str:
@@ -56,11 +60,27 @@ def performance(
         "failures": [
             {"stage": s, "error_class": c, "count": n} for (s, c), n in progress.failures.most_common()
         ],
-        "fallbacks": [
-            {"stage": s, "wanted": w, "used": u, "reason": r, "count": n}
-            for (s, w, u, r), n in progress.fallbacks.most_common(50)
-        ],
+        "fallbacks": fallback_counts(progress),
     }
+
+
+def fallback_counts(progress: Progress, most: int = MOST_FALLBACKS) -> list[dict[str, Any]]:
+    """Rows per kind of fallback, the most frequent first: ``stage, wanted, used, reason, count``.
+
+    Beyond ``most`` kinds the rest is one entry per stage, ``other`` throughout, so that the counts always add up
+    to all fallbacks of the run.
+    """
+    named: list[tuple[tuple[str, ...], int]] = []
+    rest: Counter[tuple[str, ...]] = Counter()
+    for kind, count in sorted(progress.fallbacks.items(), key=lambda item: (-item[1], item[0])):
+        if kind[1:] != OTHERS and len(named) < most:
+            named.append((kind, count))
+        else:
+            rest[(kind[0], *OTHERS)] += count
+    return [
+        {"stage": stage, "wanted": wanted, "used": used, "reason": reason, "count": count}
+        for (stage, wanted, used, reason), count in (*named, *sorted(rest.items()))
+    ]
 
 
 def markdown(p: dict[str, Any], environment: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline.errors import Fallback, UserError
 from pipeline.models import weights
 from pipeline.models.clap.checkpoint import read_checkpoint
+from pipeline.models.clap.text import TextQueries, TextUnavailable, embed_queries
 from pipeline.models.separation import (
     AUTO,
     BACKEND_NAMES,
@@ -18,10 +19,18 @@ from pipeline.models.separation import (
     load_backend,
 )
 from pipeline.models.separation.choose import forget_backends
-from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.config import ClapConfig, ExtractConfig
 
 # The checkpoint that is taken when the config names none and several are fetched: music first.
-CLAP_PREFERENCE = ("clap-htsat-base-music", "clap-htsat-base-music-speech", "clap-htsat-tiny")
+CLAP_PREFERENCE = (
+    "clap-htsat-base-music",
+    "clap-larger-music",
+    "clap-htsat-base-music-speech",
+    "clap-larger-general",
+    "clap-larger-music-speech",
+    "clap-htsat-tiny",
+    "clap-htsat-unfused",
+)
 
 
 @dataclass
@@ -31,6 +40,7 @@ class Models:
     Args:
         clap_checkpoint: file, or None where CLAP is off or skipped.
         clap_model: architecture and weights hash.
+        clap_queries: the text queries and their vectors; None where there are none or they are skipped.
         separation: backend for a short stereo track and why it; None where there is none. Each row has its own.
         fallbacks: recorded in every decoded row.
         warnings: one line each, for the log.
@@ -38,6 +48,7 @@ class Models:
 
     clap_checkpoint: str | None = None
     clap_model: str | None = None
+    clap_queries: TextQueries | None = None
     separation: str | None = None
     fallbacks: list[Fallback] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -58,13 +69,27 @@ def _find_clap(config: ExtractConfig, models: Models) -> None:
     if path is not None:
         models.clap_checkpoint = str(path)
         models.clap_model = read_checkpoint(path).info.model_id
+        if config.clap.text_queries:
+            _embed_queries(config.clap, path, models)
         return
     what = f"python jobs/models.py fetch {config.clap.checkpoint or CLAP_PREFERENCE[0]}"
-    reason = f"no CLAP checkpoint found; type `{what}` or clap.checkpoint=FILE.pt"
+    reason = f"no CLAP checkpoint found; type `{what}` or clap.checkpoint=FILE"
     if config.clap.on_unavailable == "fail":
         raise UserError(f"clap.on_unavailable=fail: {reason}")
     models.fallbacks.append(Fallback("clap", config.clap.checkpoint or "CLAP embeddings", "none", reason))
     models.warnings.append(f"CLAP is skipped: {reason}")
+
+
+def _embed_queries(clap: ClapConfig, path: Path, models: Models) -> None:
+    """Here and not in the actors: they then need neither transformers nor the text tower's half gigabyte."""
+    try:
+        models.clap_queries = embed_queries(clap.text_queries, path, clap.tokenizer)
+    except TextUnavailable as error:
+        if clap.on_unavailable == "fail":
+            raise UserError(f"clap.on_unavailable=fail: {error}") from error
+        wanted = f"{len(clap.text_queries)} text queries"
+        models.fallbacks.append(Fallback("clap", wanted, "none", str(error)))
+        models.warnings.append(f"clap.text_queries are skipped: {error}")
 
 
 def _clap_path(checkpoint: str | None) -> Path | None:
@@ -73,9 +98,9 @@ def _clap_path(checkpoint: str | None) -> Path | None:
     if checkpoint in {entry.name for entry in weights.catalogue()}:
         return weights.find(checkpoint)
     path = Path(checkpoint).expanduser()
-    if not path.is_file():
+    if not path.exists():
         raise UserError(
-            f"clap.checkpoint={checkpoint} is neither a file nor a name from `python jobs/models.py list`"
+            f"clap.checkpoint={checkpoint} is neither a file, a folder nor a name from `python jobs/models.py list`"
         )
     return path.resolve()
 

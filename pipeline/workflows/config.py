@@ -16,9 +16,10 @@ from typing import Any, Optional
 from pipeline.dataset.storage import public_uri
 from pipeline.errors import UserError
 from pipeline.features import REGISTRY, Extractor
+from pipeline.features.run import BLOCK_SECONDS
+from pipeline.models.precision import AMP, normalise_amp
 from pipeline.models.separation import AUTO, BACKEND_NAMES, SeparationOptions
 from pipeline.models.separation.choose import AUTO_CPU_SECONDS
-from pipeline.models.separation.networks import AMP
 
 AGGREGATES = ("mean", "weighted", "robust")
 ON_UNAVAILABLE = ("skip", "fail")
@@ -26,7 +27,7 @@ ON_UNAVAILABLE = ("skip", "fail")
 BLOB_NAMES = tuple(
     field_.name.removesuffix("_blob")
     for name in sorted(REGISTRY)
-    for field_ in REGISTRY[name]().columns()
+    for field_ in REGISTRY[name].widest().columns()
     if field_.name.endswith("_blob")
 )
 GPU_STAGES = ("features", "clap", "separation")
@@ -65,7 +66,9 @@ class ClapConfig:
     hop_seconds: float = 5.0
     aggregate: str = "mean"
     max_batch_audio_seconds: float = 160.0
-    amp: bool = False
+    amp: str = "auto"
+    text_queries: list[str] = field(default_factory=list)
+    tokenizer: Optional[str] = None
     on_unavailable: str = "skip"
 
 
@@ -112,14 +115,23 @@ class HardwareConfig:
     """A profile: which share of a GPU each stage takes and how much audio travels in a block.
 
     ``gpu_shares.<stage>`` is the n of 1/n GPU per actor; 0 keeps the stage on the CPU.
-    ``actors.<stage>`` fixes a pool's size; 0 sizes it from the cluster.
+    ``actors.<stage>`` fixes a pool's size; 0 sizes it from the cluster. ``gpu_memory_fraction`` of a card is what
+    all actors on it may use together, each its 1/n of it. ``vram_bytes.<stage>`` is what one actor needs there, for
+    ``hardware=auto``; 0 takes the estimate of `pipeline.engine.sizing`. ``auto`` fills in ``gpu_shares``, ``actors``
+    that are 0, and the two block sizes where they are 0.
+    Decoded audio of up to ``max_track_bytes`` travels between the stages; of a longer track (40 min of stereo with
+    all stages on) each stage reads the source itself, in pieces. ``max_track_hours`` is the longest taken at all.
     """
 
     name: str = "cpu"
     gpu_shares: dict[str, int] = field(default_factory=lambda: dict.fromkeys(GPU_STAGES, 0))
     actors: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("decode", *GPU_STAGES), 0))
+    gpu_memory_fraction: float = 0.75
+    vram_bytes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(GPU_STAGES, 0))
     block_audio_seconds: float = 300.0
     max_files_per_block: int = 32
+    max_track_bytes: int = 1_500_000_000
+    max_track_hours: float = 24.0
 
 
 @dataclass
@@ -154,6 +166,7 @@ def _features_config_class() -> type:
     fields: list[tuple] = [
         ("enabled", list[str], field(default_factory=lambda: sorted(REGISTRY))),
         ("sample_rate", int, field(default=22050)),
+        ("block_seconds", float, field(default=BLOCK_SECONDS)),
     ]
     for name in sorted(REGISTRY):
         config = extractor_config_class(REGISTRY[name])
@@ -256,6 +269,8 @@ def _check_features(config: ExtractConfig) -> None:
             raise UserError(f"features.enabled names {name} twice")
     if not 4000 <= config.features.sample_rate <= 192000:
         raise UserError(f"features.sample_rate={config.features.sample_rate} must lie within 4000..192000 Hz")
+    if not 10 <= config.features.block_seconds <= 3600:
+        raise UserError(f"features.block_seconds={config.features.block_seconds:g} must lie within 10..3600")
     for extractor in config.extractors():
         try:
             extractor.check()
@@ -270,6 +285,12 @@ def _check_features(config: ExtractConfig) -> None:
 def _check_clap(clap: ClapConfig) -> None:
     _one_of("clap.aggregate", clap.aggregate, AGGREGATES)
     _one_of("clap.on_unavailable", clap.on_unavailable, ON_UNAVAILABLE)
+    normalise_amp(clap.amp, "clap.amp")
+    for text in clap.text_queries:
+        if not text.strip():
+            raise UserError("clap.text_queries holds an empty text: type clap.text_queries=['a sad piano']")
+    if clap.text_queries and not clap.enabled:
+        raise UserError("clap.text_queries need the audio embeddings: type clap.enabled=true")
     _positive("clap.window_seconds", clap.window_seconds)
     _positive("clap.hop_seconds", clap.hop_seconds)
     for key, seconds in (("window_seconds", clap.window_seconds), ("hop_seconds", clap.hop_seconds)):
@@ -310,16 +331,39 @@ def _check_rest(config: ExtractConfig) -> None:
         raise UserError(f"max_failure_rate={config.max_failure_rate:g} must lie within 0..1")
     if config.perf.threads < 1:
         raise UserError(f"perf.threads={config.perf.threads} must be at least 1")
-    _positive("hardware.block_audio_seconds", config.hardware.block_audio_seconds)
-    _positive("hardware.max_files_per_block", config.hardware.max_files_per_block)
-    for stage, share in config.hardware.gpu_shares.items():
+    _check_hardware(config.hardware)
+
+
+def _check_hardware(hardware: HardwareConfig) -> None:
+    for key in ("block_audio_seconds", "max_files_per_block"):
+        value = getattr(hardware, key)
+        if hardware.name != "auto" or value != 0:
+            _positive(f"hardware.{key}", value)
+    _positive("hardware.max_track_bytes", hardware.max_track_bytes)
+    _positive("hardware.max_track_hours", hardware.max_track_hours)
+    if not 0 < hardware.gpu_memory_fraction <= 1:
+        raise UserError(
+            f"hardware.gpu_memory_fraction={hardware.gpu_memory_fraction:g} must lie within 0..1, above 0"
+        )
+    for stage, share in hardware.gpu_shares.items():
         _one_of("hardware.gpu_shares", stage, GPU_STAGES)
         if share < 0:
             raise UserError(f"hardware.gpu_shares.{stage}={share} must be 0 (CPU) or the n of 1/n GPU")
-    for stage, count in config.hardware.actors.items():
+        if share and hardware.name == "auto":
+            raise UserError(
+                f"hardware.gpu_shares.{stage}={share}: hardware=auto works it out; type hardware=gpu_small to fix it, "
+                f"or hardware.vram_bytes.{stage}=BYTES to say what it needs"
+            )
+    for stage, count in hardware.actors.items():
         _one_of("hardware.actors", stage, ("decode", *GPU_STAGES))
         if count < 0:
             raise UserError(f"hardware.actors.{stage}={count} must be 0 (automatic) or a number of actors")
+    for stage, size in hardware.vram_bytes.items():
+        _one_of("hardware.vram_bytes", stage, GPU_STAGES)
+        if size < 0:
+            raise UserError(
+                f"hardware.vram_bytes.{stage}={size} must be 0 (an estimate) or a number of bytes"
+            )
 
 
 # Storage options whose values are safe to write down; whatever else a file system takes may be a secret.

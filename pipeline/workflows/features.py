@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
 import traceback
 from collections.abc import Iterable, Sequence
@@ -21,27 +20,24 @@ import yaml
 from pipeline.dataset.manifest import merge_manifest
 from pipeline.dataset.output import Output
 from pipeline.dataset.run import RunFolder, environment, new_run_id
-from pipeline.dataset.schemas import FAILURES, SEGMENTS, tracks_schema
+from pipeline.dataset.schemas import FAILURES, segments_schema
 from pipeline.dataset.sources import SourceItem, list_source
+from pipeline.dataset.spaces import require_space
 from pipeline.dataset.storage import is_local, one_line, public_uri
 from pipeline.engine.graph import Node, build_dataset, busy_seconds, receipts
-from pipeline.engine.plan import estimated_seconds, pack
 from pipeline.engine.progress import Progress
 from pipeline.engine.reconcile import lost_rows
 from pipeline.engine.resources import StageResources, plan_resources
 from pipeline.engine.session import Cluster, connect, disconnect, root_cause
-from pipeline.engine.stages.clap import ClapStage
-from pipeline.engine.stages.decode import DecodeStage, ViewSpec
-from pipeline.engine.stages.features import FeaturesStage
-from pipeline.engine.stages.separation import SeparationStage
 from pipeline.engine.stages.sink import SinkStage
 from pipeline.report.html import clock, render
 from pipeline.report.overview import overview
 from pipeline.report.performance import markdown, performance
 from pipeline.workflows.availability import Models, find_models
-from pipeline.workflows.config import ExtractConfig, HardwareConfig, redacted
+from pipeline.workflows.config import ExtractConfig, redacted
+from pipeline.workflows.hardware import resolve_hardware
+from pipeline.workflows.stages import build_graph, plan_blocks, stage_names
 
-BLOCKS_PER_CPU = 16
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_FAILURES = 0, 1, 2, 3
 
 
@@ -71,6 +67,8 @@ def run(config: ExtractConfig, quiet: bool = False) -> Result:
     output = Output(config.output.uri, config.output_options())
     items = _list(config, quiet)
     models = find_models(config)
+    if models.clap_model is not None and not config.output.overwrite:
+        require_space(output, models.clap_model)
     output.check(config.output.overwrite)
     folder = RunFolder(output, new_run_id(), quiet)
     try:
@@ -126,13 +124,22 @@ def _run(
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
     env = environment(devices)
+    hardware, reasons = resolve_hardware(config.hardware, stage_names(config, models))
+    for reason in reasons:
+        folder.log("device", reason)
+    config = dataclasses.replace(config, hardware=hardware)
     folder.write("config.yaml", yaml.safe_dump(redacted(config), sort_keys=False, allow_unicode=True))
     folder.write_json("environment.json", env)
-    hardware = config.hardware
     blocks = plan_blocks(items, hardware, cluster.cpus)
     nodes = build_graph(config, models, output, folder.run_id)
     resources = plan_resources(
-        [n.name for n in nodes], cluster.cpus, cluster.gpus, hardware.gpu_shares, hardware.actors, len(blocks)
+        [n.name for n in nodes],
+        cluster.cpus,
+        cluster.gpus,
+        hardware.gpu_shares,
+        hardware.actors,
+        len(blocks),
+        config.perf.threads,
     )
     _log_plan(folder, cluster, nodes, resources, blocks, config, models)
     if config.output.overwrite:
@@ -144,10 +151,11 @@ def _run(
     )
     startup = time.perf_counter() - started
     said = {(f.stage, f.wanted, f.used) for f in models.fallbacks}
-    busy, error = _execute(blocks, nodes, resources, cluster, progress, folder, said)
+    fraction = hardware.gpu_memory_fraction
+    busy, error = _execute(blocks, nodes, resources, cluster, progress, folder, said, fraction)
     try:
         _reconcile(blocks, nodes, progress, folder)
-        result = _finish(config, output, folder, progress, env, startup, busy)
+        result = _finish(config, models, output, folder, progress, env, startup, busy)
     except Exception as again:
         if error is None:
             raise
@@ -159,102 +167,6 @@ def _run(
 def _say_progress(folder: RunFolder, fields: dict[str, Any]) -> None:
     folder.log("progress", progress_text(fields), **fields)
     folder.sync(at_most_every_s=30)
-
-
-def plan_blocks(items: Sequence[SourceItem], hardware: HardwareConfig, cpus: float) -> list[pa.Table]:
-    """Pack the inputs into blocks of the profile's size, smaller where there would be too few of them.
-
-    The last block runs while other cores have nothing left to do: with sixteen per core that costs a few
-    percent. Both limits count, because durations are guesses from sizes until a file is decoded.
-    """
-    wanted = max(1.0, BLOCKS_PER_CPU * cpus)
-    seconds = sum(estimated_seconds(item) for item in items) / wanted
-    files = math.ceil(len(items) / wanted)
-    return list(
-        pack(
-            items,
-            max(20.0, min(hardware.block_audio_seconds, seconds)),
-            max(1, min(hardware.max_files_per_block, files)),
-        )
-    )
-
-
-def build_graph(config: ExtractConfig, models: Models, output: Output, run_id: str) -> list[Node]:
-    """The stages that this config asks for and the found models allow, in order."""
-    extractors = config.extractors()
-    names = ["decode"]
-    names += ["features"] * bool(extractors)
-    names += ["clap"] * bool(models.clap_checkpoint)
-    names += ["separation"] * config.separation.enabled
-    last = {name: i for i, name in enumerate(names)}
-    wanted = {view for e in extractors for view in e.views}
-    views = []
-    if "native" in wanted:
-        views.append(ViewSpec("native", None, None, last["features"]))
-    if "mono" in wanted:
-        views.append(ViewSpec("mono", config.features.sample_rate, 1, last["features"]))
-    if "clap" in last:
-        views.append(ViewSpec("clap", 48000, 1, last["clap"]))
-    if "separation" in last:
-        views.append(ViewSpec("separation", 44100, 2, last["separation"]))
-    if not views:  # nothing to compute still means decoding: the tables then describe the files
-        views.append(ViewSpec("mono", config.features.sample_rate, 1, last["decode"]))
-    drops = {
-        stage: frozenset(f"pcm@{v.name}" for v in views if v.last_stage == position)
-        for stage, position in last.items()
-    }
-    device = {stage: "cuda" if n else "cpu" for stage, n in config.hardware.gpu_shares.items()}
-    threads = config.perf.threads
-    arguments: dict[str, tuple[type, dict[str, Any]]] = {
-        "decode": (DecodeStage, {
-            "views": views,
-            "storage_options": config.source.storage_options,
-            "block_audio_seconds": config.hardware.block_audio_seconds,
-        }),
-        "features": (FeaturesStage, {
-            "extractors": extractors,
-            "sample_rate": config.features.sample_rate,
-            "device": device.get("features", "cpu"),
-            "threads": threads,
-            "seed": config.seed,
-            "blob_names": config.blobs.names,
-            "max_inline_elements": config.blobs.max_inline_elements,
-            "drop": drops.get("features", frozenset()),
-        }),
-        "clap": (ClapStage, {
-            "checkpoint": models.clap_checkpoint,
-            "window_seconds": config.clap.window_seconds,
-            "hop_seconds": config.clap.hop_seconds,
-            "aggregate": config.clap.aggregate,
-            "max_batch_audio_seconds": config.clap.max_batch_audio_seconds,
-            "amp": config.clap.amp,
-            "device": device.get("clap", "cpu"),
-            "threads": threads,
-            "seed": config.seed,
-            "drop": drops.get("clap", frozenset()),
-        }),
-        "separation": (SeparationStage, {
-            "backends": config.separation.backends,
-            "options": config.separation.options(),
-            "auto_cpu_seconds": config.separation.auto_cpu_seconds,
-            "save_stems": config.separation.save_stems,
-            "save_arrays": config.separation.save_arrays,
-            "output": output,
-            "device": device.get("separation", "cpu"),
-            "threads": threads,
-            "seed": config.seed,
-            "drop": drops.get("separation", frozenset()),
-        }),
-    }  # fmt: skip
-    nodes = [Node(name, *arguments[name]) for name in names]
-    sink = {
-        "output": output,
-        "run_id": run_id,
-        "tracks": tracks_schema(extractors, config.clap.enabled, config.separation.enabled),
-        "standing_fallbacks": [vars(f) for f in models.fallbacks],
-        "extractors": {e.name: e.version for e in extractors},
-    }
-    return [*nodes, Node("write", SinkStage, sink)]
 
 
 def _log_plan(
@@ -301,6 +213,7 @@ def _execute(
     progress: Progress,
     folder: RunFolder,
     said: set[tuple[str, str, str]],
+    gpu_memory_fraction: float,
 ) -> tuple[dict[str, float], BaseException | None]:
     """Run the graph, naming each kind of fallback once; those in ``said`` are known already.
 
@@ -308,7 +221,7 @@ def _execute(
         the actors' busy seconds by Ray's clock, and the error that ended the run, if any.
     """
     try:
-        dataset = build_dataset(blocks, nodes, resources, cluster.environment)
+        dataset = build_dataset(blocks, nodes, resources, cluster.environment, gpu_memory_fraction)
         for receipt in receipts(dataset):
             progress.add(receipt)
             for stage, wanted, used, reason, _ in receipt["fallbacks"]:
@@ -342,6 +255,7 @@ def _reconcile(
 
 def _finish(
     config: ExtractConfig,
+    models: Models,
     output: Output,
     folder: RunFolder,
     progress: Progress,
@@ -349,11 +263,15 @@ def _finish(
     startup: float,
     busy: dict[str, float],
 ) -> Result:
-    output.fill_empty({"segments": SEGMENTS, "failures": FAILURES})
+    output.fill_empty({"segments": segments_schema(models.clap_model), "failures": FAILURES})
     numbers = performance(folder.run_id, progress, progress.elapsed(), startup, busy)
     folder.write_json("performance.json", numbers)
     folder.write("PERFORMANCE_METRICS.md", markdown(numbers, env))
-    header = {"run_id": folder.run_id, "aggregate_strategy": config.clap.aggregate}
+    header = {
+        "run_id": folder.run_id,
+        "aggregate_strategy": config.clap.aggregate,
+        "fallbacks": numbers["fallbacks"],
+    }
     merge_manifest(output, folder.run_id, header, len(progress.committed))
     found = overview(output)
     report = folder.write("report.html", render(numbers, env, found, output.uri))

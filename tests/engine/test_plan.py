@@ -10,7 +10,7 @@ import pytest
 from pipeline.dataset.sources import SourceItem
 from pipeline.engine.batch import Track, add_stage, collect, pcm_array, tracks_of
 from pipeline.engine.plan import pack
-from pipeline.engine.progress import Progress
+from pipeline.engine.progress import FALLBACK_KINDS, OTHERS, Progress
 from pipeline.engine.reconcile import lost_rows
 from pipeline.engine.resources import plan_resources
 from pipeline.engine.timing import Cost, StageClock
@@ -138,15 +138,19 @@ def test_waiting_is_split_over_the_extractors_of_a_stage():
     assert sum(t["wait_s"] for t in row) == pytest.approx(4, abs=0.5)
 
 
+def receipt(indexes: list[int], **fields: object) -> dict:
+    empty = {
+        "indexes": indexes, "status": {}, "audio_s": 0.0, "bytes": 0, "write_s": 0.0, "failures": [],
+        "fallbacks": [], "stages": {}, "processes": [],
+    }  # fmt: skip
+    return {**empty, **fields}
+
+
 def test_a_file_committed_twice_is_not_swallowed():
     progress = Progress(files=2)
-    receipt = {
-        "indexes": [0], "status": {}, "audio_s": 0.0, "bytes": 0, "write_s": 0.0, "failures": [], "fallbacks": [],
-        "stages": {}, "processes": [],
-    }  # fmt: skip
-    progress.add(receipt)
+    progress.add(receipt([0]))
     with pytest.raises(RuntimeError, match="committed twice"):
-        progress.add(receipt)
+        progress.add(receipt([0]))
 
 
 def test_reconciliation_finds_exactly_what_is_missing():
@@ -162,20 +166,31 @@ def test_reconciliation_finds_exactly_what_is_missing():
 def test_progress_adds_up_and_estimates_the_rest():
     said = []
     progress = Progress(files=4, bytes=400, report=said.append, interval_s=0)
-    receipt = {
+    first = {
         "indexes": [0, 1], "status": {"ok": 1, "failed": 1}, "audio_s": 7200.0, "bytes": 100, "write_s": 0.1,
         "failures": [["decode", "EmptyAudio", 1]], "fallbacks": [["clap", "x", "none", "why", 2]],
         "stages": {"decode": {"compute_s": 1.0, "wait_s": 0.5, "rows": 2, "padding_weighted": 0.0, "device": "cpu"}},
         "processes": [{"stage": "decode", "node": "n", "pid": 1, "peak_rss_bytes": 5}],
     }  # fmt: skip
-    progress.add(receipt)
-    progress.add({**receipt, "indexes": [2], "status": {"ok": 1}})
+    progress.add(first)
+    progress.add({**first, "indexes": [2], "status": {"ok": 1}})
     assert said[0]["audio_hours"] == 2.0
     assert said[0]["eta_s"] == pytest.approx(3 * said[0]["elapsed_s"], abs=0.2)
     assert progress.failed() == 1
     assert progress.failures["decode", "EmptyAudio"] == 2
+    assert progress.fallbacks["clap", "x", "none", "why"] == 4
     assert progress.stages["decode"]["compute_s"] == 2.0
     assert len(progress.committed) == 3
+
+
+def test_fallbacks_with_endless_reasons_are_counted_in_bounded_memory():
+    progress = Progress(files=3000)
+    for index in range(3000):
+        fallback = ["decode", "finite samples", "0 in their place", f"{index} NaN samples in the file", 2]
+        progress.add(receipt([index], fallbacks=[fallback]))
+    assert len(progress.fallbacks) == FALLBACK_KINDS + 1
+    assert progress.fallbacks[("decode", *OTHERS)] == 2 * (3000 - FALLBACK_KINDS)
+    assert sum(progress.fallbacks.values()) == 6000
 
 
 def test_a_track_without_audio_is_not_decoded():

@@ -139,3 +139,12 @@ def test_cuda_agrees_with_cpu(chord):
     np.testing.assert_allclose(
         cqt.chroma_cqt(samples.cuda(), 22050, 441).cpu(), cpu, atol=1e-4 * float(cpu.max())
     )
+
+
+@pytest.mark.parametrize("rate", [8820, 22050, 96000])
+def test_octaves_share_their_filters(rate):
+    octaves = cqt.plan_octaves(rate, 0.3)
+    for octave, matrix in zip(octaves, cqt.octave_matrices(octaves, rate), strict=True):
+        expected = cqt.octave_matrix(octave, rate)
+        assert matrix.shape == expected.shape
+        torch.testing.assert_close(matrix, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))

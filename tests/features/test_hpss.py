@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.features.hpss import Hpss, Masking, masks, separate
+from pipeline.features.hpss import Hpss
+from pipeline.features.masks import Masking, masks, separate
 from pipeline.features.median import sliding_median
 from pipeline.features.mel import Mel
 from pipeline.features.stft import power_spectrogram

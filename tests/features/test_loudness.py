@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -110,3 +112,27 @@ def test_one_sample_has_levels_but_no_loudness(spectra_of):
 def test_impossible_parameters_are_refused(parameters, message):
     with pytest.raises(ValueError, match=message):
         Loudness(**parameters).check()
+
+
+def test_pyloudnorm_as_backend(chord, spectra_of):
+    own = Loudness().extract(spectra_of(chord, 22050))
+    asked = Loudness(backend="pyloudnorm").extract(spectra_of(chord, 22050))
+    assert (own.backend, asked.backend, asked.fallbacks) == ("torch", "pyloudnorm", [])
+    name = "loudness_integrated_lufs"
+    assert asked.values[name] == pytest.approx(own.values[name], abs=0.1)
+    assert asked.values[name] != own.values[name]
+    assert {k: v for k, v in asked.values.items() if k != name} == {
+        k: v for k, v in own.values.items() if k != name
+    }
+
+
+def test_without_pyloudnorm_the_own_meter_is_used_and_it_is_on_record(monkeypatch, chord, spectra_of):
+    eight = np.tile(chord, (8, 1))
+    seven = Loudness(backend="pyloudnorm").extract(spectra_of(eight, 22050))
+    assert [f.used for f in seven.fallbacks] == ["own"]
+    monkeypatch.setitem(sys.modules, "pyloudnorm", None)
+    found = Loudness(backend="pyloudnorm").extract(spectra_of(chord, 22050))
+    assert found.fallbacks[0].wanted == "loudness.backend=pyloudnorm"
+    assert found.values == Loudness().extract(spectra_of(chord, 22050)).values
+    with pytest.raises(ValueError, match="backend=none must be one of"):
+        Loudness(backend="none").check()

@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from pipeline.features.spectra import SharedSpectra
 from pipeline.features.spectral import (
     Spectral,
-    _mean_of_largest,
-    _rolloff_bin,
     contrast_bands,
     describe_frames,
 )
@@ -138,28 +136,6 @@ def test_chunks_do_not_show():
                 getattr(part, name), getattr(whole, name)[start : start + 1], rtol=1e-5
             )
         np.testing.assert_allclose(part.contrast[:, 0], whole.contrast[:, start], rtol=1e-5)
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    bins=st.integers(1, 200), frames=st.integers(1, 4), share=st.floats(0.01, 0.99), seed=st.integers(0, 99)
-)
-def test_the_rolloff_equals_a_plain_running_sum(bins, frames, share, seed):
-    rng = np.random.default_rng(seed)
-    # Whole numbers, so that every sum is exact whatever its order.
-    magnitude = rng.integers(0, 100, (bins, frames)).astype(np.float32)
-    running = magnitude.astype(np.float64).cumsum(axis=0)
-    expected = (running < share * running[-1]).sum(axis=0)
-    np.testing.assert_array_equal(_rolloff_bin(torch.from_numpy(magnitude), share).numpy(), expected)
-
-
-@settings(max_examples=40, deadline=None)
-@given(bins=st.integers(64, 300), count=st.integers(1, 8), seed=st.integers(0, 99))
-def test_the_mean_of_the_largest_equals_a_sort(bins, count, seed):
-    # Few distinct values, so that there are ties.
-    band = np.random.default_rng(seed).integers(-20, 20, (bins, 3)).astype(np.float32)
-    expected = np.sort(band, axis=0)[-count:].mean(axis=0)
-    np.testing.assert_allclose(_mean_of_largest(torch.from_numpy(band), count).numpy(), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("rate", [4000, 8000, 22050, 192000])

@@ -15,6 +15,7 @@ from pipeline.features.statistics import (
     decibels_above,
     frames_per_group,
     group_means,
+    percentiles,
 )
 
 matrices = arrays(
@@ -40,6 +41,17 @@ def test_statistics_equal_numpy_in_float64(matrix):
     for name, values in found.items():
         assert values.dtype == np.float64
         np.testing.assert_allclose(values, expected[name], rtol=1e-9, atol=1e-6, err_msg=name)
+
+
+@given(matrices, st.lists(st.floats(0.0, 100.0), max_size=5))
+def test_percentiles_are_those_of_numpy(matrix, percents):
+    before = matrix.copy()
+    found = percentiles(matrix, percents)
+    assert len(found) == len(percents)
+    for percent, values in zip(percents, found, strict=True):
+        expected = np.percentile(matrix.astype(np.float64), percent, axis=1)
+        np.testing.assert_allclose(values, expected, rtol=1e-9, atol=1e-6)
+    np.testing.assert_array_equal(matrix, before)
 
 
 @given(matrices, st.integers(1, 60))

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 
 import duckdb
 import numpy as np
@@ -162,6 +163,14 @@ def test_segments_hold_unit_embeddings_that_average_to_the_track(local_run, trac
 def test_fallbacks_are_recorded_per_row(tracks):
     fallbacks = tracks.loc["song_a_major_96.flac"]["fallbacks"]
     assert [(f["stage"], f["wanted"], f["used"]) for f in fallbacks] == [("separation", "demucs", "spleeter")]
+
+
+def test_the_manifest_counts_the_fallbacks_of_all_rows(local_run, tracks):
+    manifest = json.loads((local_run.folder / "manifest.json").read_text())
+    kinds = ("stage", "wanted", "used", "reason")
+    rows = Counter(tuple(f[k] for k in kinds) for found in tracks["fallbacks"] for f in found)
+    assert {tuple(f[k] for k in kinds): f["count"] for f in manifest["fallbacks"]} == rows
+    assert any(f["wanted"] == "demucs" for f in manifest["fallbacks"])
 
 
 def test_timings_have_one_row_per_asset_and_stage_and_sum_to_the_busy_time(local_run, tracks):

@@ -8,9 +8,13 @@ named stand-ins: it would be fetched from a model hub.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import json
 import os
 import subprocess
 import sys
+import types
 import warnings
 from pathlib import Path
 
@@ -28,8 +32,6 @@ def seeded_state(architecture: str = "HTSAT-tiny", seed: int = 0) -> dict[str, t
     The initial weights of HTSAT are so small that it maps all sounds to nearly one direction, where a
     comparison would prove nothing. Larger matrices make different clips come out different.
     """
-    from pipeline.models.clap.tower import laion_audio_config, laion_htsat
-
     torch.manual_seed(seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)
@@ -44,6 +46,30 @@ def seeded_state(architecture: str = "HTSAT-tiny", seed: int = 0) -> dict[str, t
         branch.bn0.running_var.fill_(400.0)
     state = {f"audio_branch.{k}": v for k, v in branch.state_dict().items()}
     return state | {f"audio_projection.{k}": v for k, v in projection.state_dict().items()}
+
+
+def laion_htsat() -> types.ModuleType:
+    """LAION's ``clap_module.htsat``, imported on its own.
+
+    ``import laion_clap`` fetches three tokenizers from a model hub and extends ``sys.path``. So the folder is
+    entered under a private package name instead, whose ``__init__`` is empty.
+    """
+    name = "_soundmill_laion_htsat"
+    if name not in sys.modules:
+        package = types.ModuleType(name, "laion_clap/clap_module without its __init__")
+        package.__path__ = [str(_clap_module_folder())]
+        sys.modules[name] = package
+    return importlib.import_module(f"{name}.htsat")
+
+
+def laion_audio_config(architecture: str) -> types.SimpleNamespace:
+    """The ``audio_cfg`` that laion-clap ships for ``architecture``: sample_rate, hop_size, mel_bins, ..."""
+    text = (_clap_module_folder() / "model_configs" / f"{architecture}.json").read_text(encoding="utf-8")
+    return types.SimpleNamespace(**json.loads(text)["audio_cfg"])
+
+
+def _clap_module_folder() -> Path:
+    return Path(importlib.util.find_spec("laion_clap").origin).parent / "clap_module"
 
 
 def write_checkpoint(path: Path, state: dict[str, torch.Tensor], **torch_save: bool) -> Path:

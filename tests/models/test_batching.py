@@ -243,6 +243,44 @@ def test_nobody_can_say_what_the_cpu_has_left():
     assert TorchMemory().available("cpu") is None
 
 
+@pytest.mark.parametrize(
+    ("card", "fraction", "available"),
+    [
+        ({"free": 70, "reserved": 20, "allocated": 15}, 1.0, 75),  # what is cached and unused is ours
+        ({"free": 70, "reserved": 20, "allocated": 15}, 0.25, 10),  # the share of the card is the bound
+        ({"free": 5, "reserved": 20, "allocated": 15}, 0.9, 10),  # others have filled the card
+        ({"free": 70, "reserved": 30, "allocated": 30}, 0.25, 0),  # beyond its share already
+    ],
+)
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_what_is_available_is_the_lesser_of_the_card_and_the_share(
+    monkeypatch, card, fraction, available, device
+):
+    def numbered(index):
+        assert isinstance(index, int), "torch refuses a plain cuda here"
+        return fraction
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (card["free"], 100))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: card["reserved"])
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: card["allocated"])
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", numbered)
+    assert TorchMemory().available(device) == available
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_share_of_a_card_is_kept():
+    memory = TorchMemory()
+    _, total = torch.cuda.mem_get_info()
+    try:
+        memory.limit("cuda", 0.1)
+        assert memory.available("cuda") <= 0.1 * total
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(total // 5, dtype=torch.uint8, device="cuda")
+    finally:
+        memory.limit("cuda", 1.0)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_an_absurd_batch_on_a_real_card_is_halved_until_it_fits():
     free, _ = torch.cuda.mem_get_info()

@@ -1,11 +1,14 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
 from clap_reference import SAMPLE_RATE, synthetic_clips, tiny_checkpoint
 
-from pipeline.audio.windows import repeat_pad
+from pipeline.audio.windows import cut_windows, repeat_pad
 from pipeline.errors import Fallback, UserError
-from pipeline.models.clap import embed
+from pipeline.models import precision
+from pipeline.models.batching import forget_fits
 from pipeline.models.clap.embed import ClapEmbedder, quantise, rms_dbfs
 
 
@@ -167,6 +170,7 @@ def test_a_batch_that_fails_is_retried_track_by_track(embedder, embedded):
     with StandInFault(embedder.tower, SHORT, error) as fault:
         results, report = embedder.embed_tracks(tracks())
     assert fault.batches == [3, 2, 1, 3, 1]
+    assert [batch.items for batch in report.batches] == [2, 3, 1]
     assert [result.error for result in results] == [None, error, None, None]
     assert results[1].windows == []
     expected = vectors(embedded[0])
@@ -188,14 +192,60 @@ def test_the_rest_of_a_failed_track_is_not_computed(tiny):
     assert len(results[1].windows) == 1
 
 
+class StandInMemory:
+    """A stand-in for a device that refuses batches above ``limit`` items, with the error torch raises."""
+
+    def __init__(self, tower, limit, error):
+        self.limit, self.error, self.batches = limit, error, []
+        self.handle = tower.register_forward_pre_hook(self)
+
+    def __call__(self, _, inputs):
+        self.batches.append(len(inputs[0]))
+        if len(inputs[0]) > self.limit:
+            raise self.error
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.handle.remove()
+
+
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), MemoryError()])
-def test_out_of_memory_is_nobodys_fault_and_comes_through(embedder, error):
-    with StandInFault(embedder.tower, SHORT, error), pytest.raises(type(error)):
-        embedder.embed_tracks(tracks())
+def test_out_of_memory_halves_the_batch_and_is_told(tiny, embedded, error):
+    forget_fits()
+    embedder = ClapEmbedder(tiny, amp="false", max_batch_audio_seconds=50)
+    with StandInMemory(embedder.tower, 2, error) as memory:
+        results, report = embedder.embed_tracks(tracks())
+    forget_fits()
+    assert memory.batches == [5, 2, 2, 1, 2]
+    assert [batch.items for batch in report.batches] == [2, 2, 1, 2]
+    assert embedder.take_fallbacks() == [
+        Fallback("clap", "batches of 5", "batches of 2", "out of memory"),
+    ]
+    assert embedder.take_fallbacks() == []
+    for found, expected in zip(vectors(results), vectors(embedded[0]), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+    # The attempt that failed is part of what was spent.
+    assert sum(c.compute_s for c in report.tracks) > sum(b.compute_s for b in report.batches)
+
+
+def test_a_single_window_that_does_not_fit_costs_its_track_only(tiny, embedded):
+    forget_fits()
+    embedder = ClapEmbedder(tiny, amp="false", max_batch_audio_seconds=30)
+    error = torch.OutOfMemoryError("out of memory")
+    with StandInFault(embedder.tower, SHORT, error):
+        results, _ = embedder.embed_tracks(tracks())
+    forget_fits()
+    assert [type(result.error) for result in results] == [type(None), type(error), type(None), type(None)]
+    for i in (0, 2, 3):
+        np.testing.assert_allclose(vectors([results[i]])[0], vectors(embedded[0])[i], atol=1e-5)
 
 
 def test_an_embedding_that_is_not_finite_is_an_error_not_a_row(tiny):
-    embedder = ClapEmbedder(tiny)
+    embedder = ClapEmbedder(tiny, amp="false")
+    # The tower is shared within the process: break a copy.
+    embedder.tower = copy.deepcopy(embedder.tower)
     embedder.tower.audio_projection[2].bias.fill_(torch.inf)
     (result,), _ = embedder.embed_tracks([SHORT])
     with pytest.raises(FloatingPointError, match="zero, NaN or infinite"):
@@ -228,17 +278,58 @@ def test_parameters_out_of_range_are_refused(tiny, parameters, message):
         ClapEmbedder(tiny, **parameters)
 
 
-def test_amp_is_used_where_it_runs_and_its_absence_recorded(tiny, embedded, monkeypatch):
-    half = ClapEmbedder(tiny, amp=True)
-    assert (half.amp, half.fallbacks) == (True, [])
-    (result,), _ = half.embed_tracks([PULSES])
-    cosine = float(result.windows[0].embedding @ embedded[0][2].windows[0].embedding)
-    assert 0.999 < cosine < 1 - 1e-7
-    # A stand-in for a device that lacks it.
-    monkeypatch.setattr(embed, "bf16_supported", lambda device: False)
-    whole = ClapEmbedder(tiny, amp=True)
-    assert not whole.amp
-    assert whole.fallbacks == [Fallback("clap", "bfloat16", "float32", "cpu does not run bfloat16")]
+def bfloat16_embedder(tiny, monkeypatch, **parameters):
+    """As on a CPU with bfloat16 instructions: without them torch gives the same numbers, slowly."""
+    monkeypatch.setattr(precision, "cpu_computes_bf16", lambda: True)
+    return ClapEmbedder(tiny, amp="auto", **parameters)
+
+
+def test_bfloat16_keeps_the_direction_and_the_batch_does_not_matter(tiny, embedded, monkeypatch):
+    order = [2, 1, 0]
+    given = [np.r_[SWEEP[: 12 * SAMPLE_RATE]], SHORT, PULSES]
+    expected = [embedded[0][i] for i in range(3)]
+    one = bfloat16_embedder(tiny, monkeypatch, max_batch_audio_seconds=10)
+    assert (one.precision.name, one.backend, one.fallbacks) == ("bfloat16", "HTSAT-tiny bfloat16", [])
+    alone, _ = one.embed_tracks(given[1:])
+    three = bfloat16_embedder(tiny, monkeypatch, max_batch_audio_seconds=30)
+    together, report = three.embed_tracks([given[i] for i in order[:2]])
+    assert [batch.items for batch in report.batches] == [2]
+    for single, shared, whole in zip(alone, together[::-1], expected[1:], strict=True):
+        np.testing.assert_allclose(
+            shared.windows[0].embedding, single.windows[0].embedding, atol=1e-3, rtol=0
+        )
+        cosine = float(single.windows[0].embedding @ whole.windows[0].embedding)
+        assert 0.999 < cosine < 1 - 1e-7
+
+
+def test_a_shared_tower_is_loaded_once(tiny, embedder):
+    assert ClapEmbedder(tiny, max_batch_audio_seconds=10).tower is embedder.tower
+
+
+def test_windows_are_views_of_the_track():
+    x = np.zeros(25 * SAMPLE_RATE, np.float32)
+    windows = list(cut_windows(x, 10 * SAMPLE_RATE, 5 * SAMPLE_RATE))
+    assert len(windows) == 4
+    assert all(np.shares_memory(x, window) for window in windows)
+
+
+def test_the_tail_weighs_as_much_as_it_is_long(embedder):
+    """A track of 10 s and a tail of 3 s, at the same level: by hand from its two windows."""
+    track = np.r_[NOISE, CHORD[: 3 * SAMPLE_RATE] / rms(CHORD[: 3 * SAMPLE_RATE]) * rms(NOISE)]
+    embedder = ClapEmbedder(embedder.info.path, hop_seconds=10)
+    (result,), _ = embedder.embed_tracks([track.astype(np.float32)])
+    first, tail = result.windows
+    assert (tail.start_s, tail.end_s) == (10, 13)
+    expected = 10 * first.embedding + 3 * tail.embedding
+    np.testing.assert_allclose(
+        result.aggregate("weighted"), expected / np.linalg.norm(expected), atol=2e-3, rtol=0
+    )
+    # Not what equal weights would give.
+    assert np.abs(result.aggregate("weighted") - result.aggregate("mean")).max() > 5e-3
+
+
+def rms(x):
+    return np.sqrt(np.mean(np.square(x, dtype=np.float64)))
 
 
 def test_quantising_clips_and_truncates_as_laion_does():

@@ -65,11 +65,21 @@ def expect(monkeypatch, **changes: str) -> None:
 
 def test_catalogue_is_complete():
     names = [entry.name for entry in weights.catalogue()]
-    assert names == [NAME, "clap-htsat-base-music", "clap-htsat-base-music-speech", "clap-htsat-tiny"]
+    assert names == [
+        NAME,
+        "clap-htsat-base-music",
+        "clap-htsat-base-music-speech",
+        "clap-htsat-tiny",
+        "clap-larger-music",
+        "clap-larger-general",
+        "clap-larger-music-speech",
+        "clap-htsat-unfused",
+    ]
     for entry in weights.catalogue():
         assert entry.kind in ("separation", "clap")
         assert entry.licence
         assert entry.source
+        assert entry.size_bytes > 1e6
         assert weights.find(entry.name) is None
 
 

@@ -46,6 +46,13 @@ def test_hardware_profiles_share_one_card(compose, hardware):
     assert bool(shares) == (hardware != "cpu")
 
 
+def test_auto_leaves_everything_to_be_worked_out(compose):
+    hardware = compose.load([*BASE, "hardware=auto", "hardware.vram_bytes.clap=3000000000"]).hardware
+    assert (hardware.name, hardware.block_audio_seconds, hardware.max_files_per_block) == ("auto", 0, 0)
+    assert hardware.vram_bytes == {"features": 0, "clap": 3_000_000_000, "separation": 0}
+    assert not any(hardware.gpu_shares.values())
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
@@ -71,6 +78,11 @@ def test_hardware_profiles_share_one_card(compose, hardware):
         ("separation.auto_cpu_seconds=-1", "must not be negative"),
         ("blobs.names=[mfcc]", "blobs.names"),
         ("hardware=gpu_smal", "did you mean gpu_small?"),
+        ("hardware.gpu_memory_fraction=0", "hardware.gpu_memory_fraction"),
+        ("hardware.gpu_memory_fraction=1.5", "within 0..1"),
+        ("hardware.vram_bytes.clapp=1", "did you mean clap?"),
+        ("hardware.vram_bytes.clap=-1", "hardware.vram_bytes.clap=-1"),
+        ("hardware.block_audio_seconds=0", "hardware.block_audio_seconds=0 must be greater than 0"),
         ("max_failure_rate=2", "within 0..1"),
         ("perf.threads=0", "at least 1"),
         ("perf.threads=two", "perf.threads"),
@@ -96,6 +108,11 @@ def test_a_mistake_is_one_line_that_names_the_key(compose, override, says):
     assert "Traceback" not in message
 
 
+def test_shares_are_not_fixed_where_auto_works_them_out(compose):
+    with pytest.raises(UserError, match="hardware=auto works it out"):
+        compose.load([*BASE, "hardware=auto", "hardware.gpu_shares.clap=4"])
+
+
 def test_environment_variables_that_users_know_are_read_and_checked(compose, monkeypatch):
     monkeypatch.setenv("SEGMENT_HOP_SECONDS", "2.5")
     monkeypatch.setenv("CLAP_ENABLE_AMP", "true")
@@ -103,7 +120,7 @@ def test_environment_variables_that_users_know_are_read_and_checked(compose, mon
     monkeypatch.setenv("PERF_THREADS", "3")
     config = compose.load(BASE)
     assert config.clap.hop_seconds == 2.5
-    assert config.clap.amp is True
+    assert config.clap.amp == "true"
     assert config.features.sample_rate == 16000
     assert config.perf.threads == 3
     monkeypatch.setenv("SEGMENT_HOP_SECONDS", "soon")
@@ -187,7 +204,13 @@ def test_the_command_line_refuses_in_one_line_with_exit_code_2(repo, tmp_path):
 def test_help_and_cfg_job_read_well(repo):
     done = job(repo, "--help")
     assert done.returncode == 0
-    for word in ("Examples", "source.uri=", "hardware: cpu, gpu_large, gpu_small", "Exit codes", "n_mels"):
+    for word in (
+        "Examples",
+        "source.uri=",
+        "hardware: auto, cpu, gpu_large, gpu_small",
+        "Exit codes",
+        "n_mels",
+    ):
         assert word in done.stdout
     done = job(repo, "--cfg", "job", "hardware=gpu")
     assert (done.returncode, done.stdout) == (2, "")

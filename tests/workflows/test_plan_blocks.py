@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.dataset.sources import SourceItem
 from pipeline.workflows.config import HardwareConfig
-from pipeline.workflows.features import BLOCKS_PER_CPU, plan_blocks
+from pipeline.workflows.stages import BLOCKS_PER_CPU, plan_blocks
 
 
 @pytest.mark.parametrize(("files", "size"), [(1, 10**6), (124, 250_000), (5000, 10_000), (40, 5_000_000)])

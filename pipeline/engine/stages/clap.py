@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import ExitStack
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline.dataset.schemas import CLAP
+from pipeline.audio.reader import AudioReader
+from pipeline.dataset.schemas import CLAP, CLAP_SIMILARITY
 from pipeline.engine.batch import Track, add_stage, tracks_of
 from pipeline.engine.process import start_torch
+from pipeline.engine.source_file import Fetcher
 from pipeline.engine.timing import Cost, StageClock
-from pipeline.errors import Fallback
 from pipeline.features.base import stable_key
 from pipeline.models.clap.embed import ClapEmbedder, EmbedReport, TrackWindows
-from pipeline.models.device import is_out_of_memory
+from pipeline.models.clap.text import TextQueries
+from pipeline.models.clap.tower import SAMPLE_RATE
 
 NAME = "clap"
-VERSION = "1"
+VERSION = "2"
 SEGMENT = pa.struct(
     [
         ("segment_index", pa.int32()),
@@ -26,18 +32,25 @@ SEGMENT = pa.struct(
         ("rms_dbfs", pa.float32()),
     ]
 )
-FIELDS = (*CLAP, pa.field("segments", pa.list_(SEGMENT)), pa.field(f"key@{NAME}", pa.string()))
+FIELDS = (
+    *CLAP,
+    CLAP_SIMILARITY,
+    pa.field("segments", pa.list_(SEGMENT)),
+    pa.field(f"key@{NAME}", pa.string()),
+)
 
 
 class ClapStage:
     """Fills the ``clap_*`` columns and the ``segments`` of a track.
 
     Args:
-        checkpoint: LAION ``.pt`` file.
+        checkpoint: as `pipeline.models.clap.checkpoint.read_checkpoint` takes it.
         window_seconds, hop_seconds, max_batch_audio_seconds, amp: as in the config.
         aggregate: ``mean``, ``weighted`` or ``robust``.
         device: ``cpu`` or ``cuda``.
         threads, seed: of torch in this process.
+        queries: texts to compare each track with.
+        storage_options: of the source, for the tracks that are too long to travel.
         drop: names of the columns nobody reads after this stage.
     """
 
@@ -48,10 +61,12 @@ class ClapStage:
         hop_seconds: float = 5.0,
         aggregate: str = "mean",
         max_batch_audio_seconds: float = 160.0,
-        amp: bool = False,
+        amp: str | bool = "auto",
         device: str = "cpu",
         threads: int = 1,
         seed: int = 0,
+        queries: TextQueries | None = None,
+        storage_options: dict[str, Any] | None = None,
         drop: frozenset[str] = frozenset(),
     ) -> None:
         self.device, moved = start_torch(NAME, device, threads, seed)
@@ -60,19 +75,22 @@ class ClapStage:
         )
         self.fallbacks = [*moved, *self.embedder.fallbacks]
         self.aggregate = aggregate
+        self.queries = queries
+        self.fetcher = Fetcher(storage_options)
         self.drop = drop
+        parameters = {
+            "name": NAME,
+            "version": VERSION,
+            "model": self.embedder.info.sha256,
+            "window_seconds": window_seconds,
+            "hop_seconds": hop_seconds,
+            "aggregate": aggregate,
+            "dtype": self.embedder.precision.name,
+        }
+        if queries is not None:
+            parameters |= {"text_queries": list(queries.texts), "text_model": queries.model_id}
         # The batch limit is not in the key: it does not change the numbers.
-        self.key = stable_key(
-            {
-                "name": NAME,
-                "version": VERSION,
-                "model": self.embedder.info.sha256,
-                "window_seconds": window_seconds,
-                "hop_seconds": hop_seconds,
-                "aggregate": aggregate,
-                "amp": self.embedder.amp,
-            }
-        )
+        self.key = stable_key(parameters)
         self.embedder.warm_up()
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -81,39 +99,35 @@ class ClapStage:
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         tracks = tracks_of(table)
-        heard = [t for t in tracks if t.decoded]
-        try:
-            results, report = self._embed(heard)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
+        with ExitStack() as stack:
+            heard, readers = self._readers([t for t in tracks if t.decoded], stack)
+            results, report = self.embedder.embed_tracks(readers)
+        for number, (track, result) in enumerate(zip(heard, results, strict=True)):
+            self._store(track, result, self._cost(report, number))
+        for step in self.embedder.take_fallbacks():
             for track in heard:
-                track.costs.append(Cost(NAME, device=self.device))
-                track.fail(NAME, error)
-        else:
-            for number, (track, result) in enumerate(zip(heard, results, strict=True)):
-                self._store(track, result, self._cost(report, number))
+                track.fallbacks.append(step)
         return add_stage(table, tracks, NAME, FIELDS, clock, drop=self.drop.__contains__)
 
-    def _embed(self, heard: list[Track]) -> tuple[list[TrackWindows], EmbedReport]:
-        """Embed with as large a batch as memory allows; every halving is recorded with the tracks it touched."""
-        while True:
+    def _readers(
+        self, tracks: list[Track], stack: ExitStack
+    ) -> tuple[list[Track], list[np.ndarray | AudioReader]]:
+        """The tracks whose audio is there, and that audio; the others are failures."""
+        heard: list[Track] = []
+        readers: list[np.ndarray | AudioReader] = []
+        for track in tracks:
+            started = time.perf_counter()
             try:
-                return self.embedder.embed_tracks([t.audio("clap")[0] for t in heard])
-            except (RuntimeError, MemoryError) as error:
-                items = self.embedder.batch_items
-                if not is_out_of_memory(error) or items == 1:
-                    raise
-                if self.device == "cuda":
-                    torch.cuda.empty_cache()
-                self.embedder.batch_items = items // 2
-                step = Fallback(NAME, f"batches of {items}", f"batches of {items // 2}", "out of memory")
-                for track in heard:
-                    track.fallbacks.append(step)
+                readers.append(self.fetcher.reader(track, NAME, "clap", SAMPLE_RATE, stack))
+                heard.append(track)
+            except Exception as error:  # noqa: BLE001  the source may be gone since it was decoded
+                track.costs.append(Cost(NAME, time.perf_counter() - started, self.device))
+                track.fail(NAME, error)
+        return heard, readers
 
     def _cost(self, report: EmbedReport, number: int) -> Cost:
         spent = report.tracks[number]
-        cost = Cost(NAME, spent.compute_s, self.device, self.embedder.info.architecture)
+        cost = Cost(NAME, spent.compute_s, self.device, self.embedder.backend)
         if spent.batch is not None:
             cost.batch_items = spent.batch.items
             cost.batch_audio_s = spent.batch.audio_s
@@ -128,8 +142,11 @@ class ClapStage:
         if result.error is not None:
             track.fail(NAME, result.error)
             return
+        embedding = _as_float32(result.aggregate(self.aggregate))
+        if embedding is not None and self.queries is not None:
+            track.values["clap_similarity"] = self.queries.similarity(embedding)
         track.values.update(
-            clap_embedding=_as_float32(result.aggregate(self.aggregate)),
+            clap_embedding=embedding,
             clap_windows=sum(w.embedding is not None for w in result.windows),
             clap_aggregate=self.aggregate,
             clap_model=self.embedder.model_id,

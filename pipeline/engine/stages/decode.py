@@ -1,4 +1,8 @@
-"""Fetch, hash and decode: bytes become float32 samples and the views the other stages read, once per file."""
+"""Fetch, hash and decode: bytes become float32 samples and the views the other stages read, once per file.
+
+A track whose views would not fit into ``max_track_bytes`` is only checked here, from the first sample to the last;
+the stages then read it from its source, each as it needs it.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +16,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.audio.decode import AudioTooLong, DecodeError, decode
+from pipeline.audio.decode import AudioTooLong, DecodeError, gather
 from pipeline.audio.resample import make_view
-from pipeline.audio.validate import MAX_SAMPLES
-from pipeline.dataset.storage import filesystem, is_local, one_line
+from pipeline.audio.stream import PcmStream
+from pipeline.audio.validate import Limits
 from pipeline.engine.batch import Track, add_stage, pcm_array, tracks_of
+from pipeline.engine.source_file import Fetcher, SourceFile, UnreadableSource
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.errors import Fallback
 
 NAME = "decode"
-# A file is fetched whole; what is larger would not fit beside its decoded samples.
-MAX_BYTES = 4 << 30
 FIELDS = (
     pa.field("asset_id", pa.string()),
     pa.field("size_bytes", pa.int64()),
@@ -32,6 +35,7 @@ FIELDS = (
     pa.field("channels", pa.int32()),
     pa.field("duration_s", pa.float64()),
     pa.field("views", pa.string()),
+    pa.field("long", pa.bool_()),
 )
 
 
@@ -40,7 +44,7 @@ class ViewSpec:
     """A form of the audio that later stages read.
 
     Args:
-        name: ``mono``, ``native``, ``clap`` or ``separation``.
+        name: ``mono``, ``native``, ``channels``, ``clap`` or ``separation``.
         sample_rate: Hz; None keeps the file's.
         channels: 1 mixes down, 2 makes stereo, None keeps the file's.
         last_stage: position in the graph of the last stage that reads it.
@@ -52,10 +56,6 @@ class ViewSpec:
     last_stage: int
 
 
-class UnreadableSource(Exception):
-    """The listing already says that this cannot be read."""
-
-
 class DecodeStage:
     """Rows with a ``uri`` in, rows with audio out, cut into tables of bounded audio.
 
@@ -64,6 +64,8 @@ class DecodeStage:
         storage_options: for the source's file system.
         block_audio_seconds: a table is handed on once it holds so much audio by the plan's estimate.
         fetch_attempts: tries per remote file before it becomes a failure.
+        max_track_bytes: views of a longer track do not travel between stages.
+        max_track_hours: a longer track is a failure; a damaged header may claim any sample rate.
     """
 
     def __init__(
@@ -72,12 +74,15 @@ class DecodeStage:
         storage_options: dict[str, Any] | None = None,
         block_audio_seconds: float = 300.0,
         fetch_attempts: int = 3,
+        max_track_bytes: int = 1_500_000_000,
+        max_track_hours: float = 24.0,
     ) -> None:
         # The view that lives longest owns the samples; equal ones refer to it.
         self.views = sorted(views, key=lambda v: -v.last_stage)
-        self.storage_options = storage_options
+        self.fetcher = Fetcher(storage_options, fetch_attempts)
         self.block_audio_seconds = block_audio_seconds
-        self.fetch_attempts = fetch_attempts
+        self.max_track_bytes = max_track_bytes
+        self.limits = Limits(3600.0 * max_track_hours, None)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         """Yield tables of consecutive rows."""
@@ -104,23 +109,10 @@ class DecodeStage:
         track.values["size_bytes"] = track.size_bytes
         stored: dict[str, np.ndarray] = {}
         try:
-            data = self._fetch(track)
-            track.values["asset_id"] = hashlib.sha256(data).hexdigest()
-            track.values["size_bytes"] = len(data)
-            decoded = decode(data, name=track.uri.rsplit("/", 1)[-1])
-            del data
-            for name in ("container", "codec", "sample_rate", "channels", "duration_s"):
-                track.values[name] = getattr(decoded, name)
-            cost.backend = decoded.codec
-            track.duration_s = decoded.duration_s
-            cost.batch_audio_s = decoded.duration_s
-            if decoded.replaced_samples:
-                reason = f"{decoded.replaced_samples} NaN or infinite samples in the file"
-                track.fallbacks.append(Fallback(NAME, "finite samples", "0 in their place", reason))
-            if decoded.damaged_packets:
-                reason = f"{decoded.damaged_packets} damaged packets in the file"
-                track.fallbacks.append(Fallback(NAME, "every packet", "the packets between", reason))
-            stored = self._views(track, decoded.samples, decoded.sample_rate)
+            with self.fetcher.fetch(track, NAME) as source:
+                track.values["asset_id"] = source.sha256()
+                track.values["size_bytes"] = source.size
+                stored = self._decode(track, cost, source)
         except (DecodeError, UnreadableSource, OSError, MemoryError) as error:
             attempts = getattr(error, "attempts", 1)
             track.fail(NAME, error, attempts)
@@ -130,27 +122,50 @@ class DecodeStage:
         cost.compute_s = time.perf_counter() - started
         return stored
 
-    def _fetch(self, track: Track) -> bytes:
-        if track.problem:
-            raise UnreadableSource(track.problem)
-        if (track.size_bytes or 0) > MAX_BYTES:
-            raise UnreadableSource(f"{track.size_bytes / 2**30:.1f} GiB is more than {MAX_BYTES / 2**30:.0f}")
-        fs, path = filesystem(track.location or track.uri, self.storage_options)
-        for attempt in range(1, self.fetch_attempts + 1):
+    def _decode(self, track: Track, cost: Cost, source: SourceFile) -> dict[str, np.ndarray]:
+        with source.open(self.limits) as stream:
             try:
-                data = fs.cat_file(path)
-            except (FileNotFoundError, PermissionError, IsADirectoryError):
-                raise
-            except Exception as error:
-                if attempt == self.fetch_attempts or is_local(track.uri):
-                    error.attempts = attempt  # type: ignore[attr-defined]
-                    raise
-                time.sleep(0.2 * 4 ** (attempt - 1))
-                reason = f"attempt {attempt} failed: {type(error).__name__}: {one_line(error, 120)}"
-                track.fallbacks.append(Fallback(NAME, "fetch", "retry", reason))
+                decoded = gather(stream, source.size, self._in_memory(stream))
+            except AudioTooLong:
+                decoded = None
             else:
-                return data
-        raise AssertionError("unreachable: the last attempt returns or raises")
+                self._describe(track, cost, stream, decoded.samples.shape[1])
+        if decoded is not None:
+            return self._views(track, decoded.samples, decoded.sample_rate)
+        with source.open(self.limits) as stream:
+            samples = 0
+            for block in stream:
+                samples += block.shape[1]
+                # Where no header says how long it is.
+                self.limits.check(samples, stream.channels, stream.sample_rate)
+            self._describe(track, cost, stream, samples)
+        track.values["long"] = True
+        return {}
+
+    def _in_memory(self, stream: PcmStream) -> Limits:
+        """How long a track of this form may be to travel with its views."""
+        rate, channels = stream.sample_rate, stream.channels
+        forms = {(view.sample_rate or rate, view.channels or channels) for view in self.views}
+        forms.add((rate, channels))
+        return Limits(self.max_track_bytes / sum(4 * rate * channels for rate, channels in forms))
+
+    def _describe(self, track: Track, cost: Cost, stream: PcmStream, samples: int) -> None:
+        seconds = samples / stream.sample_rate
+        track.values.update(
+            container=stream.kind.container,
+            codec=stream.codec,
+            sample_rate=stream.sample_rate,
+            channels=stream.channels,
+            duration_s=seconds,
+        )
+        track.duration_s = cost.batch_audio_s = seconds
+        cost.backend = stream.codec
+        if stream.replaced_samples:
+            reason = f"{stream.replaced_samples} NaN or infinite samples in the file"
+            track.fallbacks.append(Fallback(NAME, "finite samples", "0 in their place", reason))
+        if stream.damaged_packets:
+            reason = f"{stream.damaged_packets} damaged packets in the file"
+            track.fallbacks.append(Fallback(NAME, "every packet", "the packets between", reason))
 
     def _views(self, track: Track, samples: np.ndarray, rate: int) -> dict[str, np.ndarray]:
         stored: dict[str, np.ndarray] = {}
@@ -158,7 +173,6 @@ class DecodeStage:
         placed: dict[str, tuple[str, int, int]] = {}
         for view in self.views:
             form = (view.sample_rate or rate, view.channels or samples.shape[0])
-            _check_size(form, samples.shape[1] / rate)
             if form not in places:
                 stored[view.name] = make_view(samples, rate, form[0], view.channels)
                 places[form] = view.name
@@ -174,13 +188,3 @@ class DecodeStage:
             column = pcm_array([stored.get(view.name) for stored in audio])
             table = table.append_column(f"pcm@{view.name}", column)
         return add_stage(table, tracks, NAME, FIELDS, clock)
-
-
-def _check_size(form: tuple[int, int], seconds: float) -> None:
-    """Refuse a view that would not fit: a header may claim a rate of 1 Hz, and resampling would believe it."""
-    rate, channels = form
-    if rate * channels * seconds > MAX_SAMPLES:
-        raise AudioTooLong(
-            f"{seconds:.0f} s at {rate} Hz in {channels} channels would take "
-            f"{rate * channels * seconds * 4 / 2**30:.1f} GiB, more than {MAX_SAMPLES * 4 / 2**30:.0f}"
-        )

@@ -13,9 +13,11 @@ import torch
 from pipeline.dataset.output import blob_path, npy_bytes
 from pipeline.engine.batch import Blob, Track, add_stage, tracks_of
 from pipeline.engine.process import start_torch
+from pipeline.engine.source_file import Fetcher, SourceFile
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.features.base import Extraction, Extractor
-from pipeline.features.spectra import SharedSpectra
+from pipeline.features.run import BLOCK_SECONDS, Outcome, TrackAudio, run_extractors
+from pipeline.features.streamed import StreamedAudio
 
 NAME = "features"
 LARGEST = float(np.finfo(np.float32).max)
@@ -28,13 +30,17 @@ class NonFiniteValue(Exception):
 class FeaturesStage:
     """Fills the columns of the enabled extractors.
 
+    ``gpu_peak_bytes`` of each is that of the track: they share its spectra.
+
     Args:
         extractors: with their parameters.
-        sample_rate: the DSP rate, for the extractor keys.
+        sample_rate: the DSP rate, Hz.
         device: ``cpu`` or ``cuda``.
         threads, seed: of torch in this process.
         blob_names: series to keep at all.
         max_inline_elements: larger arrays become ``.npy`` files.
+        block_seconds: longer tracks are worked on in blocks of this length.
+        storage_options: of the source, for the tracks that are too long to travel.
         drop: names of the columns nobody reads after this stage.
     """
 
@@ -47,13 +53,18 @@ class FeaturesStage:
         seed: int = 0,
         blob_names: Sequence[str] = (),
         max_inline_elements: int = 4096,
+        block_seconds: float = BLOCK_SECONDS,
+        storage_options: dict[str, Any] | None = None,
         drop: frozenset[str] = frozenset(),
     ) -> None:
         self.device, self.standing = start_torch(NAME, device, threads, seed)
         self.extractors = list(extractors)
+        self.sample_rate = sample_rate
         self.keys = {e.name: e.key(sample_rate) for e in extractors}
         self.blob_names = frozenset(blob_names)
         self.max_inline_elements = max_inline_elements
+        self.block_seconds = block_seconds
+        self.fetcher = Fetcher(storage_options)
         self.drop = drop
         self.fields = [f for e in extractors for f in (*e.columns(), pa.field(f"key@{e.name}", pa.string()))]
 
@@ -70,35 +81,62 @@ class FeaturesStage:
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         track.fallbacks.extend(self.standing)
-        spectra = self._spectra(track)
-        for extractor in self.extractors:
+        for outcome in self._outcomes(track):
+            extractor, found = outcome.extractor, outcome.extraction
             stage = f"{NAME}.{extractor.name}"
-            cost = Cost(stage, device=self.device, batch_audio_s=track.duration_s or 0.0)
+            cost = Cost(stage, outcome.seconds, self.device, batch_audio_s=track.duration_s or 0.0)
             track.costs.append(cost)
+            if found is None:
+                track.fail(stage, outcome.error)
+                continue
+            cost.backend = found.backend
             started = time.perf_counter()
             try:
-                found = extractor.extract(spectra)
-                cost.backend = found.backend
                 self._store(track, extractor, found)
                 track.values[f"key@{extractor.name}"] = self.keys[extractor.name]
-            except torch.AcceleratorError:
-                raise  # the GPU context is lost: only a new process can go on
             except Exception as error:  # noqa: BLE001  one extractor must not cost the others
                 track.fail(stage, error)
-            cost.compute_s = time.perf_counter() - started
-            if self.device == "cuda":
+            cost.compute_s += time.perf_counter() - started
+        if self.device == "cuda":
+            for cost in track.costs:
                 cost.gpu_peak_bytes = torch.cuda.max_memory_allocated()
 
-    def _spectra(self, track: Track) -> SharedSpectra:
+    def _outcomes(self, track: Track) -> list[Outcome]:
+        if not track.long:
+            audio = self._audio(track)
+            return run_extractors(self.extractors, audio.track, audio.blocks)
+        try:
+            with self.fetcher.fetch(track, NAME) as source:
+                streamed = self._streamed(source)
+                return run_extractors(self.extractors, streamed.track, streamed.blocks)
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:  # noqa: BLE001  the source may be gone since it was decoded
+            return [Outcome(extractor, error=error) for extractor in self.extractors]
+
+    def _streamed(self, source: SourceFile) -> StreamedAudio:
+        return StreamedAudio(
+            source.open,
+            self.sample_rate,
+            self.device,
+            block_seconds=self.block_seconds / 5,
+            context_seconds=max(e.context_seconds(self.sample_rate) for e in self.extractors),
+            every_channel=any("channels" in e.views for e in self.extractors),
+        )
+
+    def _audio(self, track: Track) -> TrackAudio:
         wanted = {view for e in self.extractors for view in e.views}
-        # Extractors touch only the views they name; the other one is filled with what is there.
+        # Extractors touch only the views they name; one that none names is filled with what is there.
         mono, native = (v if v in wanted else next(iter(wanted)) for v in ("mono", "native"))
-        return SharedSpectra(
+        return TrackAudio(
             mono=track.audio(mono)[0],
             sample_rate=track.view_rate(mono),
             native=track.audio(native),
             native_rate=track.view_rate(native),
+            every_channel=track.audio("channels") if "channels" in wanted else None,
             device=self.device,
+            block_seconds=self.block_seconds,
+            context_seconds=max(e.context_seconds(track.view_rate(mono)) for e in self.extractors),
         )
 
     def _store(self, track: Track, extractor: Extractor, found: Extraction) -> None:
@@ -121,7 +159,8 @@ class FeaturesStage:
             path = blob_path(track.asset_id, extractor.name, self.keys[extractor.name], name)
             track.values[f"{name}_blob"] = path
             half = array.astype(np.float16)
-            data = npy_bytes(half if np.isfinite(half).all() else array.astype(np.float32))
+            exact = name in found.full_precision or not np.isfinite(half).all()
+            data = npy_bytes(array.astype(np.float32) if exact else half)
             track.blobs.append(Blob(path, name, list(array.shape), data))
 
 

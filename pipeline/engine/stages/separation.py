@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline.audio.reader import ArrayReader
+from pipeline.audio.reader import AudioReader
 from pipeline.dataset.output import Output, blob_path, stem_path
 from pipeline.dataset.schemas import SEPARATION
 from pipeline.engine.batch import Track, add_stage, tracks_of
 from pipeline.engine.process import start_torch
+from pipeline.engine.source_file import Fetcher
 from pipeline.engine.stages.stems import StemFiles
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.features.base import stable_key
+from pipeline.models.precision import pick_precision
 from pipeline.models.separation import (
     SeparationOptions,
     SeparationStream,
@@ -25,6 +29,7 @@ from pipeline.models.separation import (
     choose,
     load_backend,
 )
+from pipeline.models.separation.base import SAMPLE_RATE
 from pipeline.models.separation.choose import AUTO_CPU_SECONDS
 
 NAME = "separation"
@@ -46,6 +51,7 @@ class SeparationStage:
         output: where those go.
         device: ``cpu`` or ``cuda``.
         threads, seed: of torch in this process.
+        storage_options: of the source, for the tracks that are too long to travel.
         drop: names of the columns nobody reads after this stage.
 
     Raises:
@@ -63,6 +69,7 @@ class SeparationStage:
         device: str = "cpu",
         threads: int = 1,
         seed: int = 0,
+        storage_options: dict[str, Any] | None = None,
         drop: frozenset[str] = frozenset(),
     ) -> None:
         if (save_stems or save_arrays) and output is None:
@@ -74,7 +81,10 @@ class SeparationStage:
         self.save_stems, self.save_arrays = save_stems, save_arrays
         self.output = output
         self.threads = threads
+        self.fetcher = Fetcher(storage_options)
         self.drop = drop
+        moved = pick_precision(self.options.amp, self.device).fallback(NAME)
+        self.standing += [moved] if moved else []
         choose(self.backends, self._load)  # so that no track waits for the weights
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -96,7 +106,9 @@ class SeparationStage:
         """Put the track with those of the same backend, and say why it is there."""
         track.costs.append(Cost(NAME, device=self.device, batch_audio_s=track.duration_s or 0.0))
         track.fallbacks.extend(self.standing)
-        samples = track.audio("separation").shape[1]
+        samples = round((track.duration_s or 0.0) * SAMPLE_RATE)
+        if not track.long:
+            samples = track.audio("separation").shape[1]
         choice = choose(
             self.backends, self._load, track.channels, samples, self.threads, self.auto_cpu_seconds
         )
@@ -110,11 +122,12 @@ class SeparationStage:
         started = time.perf_counter()
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        readers = [ArrayReader(track.audio("separation")) for track in tracks]
-        stream = SeparationStream(
-            separator, readers, on_cpu=lambda: load_backend(separator.name, "cpu", self.options)
-        )
-        self._drain(stream, separator, tracks)
+        with ExitStack() as stack:
+            tracks, readers = self._readers(tracks, stack)
+            stream = SeparationStream(
+                separator, readers, on_cpu=lambda: load_backend(separator.name, "cpu", self.options)
+            )
+            self._drain(stream, separator, tracks)
         elapsed = time.perf_counter() - started
         seconds = [reader.samples / separator.sample_rate for reader in readers]
         for track, reader, share, steps, audio in zip(
@@ -128,6 +141,18 @@ class SeparationStage:
             cost.compute_s = elapsed * (audio / sum(seconds) if sum(seconds) else 1 / len(tracks))
             if self.device == "cuda":
                 cost.gpu_peak_bytes = torch.cuda.max_memory_allocated()
+
+    def _readers(self, tracks: list[Track], stack: ExitStack) -> tuple[list[Track], list[AudioReader]]:
+        """The tracks whose audio is there, and that audio; the others are failures."""
+        heard: list[Track] = []
+        readers: list[AudioReader] = []
+        for track in tracks:
+            try:
+                readers.append(self.fetcher.reader(track, NAME, "separation", SAMPLE_RATE, stack))
+                heard.append(track)
+            except Exception as error:  # noqa: BLE001  the source may be gone since it was decoded
+                track.fail(NAME, error)
+        return heard, readers
 
     def _drain(self, stream: SeparationStream, separator: Separator, tracks: list[Track]) -> None:
         """Fold the pieces of each track, which come one track after the other."""

@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from pipeline.dataset.manifest import asset_entry
 from pipeline.dataset.output import Output
-from pipeline.dataset.schemas import FAILURES, SCHEMA_VERSION, SEGMENTS, TIMINGS
+from pipeline.dataset.schemas import FAILURES, SCHEMA_VERSION, TIMINGS, segments_schema
+from pipeline.dataset.spaces import embedding_space
 from pipeline.engine.batch import collect
 from pipeline.engine.process import peak_rss_bytes
 from pipeline.engine.timing import Cost, StageClock
@@ -44,6 +45,7 @@ class SinkStage:
         self.output = output
         self.run_id = run_id
         self.schema = tracks
+        self.segments = segments_schema(embedding_space(tracks))
         self.standing_fallbacks = list(standing_fallbacks)
         self.extractors = dict(extractors or {})
 
@@ -55,7 +57,7 @@ class SinkStage:
         costs = self._write_blobs(parts["blobs"])
         name = _part_name(table["index"].to_pylist())
         tracks = self._tracks(table, parts)
-        segments = _rows(rows, _segments(table), SEGMENTS)
+        segments = _rows(rows, _segments(table), self.segments)
         failures = self._failures(table, parts["failures"])
         for kind, rows_of_kind in (("segments", segments), ("failures", failures)):
             if rows_of_kind.num_rows:

@@ -1,7 +1,8 @@
-"""Reading the audio half of a LAION-CLAP checkpoint, without running anything it contains."""
+"""Reading the audio half of a CLAP checkpoint, without running anything it contains."""
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import re
 import struct
@@ -14,18 +15,24 @@ import numpy as np
 import torch
 
 from pipeline.errors import UserError
-from pipeline.models.weights import file_sha256
+from pipeline.models.clap.htsat import HtsatShape
+from pipeline.models.clap.hub_format import audio_names, hub_files, read_hub_state
 
 EMBEDDING_SIZE = 512
 
-# Architecture -> (width of the patch embedding, blocks in the third stage, inputs of the projection).
 ARCHITECTURES = {
-    "HTSAT-tiny": (96, 6, 768),
-    "HTSAT-base": (128, 12, 1024),
+    "HTSAT-tiny": HtsatShape(96, (2, 2, 6, 2)),
+    "HTSAT-base": HtsatShape(128, (2, 2, 12, 2)),
 }
 
 _AUDIO_KEYS = ("audio_branch.", "audio_projection.")
 _FUSION_KEYS = (".fusion_model.", ".mel_conv1d.", ".mel_conv2d.")
+# What a checkpoint holds beside what the embedding depends on: classification heads, what follows from the
+# architecture, and the constants of the front end, which are checked but not used.
+_BESIDES = re.compile(
+    r"audio_branch\.(tscam_conv\.|head\.|spectrogram_extractor\.|logmel_extractor\.|bn0\.num_batches_tracked"
+    r"|layers\.\d+\.blocks\.\d+\.(attn_mask|attn\.relative_position_index)$)"
+)
 # What torch.load raises for files that are damaged, of another kind, or that ask for code.
 _LOAD_ERRORS = (
     pickle.UnpicklingError,
@@ -46,9 +53,10 @@ class CheckpointInfo:
     """What identifies a checkpoint.
 
     Args:
-        path: the file.
+        path: the file, or the folder of a `transformers` model.
         architecture: a key of `ARCHITECTURES`.
-        sha256: of the file's bytes, hex.
+        sha256: of the weights that the embedding depends on, hex: their names, shapes and float32 values. The
+            same weights have the same hash in whichever file they come.
     """
 
     path: Path
@@ -57,7 +65,10 @@ class CheckpointInfo:
 
     @property
     def model_id(self) -> str:
-        """Architecture and the first 12 hex digits of the hash, such as ``HTSAT-base:0123456789ab``."""
+        """The embedding space: architecture and the first 12 hex digits of the hash.
+
+        Such as ``HTSAT-base:0123456789ab``. Vectors compare only within one space.
+        """
         return f"{self.architecture}:{self.sha256[:12]}"
 
 
@@ -70,24 +81,47 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint in the format LAION publishes: ``{"state_dict": {"module.<name>": tensor}, ...}``.
+    """Read a checkpoint in the format LAION publishes or in that of `transformers`.
 
-    Only tensors and numpy scalars are unpickled; a file that asks for anything else is refused before it can
-    run. Where the file allows it the weights are memory-mapped, so that the text tower and the optimizer's
-    state, most of such a file, are never brought into memory.
+    - LAION's: a ``.pt`` with ``{"state_dict": {"module.<name>": tensor}, ...}``. Only tensors and numpy
+      scalars are unpickled; a file that asks for anything else is refused before it can run. Where the file
+      allows it the weights are memory-mapped, so that the text tower and the optimizer's state, most of such
+      a file, are never brought into memory.
+    - `transformers`': a folder with ``model.safetensors`` and ``config.json``, or such a ``.safetensors`` file
+      with its ``config.json`` beside it (``laion/clap-htsat-unfused``, ``laion/larger_clap_music``, ...). The
+      names are converted to LAION's.
 
     Args:
-        path: a ``.pt`` file with a non-fusion HTSAT-tiny or HTSAT-base audio tower.
+        path: with a non-fusion HTSAT-tiny or HTSAT-base audio tower.
 
     Raises:
         UserError: the file is missing, damaged, unsafe, or holds another network; one line that names it.
     """
     path = Path(path)
-    if not path.is_file():
+    files = hub_files(path)
+    if files is not None:
+        state = _checked(audio_names(read_hub_state(files, "audio_")), path)
+    elif not path.is_file():
         raise UserError(f"clap.checkpoint: there is no file {path}")
-    state = _audio_state(_load(path), path)
+    else:
+        content = load_laion(path)
+        state = _checked({k: v for k, v in laion_state(content).items() if k.startswith(_AUDIO_KEYS)}, path)
     architecture = _deduce_architecture(state, path)
-    return Checkpoint(CheckpointInfo(path, architecture, file_sha256(path)), state)
+    return Checkpoint(CheckpointInfo(path, architecture, _weights_sha256(state)), state)
+
+
+def split_besides(state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """``state`` as what the embedding depends on, and the rest that checkpoints are known to hold."""
+    besides = {name: value for name, value in state.items() if _BESIDES.match(name)}
+    return {name: value for name, value in state.items() if name not in besides}, besides
+
+
+def _weights_sha256(state: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(split_besides(state)[0].items()):
+        digest.update(f"{name} {list(value.shape)}\n".encode())
+        digest.update(np.ascontiguousarray(value.float().numpy()))
+    return digest.hexdigest()
 
 
 def _safe_globals() -> list[Any]:
@@ -103,7 +137,8 @@ def _safe_globals() -> list[Any]:
     return [*((rebuild, name) for name in names), np.dtype, *(type(np.dtype(kind)) for kind in kinds)]
 
 
-def _load(path: Path) -> Any:
+def load_laion(path: Path) -> Any:
+    """Unpickle a ``.pt`` without running anything in it. Raises `UserError` as `read_checkpoint`."""
     try:
         with torch.serialization.safe_globals(_safe_globals()):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -118,13 +153,15 @@ def _load(path: Path) -> Any:
         raise UserError(f"clap.checkpoint: refused {path}: {why}") from error
 
 
-def _audio_state(content: Any, path: Path) -> dict[str, torch.Tensor]:
-    """The audio entries of the state dict, ``module.`` (left by DistributedDataParallel) removed."""
+def laion_state(content: Any) -> dict[str, Any]:
+    """The state dict in a LAION checkpoint, ``module.`` (left by DistributedDataParallel) removed."""
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     names = content if isinstance(content, dict) else {}
-    state = {str(name).removeprefix("module."): value for name, value in names.items()}
-    state = {name: value for name, value in state.items() if name.startswith(_AUDIO_KEYS)}
+    return {str(name).removeprefix("module."): value for name, value in names.items()}
+
+
+def _checked(state: dict[str, Any], path: Path) -> dict[str, torch.Tensor]:
     if not state:
         raise _unlike(path, "it has no audio_branch.* weights")
     for name, value in state.items():
@@ -147,10 +184,14 @@ def _deduce_architecture(state: dict[str, torch.Tensor], path: Path) -> str:
         raise _unlike(path, f"it is a fusion checkpoint (patch embedding of {patch[1]} channels)")
     depth = len({name.split(".")[4] for name in state if name.startswith("audio_branch.layers.2.blocks.")})
     found = (patch[0], depth, projection[1])
-    for architecture, expected in ARCHITECTURES.items():
-        if found == expected:
+    for architecture, shape in ARCHITECTURES.items():
+        if found == _dimensions(shape):
             return architecture
     raise _unlike(path, f"its (width, third-stage blocks, projection inputs) are {found}")
+
+
+def _dimensions(shape: HtsatShape) -> tuple[int, int, int]:
+    return shape.width, shape.depths[2], shape.features
 
 
 def _shape(state: dict[str, torch.Tensor], name: str) -> tuple[int, ...]:
@@ -158,7 +199,7 @@ def _shape(state: dict[str, torch.Tensor], name: str) -> tuple[int, ...]:
 
 
 def _unlike(path: Path, found: str) -> UserError:
-    known = " or ".join(f"{name} {dims}" for name, dims in ARCHITECTURES.items())
+    known = " or ".join(f"{name} {_dimensions(shape)}" for name, shape in ARCHITECTURES.items())
     return UserError(
         f"clap.checkpoint: refused {path}: {found}; expected a LAION-CLAP checkpoint without fusion, {known}"
     )

@@ -6,18 +6,22 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from pipeline.audio.windows import cut_windows, repeat_pad, window_spans
+from pipeline.audio.reader import ArrayReader, AudioReader
+from pipeline.audio.windows import repeat_pad, window_spans
 from pipeline.errors import Fallback, UserError
+from pipeline.models.batching import BatchRunner
 from pipeline.models.clap.aggregate import aggregate
-from pipeline.models.clap.tower import CLIP_SAMPLES, CLIP_SECONDS, SAMPLE_RATE, load_tower
-from pipeline.models.device import bf16_supported, is_out_of_memory
+from pipeline.models.clap.checkpoint import Checkpoint, read_checkpoint
+from pipeline.models.clap.tower import CLIP_SAMPLES, CLIP_SECONDS, SAMPLE_RATE, AudioTower
+from pipeline.models.model_cache import MODELS, ModelKey
+from pipeline.models.precision import pick_precision
 
 log = logging.getLogger(__name__)
 
@@ -108,9 +112,9 @@ class ClapEmbedder:
     """Embeds tracks with one checkpoint on one device.
 
     Args:
-        checkpoint: a LAION-CLAP ``.pt`` file, see `read_checkpoint`.
+        checkpoint: see `read_checkpoint`.
         device: ``cpu`` or ``cuda``.
-        amp: run the transformer in bfloat16 where the device can; otherwise `fallbacks` says so.
+        amp: ``auto``, ``true`` or ``false``: the transformer's matrices in bfloat16, see `pick_precision`.
         max_batch_audio_seconds: bound of a batch. Every window counts as the 10 s that the tower processes
             however short it is, since that is what takes memory; one window is always allowed.
         window_seconds: at most 10, the clip HTSAT was trained on. Shorter windows are repeated up to that.
@@ -124,7 +128,7 @@ class ClapEmbedder:
         self,
         checkpoint: str | Path,
         device: str = "cpu",
-        amp: bool = False,
+        amp: str | bool = "auto",
         max_batch_audio_seconds: float = 80.0,
         window_seconds: float = 10.0,
         hop_seconds: float = 5.0,
@@ -137,63 +141,95 @@ class ClapEmbedder:
             )
         if not 0 < max_batch_audio_seconds < math.inf:
             raise UserError(f"clap.max_batch_audio_seconds={max_batch_audio_seconds:g} must be above 0")
-        self.batch_items = max(1, int(max_batch_audio_seconds // CLIP_SECONDS))
         self.device = device
-        self.fallbacks: list[Fallback] = []
-        self.amp = amp and bf16_supported(device)
-        if amp and not self.amp:
-            reason = f"{device} does not run bfloat16"
-            self.fallbacks.append(Fallback("clap", "bfloat16", "float32", reason))
-        self.tower, self.info = load_tower(checkpoint, device)
+        self.precision = pick_precision(amp, device)
+        short = self.precision.fallback("clap")
+        self.fallbacks: list[Fallback] = [short] if short else []
+        loaded = read_checkpoint(checkpoint)
+        self.info = loaded.info
+        self.tower = self._tower(device, self.precision.dtype, lambda: loaded)
+        self.runner: BatchRunner[np.ndarray, tuple[np.ndarray, float]] = BatchRunner(
+            "clap",
+            self._forward,
+            device,
+            max(1, int(max_batch_audio_seconds // CLIP_SECONDS)),
+            key=(self.model_id, self.precision.name),
+        )
+
+        # Size and seconds of each batch of the run going on.
+        self.ran: list[tuple[int, float]] = []
 
     @property
     def model_id(self) -> str:
-        """Architecture and weights, such as ``HTSAT-base:0123456789ab``."""
+        """Architecture and weights, such as ``HTSAT-base:0123456789ab``: the embedding space."""
         return self.info.model_id
+
+    @property
+    def backend(self) -> str:
+        """Architecture and number format, such as ``HTSAT-base bfloat16``."""
+        return f"{self.info.architecture} {self.precision.name}"
 
     def warm_up(self) -> float:
         """Run noise, so that the first real batch finds kernels ready, and on a GPU its memory. Seconds."""
         started = time.perf_counter()
         noise = np.random.default_rng(0).integers(-3000, 3000, CLIP_SAMPLES, np.int16)
-        self._embed([noise] * (1 if self.device == "cpu" else self.batch_items))
+        clips = 1 if self.device == "cpu" else max(3, self.runner.batch_items)
+        self.runner.run([noise] * clips)
         return time.perf_counter() - started
 
-    def embed_tracks(self, tracks: Sequence[np.ndarray]) -> tuple[list[TrackWindows], EmbedReport]:
+    def embed_tracks(
+        self, tracks: Sequence[np.ndarray | AudioReader]
+    ) -> tuple[list[TrackWindows], EmbedReport]:
         """Embed the windows of all ``tracks``, filling batches across tracks.
 
-        How windows fall into batches changes a component by less than 1e-5 in float32.
+        How windows fall into batches changes a component by less than 1e-5 in float32, 1e-3 in bfloat16.
+        Where memory runs out the batches get smaller for good, and on a GPU a window that does not fit alone
+        is run on the CPU, in float32; `take_fallbacks` tells.
 
         Args:
-            tracks: mono at 48 kHz, float ``[samples]``, -1..1; values beyond are clipped, as LAION does.
+            tracks: mono at 48 kHz, float ``[samples]`` or a reader of one channel, -1..1; values beyond are
+                clipped, as LAION does. Of a reader only the windows of a batch are in memory.
 
         Returns:
             one `TrackWindows` per track in the order given, and what it cost. A track that cannot be embedded
-            carries its error and costs the others nothing but time.
+            carries its error and costs the others nothing but time; so does one of whose windows not even a
+            single one fits into memory.
 
         Raises:
-            torch.OutOfMemoryError, MemoryError, RuntimeError: memory ran out (`is_out_of_memory`); a
-                smaller ``max_batch_audio_seconds`` may help.
             torch.AcceleratorError: the GPU failed; the process cannot go on using it.
         """
         run = _Run(self, len(tracks))
         batch: list[_Clip] = []
         for clip in run.clips(tracks):
             batch.append(clip)
-            if len(batch) == self.batch_items:
+            if len(batch) >= self.runner.batch_items:
                 run.embed(batch)
                 batch = []
         run.embed(batch)
         return run.results, EmbedReport(run.batches, run.costs)
 
-    def _embed(self, clips: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """int16 clips → unit embeddings ``[n, 512]`` and their norms before normalisation ``[n]``."""
+    def take_fallbacks(self) -> list[Fallback]:
+        """What memory has forced since the last call."""
+        return self.runner.take_fallbacks()
+
+    def _tower(self, device: str, dtype: torch.dtype, read: Callable[[], Checkpoint]) -> AudioTower:
+        key = ModelKey(f"clap-audio:{self.info.architecture}", self.info.sha256, device, str(dtype))
+        return MODELS.get(key, lambda: AudioTower(read(), dtype).to(device))
+
+    def _forward(self, clips: Sequence[np.ndarray], device: str) -> list[tuple[np.ndarray, float]]:
+        """int16 clips → per clip its unit embedding ``[512]`` and the norm before normalisation."""
+        started = time.perf_counter()
+        tower = self.tower
+        if device != self.device:
+            tower = self._tower(device, torch.float32, lambda: read_checkpoint(self.info.path))
         filled = np.stack([repeat_pad(clip, CLIP_SAMPLES) for clip in clips])
-        waveforms = torch.from_numpy(filled).to(self.device).float() / _FULL_SCALE
-        unit, raw = self.tower(waveforms, amp=self.amp, return_raw=True)
+        waveforms = torch.from_numpy(filled).to(device).float().div_(_FULL_SCALE)
+        unit, raw = tower(waveforms, return_raw=True)
         unit, norms = unit.cpu().numpy(), raw.norm(dim=-1).cpu().numpy()
         if not (np.isfinite(unit).all() and np.isfinite(norms).all() and (norms > 0).all()):
             raise FloatingPointError("the tower returned an embedding that is zero, NaN or infinite")
-        return unit, norms
+        self.ran.append((len(clips), time.perf_counter() - started))
+        return list(zip(unit, norms.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -219,7 +255,7 @@ class _Run:
         self.batches: list[BatchReport] = []
         self._most: Counter[int] = Counter()
 
-    def clips(self, tracks: Sequence[np.ndarray]) -> Iterator[_Clip]:
+    def clips(self, tracks: Sequence[np.ndarray | AudioReader]) -> Iterator[_Clip]:
         """The windows that are not silent. Silent ones and broken tracks are settled here."""
         for track, x in enumerate(tracks):
             result = self.results[track]
@@ -228,17 +264,15 @@ class _Run:
                     yield clip
                     if result.error is not None:
                         break
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 self._fail(track, error)
 
-    def _track_clips(self, track: int, x: np.ndarray) -> Iterator[_Clip]:
-        if x.ndim != 1 or not np.issubdtype(x.dtype, np.floating):
-            raise ValueError(f"expected a mono track of floats [samples], got {x.dtype} {list(x.shape)}")
-        windows, (window, hop) = self.results[track].windows, (self.embedder.window, self.embedder.hop)
-        spans = window_spans(len(x), window, hop)
-        for (start, stop), view in zip(spans, cut_windows(x, window, hop), strict=True):
+    def _track_clips(self, track: int, x: np.ndarray | AudioReader) -> Iterator[_Clip]:
+        reader = _mono_reader(x)
+        windows = self.results[track].windows
+        for start, stop in window_spans(reader.samples, self.embedder.window, self.embedder.hop):
             started = time.perf_counter()
-            view = view.astype(np.float32, copy=False)
+            view = reader.read(start, stop)[0]
             samples, rms = quantise(view), rms_dbfs(view)
             windows.append(Window(start / SAMPLE_RATE, stop / SAMPLE_RATE, rms, None, None))
             self.costs[track].compute_s += time.perf_counter() - started
@@ -250,12 +284,13 @@ class _Run:
         clips = [clip for clip in clips if self.results[clip.track].error is None]
         if not clips:
             return
+        ran = self.embedder.ran = []
         started = time.perf_counter()
         try:
-            unit, norms = self.embedder._embed([clip.samples for clip in clips])
-        except Exception as error:
-            if is_out_of_memory(error) or isinstance(error, torch.AcceleratorError):
-                raise
+            results = self.embedder.runner.run([clip.samples for clip in clips])
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever a network raises, its neighbours go on
             self._charge(clips, time.perf_counter() - started)
             tracks = sorted({clip.track for clip in clips})
             if len(tracks) == 1:
@@ -265,13 +300,20 @@ class _Run:
             for track in tracks:
                 self.embed([clip for clip in clips if clip.track == track])
             return
-        self._settle(clips, unit, norms, time.perf_counter() - started)
-
-    def _settle(self, clips: list[_Clip], unit: np.ndarray, norms: np.ndarray, compute_s: float) -> None:
-        for clip, embedding, norm in zip(clips, unit, norms, strict=True):
+        spent = time.perf_counter() - started
+        for clip, (embedding, norm) in zip(clips, results, strict=True):
             windows = self.results[clip.track].windows
             w = windows[clip.index]
-            windows[clip.index] = Window(w.start_s, w.end_s, w.rms_dbfs, embedding.copy(), float(norm))
+            windows[clip.index] = Window(w.start_s, w.end_s, w.rms_dbfs, embedding.copy(), norm)
+        # What the runner took for itself, and for attempts that did not fit, is shared by all.
+        self._charge(clips, spent - sum(compute_s for _, compute_s in ran))
+        done = 0
+        for items, compute_s in ran:
+            self._report(clips[done : done + items], compute_s)
+            done += items
+
+    def _report(self, clips: list[_Clip], compute_s: float) -> None:
+        """Enter a batch that ran as a whole."""
         seconds = self._charge(clips, compute_s)
         audio_s = sum(seconds.values())
         report = BatchReport(len(clips), audio_s, 1 - audio_s / (len(clips) * CLIP_SECONDS), compute_s)
@@ -294,6 +336,16 @@ class _Run:
     def _fail(self, track: int, error: Exception) -> None:
         self.results[track].windows.clear()
         self.results[track].error = error
+
+
+def _mono_reader(x: np.ndarray | AudioReader) -> AudioReader:
+    if not isinstance(x, np.ndarray):
+        if x.channels != 1:
+            raise ValueError(f"expected a mono track, got {x.channels} channels")
+        return x
+    if x.ndim != 1 or not np.issubdtype(x.dtype, np.floating):
+        raise ValueError(f"expected a mono track of floats [samples], got {x.dtype} {list(x.shape)}")
+    return ArrayReader(x[None])
 
 
 def quantise(x: np.ndarray) -> np.ndarray:

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import json
-import sys
-import types
-import warnings
 from pathlib import Path
 
 import torch
@@ -15,14 +9,26 @@ from torch import nn
 from torch.nn import functional as F
 
 from pipeline.errors import UserError
-from pipeline.models.clap.checkpoint import EMBEDDING_SIZE, Checkpoint, CheckpointInfo, read_checkpoint
+from pipeline.models.clap.checkpoint import (
+    ARCHITECTURES,
+    EMBEDDING_SIZE,
+    Checkpoint,
+    CheckpointInfo,
+    read_checkpoint,
+    split_besides,
+)
+from pipeline.models.clap.htsat import FRAMES, MEL_BINS, Htsat
 
 SAMPLE_RATE = 48000
 CLIP_SAMPLES = 480000
 CLIP_SECONDS = CLIP_SAMPLES / SAMPLE_RATE
 
-_PACKAGE = "_soundmill_laion_htsat"
+N_FFT, HOP = 1024, 480
+MEL_HZ = (50.0, 14000.0)
+MEL_FLOOR = 1e-10
+
 _STFT = "audio_branch.spectrogram_extractor.stft"
+_MEL = "audio_branch.logmel_extractor.melW"
 
 
 class AudioTower(nn.Module):
@@ -35,6 +41,7 @@ class AudioTower(nn.Module):
 
     Args:
         checkpoint: the weights; there is no tower without them.
+        dtype: of the transformer's matrices, float32 or bfloat16.
 
     Shape:
         - waveforms: float32 ``[batch, 480000]``, mono at 48 kHz, -1..1
@@ -45,24 +52,33 @@ class AudioTower(nn.Module):
         UserError: the weights do not fit their architecture; one line that names the first that does not.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.architecture = checkpoint.info.architecture
-        config = laion_audio_config(self.architecture)
         # Initialising draws random numbers that the weights then replace: leave the caller's generator alone.
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            # HTSAT calls torch.meshgrid without the argument that a later torch will require.
-            warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)
-            self.audio_branch = laion_htsat().create_htsat_model(config)
-            inputs = self.audio_branch.num_features
+        with torch.random.fork_rng(devices=[]):
+            self.audio_branch = Htsat(ARCHITECTURES[self.architecture])
+            self.audio_branch.bn0 = nn.BatchNorm2d(MEL_BINS)
+            inputs = ARCHITECTURES[self.architecture].features
             self.audio_projection = nn.Sequential(
                 nn.Linear(inputs, EMBEDDING_SIZE), nn.ReLU(), nn.Linear(EMBEDDING_SIZE, EMBEDDING_SIZE)
             )
-        _check_fit(self.state_dict(), checkpoint)
-        self.load_state_dict(checkpoint.state)
-        self.n_fft, self.hop_length = config.window_size, config.hop_size
-        self.register_buffer("window", torch.hann_window(self.n_fft), persistent=False)
+        expected = split_besides(self.state_dict())[0]
+        state, besides = split_besides(checkpoint.state)
+        _check_fit(expected, state, checkpoint.info)
+        _check_front_end(besides, checkpoint.info)
+        self.load_state_dict(state, strict=False)
+        # In evaluation a batch norm is one factor and one offset per mel bin.
+        norm = self.audio_branch.bn0
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        self.register_buffer("scale", scale.detach(), persistent=False)
+        self.register_buffer("offset", (norm.bias - norm.running_mean * scale).detach(), persistent=False)
+        del self.audio_branch.bn0
+        self.register_buffer("window", torch.hann_window(N_FFT), persistent=False)
+        self.register_buffer("mel", mel_filters(), persistent=False)
         self.requires_grad_(False).eval()
+        self.dtype = dtype
+        self.audio_branch.use_dtype(dtype)
 
     def train(self, mode: bool = True) -> AudioTower:
         """Stays in evaluation mode; raises ``ValueError`` when asked to train."""
@@ -72,90 +88,87 @@ class AudioTower(nn.Module):
 
     @torch.inference_mode()
     def forward(
-        self, waveforms: torch.Tensor, amp: bool = False, return_raw: bool = False
+        self, waveforms: torch.Tensor, return_raw: bool = False
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """Embed clips; ``amp`` runs the transformer in bfloat16."""
+        """Embed clips."""
         if waveforms.ndim != 2 or waveforms.shape[1] != CLIP_SAMPLES:
             raise ValueError(f"expected [batch, {CLIP_SAMPLES}], got {list(waveforms.shape)}")
-        # Without this, convolutions on recent GPUs use TensorFloat-32, and how much they lose depends on the
-        # algorithm, which depends on the batch.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            image = self.audio_branch.reshape_wav2img(self._log_mel(waveforms.float()))
-            with torch.autocast(waveforms.device.type, torch.bfloat16, enabled=amp):
-                latent = self.audio_branch.forward_features(image)["embedding"]
-            raw = self.audio_projection(latent.float())
+        raw = self.audio_projection(self.audio_branch(self.log_mel(waveforms.float())))
         unit = F.normalize(raw, dim=-1)
         return (unit, raw) if return_raw else unit
 
-    def _log_mel(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """``[batch, samples]`` → ``[batch, 1, frames, mel_bins]`` in dB, batch-normalised per mel bin."""
-        branch = self.audio_branch
+    @torch.inference_mode()
+    def log_mel(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """``[batch, samples]`` → ``[batch, 1024, 64]``: mel bands in dB, normalised per band as in training.
+
+        The 1001 frames of a clip are stretched to 1024 by bicubic interpolation, as LAION does.
+        """
         spectrum = torch.stft(
             waveforms,
-            self.n_fft,
-            self.hop_length,
+            N_FFT,
+            HOP,
             window=self.window,
             center=True,
             pad_mode="reflect",
             return_complex=True,
         )
         power = spectrum.real.square() + spectrum.imag.square()
-        log_mel = branch.logmel_extractor(power.transpose(1, 2).unsqueeze(1))
-        return branch.bn0(log_mel.transpose(1, 3)).transpose(1, 3)
+        decibels = 10 * (power.transpose(1, 2) @ self.mel).clamp_(min=MEL_FLOOR).log10()
+        normal = decibels.mul_(self.scale).add_(self.offset)
+        size = (FRAMES, MEL_BINS)
+        return F.interpolate(normal[:, None], size, mode="bicubic", align_corners=True)[:, 0]
 
 
-def load_tower(path: str | Path, device: str = "cpu") -> tuple[AudioTower, CheckpointInfo]:
+def load_tower(
+    path: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[AudioTower, CheckpointInfo]:
     """Build the tower of a checkpoint on ``device``. Raises `UserError` as `read_checkpoint` does."""
     checkpoint = read_checkpoint(path)
-    return AudioTower(checkpoint).to(device), checkpoint.info
+    return AudioTower(checkpoint, dtype).to(device), checkpoint.info
 
 
-def laion_htsat() -> types.ModuleType:
-    """LAION's ``clap_module.htsat``, imported on its own.
+def mel_filters() -> torch.Tensor:
+    """The mel filters LAION trains with, Slaney's of unit area, 50 to 14,000 Hz: float32 ``[513, 64]``."""
+    from torchaudio.functional import melscale_fbanks
 
-    ``import laion_clap`` fetches three tokenizers from a model hub and extends ``sys.path``, and
-    ``clap_module/__init__.py`` pulls in transformers and the training losses. So the folder is entered under
-    a private package name instead, whose ``__init__`` is empty; ``sys.path`` stays as it is.
-
-    Raises:
-        UserError: laion-clap is not installed.
-    """
-    if _PACKAGE not in sys.modules:
-        package = types.ModuleType(_PACKAGE, "laion_clap/clap_module without its __init__")
-        package.__path__ = [str(_clap_module_folder())]
-        sys.modules.setdefault(_PACKAGE, package)
-    return importlib.import_module(f"{_PACKAGE}.htsat")
+    return melscale_fbanks(N_FFT // 2 + 1, *MEL_HZ, MEL_BINS, SAMPLE_RATE, norm="slaney", mel_scale="slaney")
 
 
-def laion_audio_config(architecture: str) -> types.SimpleNamespace:
-    """The ``audio_cfg`` that laion-clap ships for ``architecture``: sample_rate, hop_size, mel_bins, ..."""
-    text = (_clap_module_folder() / "model_configs" / f"{architecture}.json").read_text(encoding="utf-8")
-    return types.SimpleNamespace(**json.loads(text)["audio_cfg"])
-
-
-def _clap_module_folder() -> Path:
-    spec = importlib.util.find_spec("laion_clap")
-    if spec is None or spec.origin is None:
-        raise UserError("clap.enabled: laion-clap is not installed: pip install laion-clap==1.1.7")
-    return Path(spec.origin).parent / "clap_module"
-
-
-def _check_fit(expected: dict[str, torch.Tensor], checkpoint: Checkpoint) -> None:
+def _check_fit(
+    expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], info: CheckpointInfo
+) -> None:
     """Refuse weights that are not, name by name and shape by shape, those of the architecture."""
-    info, found = checkpoint.info, checkpoint.state
-
-    def refuse(what: str) -> UserError:
-        return UserError(f"clap.checkpoint: refused {info.path}: as {info.architecture} {what}")
-
     missing, unexpected = expected.keys() - found.keys(), found.keys() - expected.keys()
     if missing:
-        raise refuse(f"it lacks {min(missing)} and {len(missing) - 1} more")
+        raise _refusal(info, f"it lacks {min(missing)} and {len(missing) - 1} more")
     if unexpected:
-        raise refuse(f"it has {min(unexpected)} and {len(unexpected) - 1} more that do not belong to it")
+        raise _refusal(
+            info, f"it has {min(unexpected)} and {len(unexpected) - 1} more that do not belong to it"
+        )
     for name, value in expected.items():
         if found[name].shape != value.shape:
-            raise refuse(f"{name} should be {list(value.shape)}, it is {list(found[name].shape)}")
-    for part in ("conv_real", "conv_imag"):
-        name = f"{_STFT}.{part}.weight"
-        if not torch.allclose(found[name], expected[name], atol=1e-5):
-            raise refuse(f"{name} should be the DFT under a Hann window, it is not")
+            what = f"{name} should be {list(value.shape)}, it is {list(found[name].shape)}"
+            raise _refusal(info, what)
+
+
+def _check_front_end(besides: dict[str, torch.Tensor], info: CheckpointInfo) -> None:
+    """Refuse a checkpoint whose spectrogram, where it states one, is not the one computed here."""
+    turns = torch.arange(N_FFT // 2 + 1)[:, None] * torch.arange(N_FFT) % N_FFT
+    angle = 2 * torch.pi / N_FFT * turns.double()
+    window = torch.hann_window(N_FFT, dtype=torch.float64)
+    stated = {
+        f"{_STFT}.conv_real.weight": (angle.cos() * window, "the DFT under a Hann window"),
+        f"{_STFT}.conv_imag.weight": (-angle.sin() * window, "the DFT under a Hann window"),
+        _MEL: (mel_filters(), "Slaney's mel filters from 50 to 14,000 Hz"),
+    }
+    for name, (expected, what) in stated.items():
+        found = besides.get(name)
+        if found is None:
+            continue
+        flat = found.squeeze()
+        if flat.shape != expected.shape or not torch.allclose(flat.double(), expected.double(), atol=1e-5):
+            raise _refusal(info, f"{name} should be {what}, it is not")
+
+
+def _refusal(info: CheckpointInfo, what: str) -> UserError:
+    return UserError(f"clap.checkpoint: refused {info.path}: as {info.architecture} {what}")

@@ -35,8 +35,7 @@ class SeparationOptions:
         demucs_model: name of a demucs model; None takes htdemucs if its weights are on this machine.
         demucs_repo: folder of ``<signature>.th`` and ``<name>.yaml`` files to take it from.
         openunmix_model: ``umxhq``, ``umxl`` or a folder; None takes umxhq if it is on this machine.
-        amp: bfloat16 autocast: ``auto`` where the device really has it and the backend gains, ``true``
-            wherever the device has it, ``false`` never.
+        amp: bfloat16 autocast, see `pipeline.models.precision.pick_precision`.
     """
 
     demucs_model: str | None = None

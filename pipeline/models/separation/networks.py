@@ -8,31 +8,12 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from pipeline.errors import UserError
-from pipeline.models.device import bf16_supported
-
-AMP = ("auto", "true", "false")
+from pipeline.models.precision import pick_precision
 
 
 def use_amp(wanted: str, device: str) -> bool:
-    """Decide on bfloat16 autocast.
-
-    Args:
-        wanted: one of `AMP`. ``auto`` asks for instructions that compute in bfloat16: without them torch gives
-            right numbers ten times more slowly than in float32.
-        device: where the network runs.
-    """
-    if wanted not in AMP:
-        raise UserError(f"separation.amp={wanted} is not one of {', '.join(AMP)}")
-    if wanted == "false" or not bf16_supported(device):
-        return False
-    return wanted == "true" or device != "cpu" or cpu_computes_bf16()
-
-
-def cpu_computes_bf16() -> bool:
-    """Whether this CPU has AVX512-BF16 or AMX, as far as torch can tell; not by timing, which load would change."""
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
+    """Whether a backend runs in bfloat16 autocast, see `pick_precision`."""
+    return pick_precision(wanted, device).dtype == torch.bfloat16
 
 
 def parameters_hash(models: Iterable[nn.Module], extra: str = "") -> str:

@@ -1,0 +1,251 @@
+"""`PcmStream`: the samples of a file block by block, in memory that does not grow with the file.
+
+libsndfile reads WAV, FLAC, Ogg Vorbis, MP3 and AIFF; FFmpeg (through PyAV) reads the sound track of MP4/M4A,
+AAC, Opus, WMA, WebM, Matroska and others, and is the second attempt where libsndfile refuses to open a file.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+
+from pipeline.audio import headers
+from pipeline.audio.containers import TrackReader
+from pipeline.audio.sniff import Kind, sniff
+from pipeline.audio.validate import (
+    CorruptAudio,
+    EmptyAudio,
+    Limits,
+    TruncatedAudio,
+    UnrecognizedFormat,
+    check_header,
+    cleaned,
+    truncated,
+)
+
+NO_SAMPLES = "the header is complete, but there are no samples"
+BLOCK = 1 << 14
+"""Sample frames per read."""
+
+_CODECS = {
+    "PCM_S8": "pcm_s8",
+    "PCM_U8": "pcm_u8",
+    "PCM_16": "pcm_s16",
+    "PCM_24": "pcm_s24",
+    "PCM_32": "pcm_s32",
+    "FLOAT": "pcm_f32",
+    "DOUBLE": "pcm_f64",
+    "ULAW": "pcm_mulaw",
+    "ALAW": "pcm_alaw",
+    "IMA_ADPCM": "adpcm_ima_wav",
+    "MS_ADPCM": "adpcm_ms",
+    "GSM610": "gsm_ms",
+    "MPEG_LAYER_I": "mp1",
+    "MPEG_LAYER_II": "mp2",
+    "MPEG_LAYER_III": "mp3",
+}
+
+
+class SeekableBytes(io.BytesIO):
+    """Seeks like C's ``fseek``: a damaged header may ask for a position before the start, and is refused."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return super().seek(offset, whence) if offset >= 0 or whence != io.SEEK_SET else self.tell()
+
+
+class PcmStream:
+    """An open sound file.
+
+    Iterating gives float32 ``[channels, n]`` blocks, full scale ±1, each good until the next one; what is not a
+    number in range is 0 and counted. The form of the audio is known from the start; ``replaced_samples`` and
+    ``damaged_packets`` are complete at the end.
+
+    Args:
+        data: the bytes of the file, or a map of it: headers are read here.
+        opened: the same bytes as a file, anew each time.
+        name: its name or URI; only its extension is used, and only in error messages.
+        limits: how much audio is accepted.
+
+    Raises:
+        DecodeError: one of its subclasses, as `pipeline.audio.decode.decode` documents, on opening and while
+            iterating; what is wrong with the end of a file is only known there.
+    """
+
+    def __init__(
+        self,
+        data: bytes | mmap.mmap,
+        opened: Callable[[], BinaryIO],
+        name: str = "",
+        limits: Limits | None = None,
+    ) -> None:
+        self.data = data
+        self.limits = limits or Limits(None, None)
+        self.kind = recognise(data, name)
+        self.codec = ""
+        self.sample_rate = 0
+        self.channels = 0
+        self.expected_frames = 0
+        self.replaced_samples = 0
+        self.damaged_packets = 0
+        self._opened = opened
+        self._blocks = self._through_soundfile() if self.kind.soundfile else self._through_ffmpeg()
+        # The first block tells the form of the audio.
+        self._first: np.ndarray | None = next(self._blocks, None)
+
+    def __enter__(self) -> PcmStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._blocks.close()
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        if self._first is not None:
+            first, self._first = self._first, None
+            yield first
+        yield from self._blocks
+
+    def _through_soundfile(self) -> Iterator[np.ndarray]:
+        stream = self._opened()
+        try:
+            file = soundfile.SoundFile(stream)
+        except soundfile.LibsndfileError as refused:
+            yield from self._second_attempt(refused)
+            return
+        with file:
+            self._describe(codec(file, self.data), file.samplerate, file.channels, file.frames)
+            scratch = np.empty((BLOCK, file.channels), np.float32)
+            done, rate = 0, file.samplerate
+            while done < file.frames:
+                try:
+                    block = file.read(dtype="float32", always_2d=True, out=scratch)
+                except soundfile.LibsndfileError as error:
+                    # The decoder is past the last byte: it did not stumble, it ran out.
+                    if stream.tell() >= len(self.data):
+                        raise truncated(file.frames / rate, done / rate) from error
+                    raise CorruptAudio(f"libsndfile: {error.error_string} at {done / rate:.3f} s") from error
+                if not len(block):
+                    break
+                done += len(block)
+                yield self._clean(block.T)
+            self._check_complete(file, done)
+
+    def _check_complete(self, file: soundfile.SoundFile, done: int) -> None:
+        if not file.frames:
+            raise EmptyAudio(NO_SAMPLES)
+        # A LAME header may count its own frame, or leave out the decoder's delay.
+        tolerance = 2 * 1152 if self.kind.container == "mp3" else 0
+        if file.frames - done > tolerance or not done:
+            raise truncated(file.frames / file.samplerate, done / file.samplerate)
+        self._check_ogg(done / file.samplerate)
+
+    def _check_ogg(self, seconds: float) -> None:
+        if self.kind.container == "ogg" and headers.ogg_ends_inside_page(self.data):
+            raise TruncatedAudio(f"the file ends inside an Ogg page after {seconds:.3f} s")
+
+    def _second_attempt(self, refused: soundfile.LibsndfileError) -> Iterator[np.ndarray]:
+        try:
+            yield from self._through_ffmpeg()
+        except CorruptAudio as error:
+            raise CorruptAudio(f"libsndfile: {refused.error_string}; {error}") from refused
+
+    def _through_ffmpeg(self) -> Iterator[np.ndarray]:
+        reader = TrackReader(self._opened(), self.data, self.kind)
+        with closing(reader.blocks(self.limits)) as blocks:
+            for block in blocks:
+                if not self.sample_rate:
+                    expected = int((reader.declared or 0) * reader.sample_rate)
+                    self._describe(reader.codec, reader.sample_rate, reader.channels, expected)
+                yield self._clean(block)
+        self.damaged_packets = reader.damaged
+        self._check_ogg(reader.frames / reader.sample_rate)
+
+    def _describe(self, name: str, sample_rate: int, channels: int, expected: int) -> None:
+        check_header(channels, sample_rate)
+        self.limits.check(expected, channels, sample_rate)
+        self.codec, self.sample_rate, self.channels = name, sample_rate, channels
+        self.expected_frames = expected
+
+    def _clean(self, block: np.ndarray) -> np.ndarray:
+        block, replaced = cleaned(block)
+        self.replaced_samples += replaced
+        return block
+
+
+def open_bytes(data: bytes, name: str = "", limits: Limits | None = None) -> PcmStream:
+    """A file in memory, read in place."""
+    return PcmStream(data, lambda: SeekableBytes(data), name, limits)
+
+
+def open_file(path: str | Path, limits: Limits | None = None) -> PcmStream:
+    """A file on disk, of which no more than a block is in memory."""
+    path = Path(path)
+    with path.open("rb") as file:
+        if not path.stat().st_size:
+            raise EmptyAudio("the file has 0 bytes")
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return PcmStream(data, lambda: _SeekableFile(path), path.name, limits)
+
+
+class _SeekableFile(io.FileIO):
+    """As `SeekableBytes`, on disk."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return super().seek(offset, whence) if offset >= 0 or whence != io.SEEK_SET else self.tell()
+
+
+def recognise(data: bytes | mmap.mmap, name: str = "") -> Kind:
+    """What a file is by its bytes. Raises `EmptyAudio`, `UnrecognizedFormat`, `TruncatedAudio`, `CorruptAudio`."""
+    if not len(data):
+        raise EmptyAudio("the file has 0 bytes")
+    kind = sniff(data)
+    if kind is None:
+        suffix = PurePosixPath(name).suffix[:12]
+        named = f", though its name ends in {suffix}" if suffix else ""
+        raise UnrecognizedFormat(f"not an audio file{named}: it begins with {data[:12]!r}")
+    if kind.container == "flac" and headers.flac_is_empty(data):
+        raise EmptyAudio(NO_SAMPLES)
+    header = None
+    if kind.container == "wav":
+        header = headers.wav_header(data)
+    elif kind.container == "aiff":
+        header = headers.aiff_header(data)
+    if header is None:
+        return kind
+    _check_pcm_sizes(header)
+    # libsndfile takes some of the sizes that stand for "unknown" at their word.
+    return replace(kind, soundfile=kind.soundfile and header.declared is not None)
+
+
+def _check_pcm_sizes(header: headers.PcmHeader) -> None:
+    """WAV and AIFF: libsndfile quietly reads what is there, so what is missing is counted here."""
+    check_header(header.channels, header.sample_rate)
+    if header.declared == 0 or not (header.declared or header.available):
+        raise EmptyAudio(NO_SAMPLES)
+    if header.declared is not None and header.available // header.block < header.declared // header.block:
+        raise truncated(header.declared / header.byte_rate, header.available / header.byte_rate)
+
+
+def codec(file: soundfile.SoundFile, data: bytes | mmap.mmap) -> str:
+    """FFmpeg's name of what libsndfile decodes."""
+    if file.format == "FLAC":
+        return "flac"
+    name = _CODECS.get(file.subtype, file.subtype.lower())
+    if name[:5] not in ("pcm_s", "pcm_f") or name == "pcm_s8":
+        return name
+    big = data[:4] == b"RIFX" or (file.format == "AIFF" and b"sowt" not in data[:4096])
+    return name + ("be" if big else "le")

@@ -1,0 +1,142 @@
+"""Fetching the files of a source: in memory where they are small, on disk where they are not."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline.audio.reader import ArrayReader, AudioReader, Spool
+from pipeline.audio.resample import view_blocks
+from pipeline.audio.stream import PcmStream, open_bytes, open_file
+from pipeline.audio.validate import Limits
+from pipeline.dataset.storage import filesystem, is_local, local_path, one_line
+from pipeline.engine.batch import Track
+from pipeline.errors import Fallback
+
+T = TypeVar("T")
+
+IN_MEMORY_BYTES = 256 << 20
+"""Larger files stay on disk, remote ones in a temporary file."""
+
+_HASH_BYTES = 1 << 20
+
+
+class UnreadableSource(Exception):
+    """The listing already says that this cannot be read."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A fetched file: its bytes, or where they lie.
+
+    Args:
+        name: the last part of its URI.
+        size: bytes.
+        data: its content, or None.
+        path: of the file, where there is no ``data``.
+    """
+
+    name: str
+    size: int
+    data: bytes | None = None
+    path: Path | None = None
+
+    def sha256(self) -> str:
+        """Of the content, hex."""
+        if self.data is not None:
+            return hashlib.sha256(self.data).hexdigest()
+        digest = hashlib.sha256()
+        with self.path.open("rb") as file:
+            while chunk := file.read(_HASH_BYTES):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    def open(self, limits: Limits | None = None) -> PcmStream:
+        """Its samples, from the beginning. Raises `pipeline.audio.decode.DecodeError`."""
+        if self.data is not None:
+            return open_bytes(self.data, self.name, limits)
+        return open_file(self.path, limits)
+
+
+class Fetcher:
+    """Fetches the files of one source.
+
+    Args:
+        storage_options: for its file system.
+        attempts: tries per remote file.
+    """
+
+    def __init__(self, storage_options: dict[str, Any] | None = None, attempts: int = 3) -> None:
+        self.storage_options = storage_options
+        self.attempts = attempts
+
+    @contextmanager
+    def fetch(self, track: Track, stage: str) -> Iterator[SourceFile]:
+        """The file of a track, for as long as the context lasts; retries are recorded with the track.
+
+        Raises:
+            UnreadableSource: the listing says so.
+            OSError: it cannot be read, and whatever else the file system raises; ``attempts`` says how often
+                it was tried.
+        """
+        if track.problem:
+            raise UnreadableSource(track.problem)
+        uri = track.location or track.uri
+        name = track.uri.rsplit("/", 1)[-1]
+        fs, remote = filesystem(uri, self.storage_options)
+        if (track.size_bytes or 0) <= IN_MEMORY_BYTES:
+            data = self._tried(track, stage, lambda: fs.cat_file(remote))
+            yield SourceFile(name, len(data), data)
+            return
+        if is_local(uri):
+            path = Path(local_path(uri))
+            yield SourceFile(name, path.stat().st_size, path=path)
+            return
+        with tempfile.NamedTemporaryFile(prefix="soundmill-", suffix=Path(name).suffix[:12]) as copy:
+            self._tried(track, stage, lambda: fs.get_file(remote, copy.name))
+            path = Path(copy.name)
+            yield SourceFile(name, path.stat().st_size, path=path)
+
+    def reader(self, track: Track, stage: str, view: str, sample_rate: int, stack: ExitStack) -> AudioReader:
+        """A view of a decoded track: what travels with it, or, of a long one, a temporary file of its samples.
+
+        Args:
+            track: decoded.
+            stage: who asks.
+            view: ``clap`` (mono) or ``separation`` (stereo).
+            sample_rate: of the view, Hz.
+            stack: closes the file.
+
+        Raises:
+            Exception: as `fetch`, or a `DecodeError`, where the source has changed since it was decoded.
+        """
+        if not track.long:
+            return ArrayReader(track.audio(view))
+        channels = 1 if view == "clap" else 2
+        with self.fetch(track, stage) as source, source.open() as stream:
+            spool = Spool(channels)
+            stack.callback(spool.close)
+            for block in view_blocks(stream, stream.sample_rate, sample_rate, channels):
+                spool.write(block)
+        return spool
+
+    def _tried(self, track: Track, stage: str, read: Callable[[], T]) -> T:
+        for attempt in range(1, self.attempts + 1):
+            try:
+                return read()
+            except (FileNotFoundError, PermissionError, IsADirectoryError):
+                raise
+            except Exception as error:
+                if attempt == self.attempts or is_local(track.uri):
+                    error.attempts = attempt  # type: ignore[attr-defined]
+                    raise
+                time.sleep(0.2 * 4 ** (attempt - 1))
+                reason = f"attempt {attempt} failed: {type(error).__name__}: {one_line(error, 120)}"
+                track.fallbacks.append(Fallback(stage, "fetch", "retry", reason))
+        raise AssertionError("unreachable: the last attempt returns or raises")

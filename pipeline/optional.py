@@ -1,0 +1,87 @@
+"""Packages a run can do without: looked up in one place, with the version found or what to type to get it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+from dataclasses import dataclass
+
+from pipeline.errors import Fallback
+
+INSTALL = {
+    "essentia": "soundmill[essentia]",
+    "openunmix": "soundmill[openunmix]",
+    "demucs": "demucs>=4.1,<5",
+    "pyloudnorm": "pyloudnorm>=0.2,<0.3",
+    "laion_clap": "laion-clap==1.1.7",
+    "speechbrain": "speechbrain",
+}
+"""Module → what pip is told to install."""
+
+_REASON_LENGTH = 200
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What became of looking for a package.
+
+    Args:
+        name: the module.
+        available: whether it can be used.
+        version: of the installed distribution; None where it is missing or does not say.
+        reason: the version in words, or why it cannot be used and what to type. One line.
+    """
+
+    name: str
+    available: bool
+    version: str | None
+    reason: str
+
+    def fallback(self, stage: str, wanted: str, used: str) -> Fallback:
+        """The record of doing without: ``wanted`` needs this package, ``used`` took its place."""
+        return Fallback(stage, wanted, used, self.reason)
+
+
+def look_up(name: str, load: bool = False) -> Lookup:
+    """Look for an installed package.
+
+    Args:
+        name: the module, ``laion_clap`` and not ``laion-clap``.
+        load: import it too, which tells a broken installation (a missing shared library, a dependency of the
+            wrong version) from a working one. Whatever it raises is the reason.
+    """
+    if not _is_installed(name):
+        return Lookup(name, False, None, f"{name} is not installed; {advice(name)}")
+    version = _version(name)
+    said = f"{name} {version}" if version else name
+    if load:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # noqa: BLE001  a package may raise anything while it is imported
+            words = " ".join(str(error).split())[:_REASON_LENGTH]
+            reason = f"{said} does not load ({type(error).__name__}: {words}); {advice(name, again=True)}"
+            return Lookup(name, False, version, reason)
+    return Lookup(name, True, version, f"{said} is installed")
+
+
+def advice(name: str, again: bool = False) -> str:
+    """What to type: ``type `pip install 'soundmill[essentia]'```."""
+    force = "--force-reinstall " if again else ""
+    return f"type `pip install {force}'{INSTALL.get(name, name)}'`"
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        spec = importlib.util.find_spec(name)
+    except ValueError:  # already imported, and made by hand
+        return True
+    # Without an origin it is a folder that happens to have the name.
+    return spec is not None and spec.origin is not None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)  # takes laion_clap for laion-clap
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,39 @@
+"""``hardware=auto`` made into a profile, once the cluster is known."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from pipeline.engine.session import gpu_cards
+from pipeline.engine.sizing import size_for_cards, size_for_cpu
+from pipeline.workflows.config import HardwareConfig
+
+
+def resolve_hardware(
+    hardware: HardwareConfig, stages: Sequence[str]
+) -> tuple[HardwareConfig, tuple[str, ...]]:
+    """The profile as it is, or ``auto`` worked out for the cluster Ray is connected to; and why, line by line.
+
+    What the config fixes itself (``actors``, block sizes) stays.
+
+    Raises:
+        UserError: the actors that the config fixes do not fit the cards, or no card answers.
+    """
+    if hardware.name != "auto":
+        return hardware, ()
+    cards, problem = gpu_cards()
+    if cards:
+        sizing = size_for_cards(
+            stages, cards, hardware.gpu_memory_fraction, hardware.vram_bytes, hardware.actors
+        )
+    else:
+        sizing = size_for_cpu(stages, problem)
+    worked_out = dataclasses.replace(
+        hardware,
+        gpu_shares=hardware.gpu_shares | sizing.gpu_shares,
+        actors={stage: n or sizing.actors.get(stage, 0) for stage, n in hardware.actors.items()},
+        block_audio_seconds=hardware.block_audio_seconds or sizing.block_audio_seconds,
+        max_files_per_block=hardware.max_files_per_block or sizing.max_files_per_block,
+    )
+    return worked_out, sizing.reasons

@@ -1,0 +1,142 @@
+"""What the feature extraction job runs: its blocks of files and its stages, from the config."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.dataset.output import Output
+from pipeline.dataset.schemas import tracks_schema
+from pipeline.dataset.sources import SourceItem
+from pipeline.engine.graph import Node
+from pipeline.engine.plan import estimated_seconds, pack
+from pipeline.engine.stages.clap import ClapStage
+from pipeline.engine.stages.decode import DecodeStage, ViewSpec
+from pipeline.engine.stages.features import FeaturesStage
+from pipeline.engine.stages.separation import SeparationStage
+from pipeline.engine.stages.sink import SinkStage
+from pipeline.workflows.availability import Models
+from pipeline.workflows.config import ExtractConfig, HardwareConfig
+
+BLOCKS_PER_CPU = 16
+
+
+def plan_blocks(items: Sequence[SourceItem], hardware: HardwareConfig, cpus: float) -> list[pa.Table]:
+    """Pack the inputs into blocks of the profile's size, smaller where there would be too few of them.
+
+    The last block runs while other cores have nothing left to do: with sixteen per core that costs a few
+    percent. Both limits count, because durations are guesses from sizes until a file is decoded.
+    """
+    wanted = max(1.0, BLOCKS_PER_CPU * cpus)
+    seconds = sum(estimated_seconds(item) for item in items) / wanted
+    files = math.ceil(len(items) / wanted)
+    return list(
+        pack(
+            items,
+            max(20.0, min(hardware.block_audio_seconds, seconds)),
+            max(1, min(hardware.max_files_per_block, files)),
+        )
+    )
+
+
+def stage_names(config: ExtractConfig, models: Models) -> list[str]:
+    """The stages before the sink that this config asks for and the found models allow, in order."""
+    names = ["decode"]
+    names += ["features"] * bool(config.extractors())
+    names += ["clap"] * bool(models.clap_checkpoint)
+    names += ["separation"] * config.separation.enabled
+    return names
+
+
+def build_graph(config: ExtractConfig, models: Models, output: Output, run_id: str) -> list[Node]:
+    """The stages that this config asks for and the found models allow, in order."""
+    extractors = config.extractors()
+    names = stage_names(config, models)
+    last = {name: i for i, name in enumerate(names)}
+    views = _views(config, last)
+    drops = {
+        stage: frozenset(f"pcm@{v.name}" for v in views if v.last_stage == position)
+        for stage, position in last.items()
+    }
+    device = {stage: "cuda" if n else "cpu" for stage, n in config.hardware.gpu_shares.items()}
+    threads = config.perf.threads
+    arguments: dict[str, tuple[type, dict[str, Any]]] = {
+        "decode": (DecodeStage, {
+            "views": views,
+            "storage_options": config.source.storage_options,
+            "block_audio_seconds": config.hardware.block_audio_seconds,
+            "max_track_bytes": config.hardware.max_track_bytes,
+            "max_track_hours": config.hardware.max_track_hours,
+        }),
+        "features": (FeaturesStage, {
+            "extractors": extractors,
+            "sample_rate": config.features.sample_rate,
+            "device": device.get("features", "cpu"),
+            "threads": threads,
+            "seed": config.seed,
+            "blob_names": config.blobs.names,
+            "max_inline_elements": config.blobs.max_inline_elements,
+            "block_seconds": config.features.block_seconds,
+            "storage_options": config.source.storage_options,
+            "drop": drops.get("features", frozenset()),
+        }),
+        "clap": (ClapStage, {
+            "checkpoint": models.clap_checkpoint,
+            "window_seconds": config.clap.window_seconds,
+            "hop_seconds": config.clap.hop_seconds,
+            "aggregate": config.clap.aggregate,
+            "max_batch_audio_seconds": config.clap.max_batch_audio_seconds,
+            "amp": config.clap.amp,
+            "queries": models.clap_queries,
+            "device": device.get("clap", "cpu"),
+            "threads": threads,
+            "seed": config.seed,
+            "storage_options": config.source.storage_options,
+            "drop": drops.get("clap", frozenset()),
+        }),
+        "separation": (SeparationStage, {
+            "backends": config.separation.backends,
+            "options": config.separation.options(),
+            "auto_cpu_seconds": config.separation.auto_cpu_seconds,
+            "save_stems": config.separation.save_stems,
+            "save_arrays": config.separation.save_arrays,
+            "output": output,
+            "device": device.get("separation", "cpu"),
+            "threads": threads,
+            "seed": config.seed,
+            "storage_options": config.source.storage_options,
+            "drop": drops.get("separation", frozenset()),
+        }),
+    }  # fmt: skip
+    nodes = [Node(name, *arguments[name]) for name in names]
+    sink = {
+        "output": output,
+        "run_id": run_id,
+        "tracks": tracks_schema(
+            extractors,
+            config.clap.enabled,
+            config.separation.enabled,
+            embedding_space=models.clap_model,
+            text_queries=config.clap.text_queries,
+        ),
+        "standing_fallbacks": [vars(f) for f in models.fallbacks],
+        "extractors": {e.name: e.version for e in extractors},
+    }
+    return [*nodes, Node("write", SinkStage, sink)]
+
+
+def _views(config: ExtractConfig, last: dict[str, int]) -> list[ViewSpec]:
+    """The forms of the audio that the stages read; ``last`` has the position of each stage."""
+    wanted = {view for e in config.extractors() for view in e.views}
+    rate = config.features.sample_rate
+    forms = {"native": (None, None), "mono": (rate, 1), "channels": (rate, None)}
+    views = [ViewSpec(name, *form, last["features"]) for name, form in forms.items() if name in wanted]
+    if "clap" in last:
+        views.append(ViewSpec("clap", 48000, 1, last["clap"]))
+    if "separation" in last:
+        views.append(ViewSpec("separation", 44100, 2, last["separation"]))
+    # Nothing to compute still means decoding: the tables then describe the files.
+    return views or [ViewSpec("mono", rate, 1, last["decode"])]
