@@ -57,7 +57,7 @@ class MidSide(Separator):
 
     name = "midside"
     version = "2"
-    cpu_speed = 60.0
+    cpu_speed = 90.0
     sources = ("vocals", "accompaniment")
 
     def __init__(self, device: str | torch.device = "cpu", frames: int = 512) -> None:

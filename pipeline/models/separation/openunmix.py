@@ -62,7 +62,7 @@ class OpenUnmix(Separator):
 
     name = "openunmix"
     version = "1"
-    cpu_speed = 5.0
+    cpu_speed = 3.0
 
     def __init__(
         self, separator: nn.Module, device: str | torch.device = "cpu", name: str = DEFAULT_MODEL
