@@ -80,10 +80,9 @@ def build_dataset(
 
 
 def _pool(actors: int) -> ActorPoolStrategy:
-    """All actors at once: growing on demand, Ray would load a model in the middle of the run."""
-    return ActorPoolStrategy(
-        min_size=1, max_size=actors, initial_size=actors, max_tasks_in_flight_per_actor=2
-    )
+    """All actors from beginning to end: growing on demand, Ray would load a model in the middle of the run, and
+    an actor that it ends for want of work is started anew as soon as there is some."""
+    return ActorPoolStrategy(min_size=actors, max_size=actors, max_tasks_in_flight_per_actor=2)
 
 
 def receipts(dataset: Dataset) -> Iterator[dict[str, Any]]:
