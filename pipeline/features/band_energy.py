@@ -59,7 +59,7 @@ class BandEnergy(Extractor):
     """
 
     name: ClassVar[str] = "band_energy"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     views: ClassVar[tuple[str, ...]] = ("mono",)
     description: ClassVar[str] = "level and share of energy per frequency band"
 

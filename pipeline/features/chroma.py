@@ -61,7 +61,7 @@ class Chroma(Extractor):
     """
 
     name: ClassVar[str] = "chroma"
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     views: ClassVar[tuple[str, ...]] = ("mono",)
     description: ClassVar[str] = "strength of the 12 pitch classes, and the tuning"
 

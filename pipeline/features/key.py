@@ -82,7 +82,7 @@ class Key(Extractor):
     """
 
     name: ClassVar[str] = "key"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     views: ClassVar[tuple[str, ...]] = ("mono",)
     description: ClassVar[str] = "musical key"
 

@@ -40,7 +40,7 @@ class Loudness(Extractor):
     """
 
     name: ClassVar[str] = "loudness"
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     views: ClassVar[tuple[str, ...]] = ("native",)
     description: ClassVar[str] = "BS.1770 loudness, loudness range, true peak and RMS levels"
 

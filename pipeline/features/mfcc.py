@@ -44,7 +44,7 @@ class Mfcc(Extractor):
     """
 
     name: ClassVar[str] = "mfcc"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     views: ClassVar[tuple[str, ...]] = ("mono",)
     description: ClassVar[str] = "mel-frequency cepstral coefficients"
 

@@ -48,7 +48,7 @@ class Quality(Extractor):
     """
 
     name: ClassVar[str] = "quality"
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     views: ClassVar[tuple[str, ...]] = ("native",)
     description: ClassVar[str] = "DC offset, clipping, crest factor, silence, bandwidth and stereo image"
 

@@ -57,7 +57,7 @@ class Spectral(Extractor):
     """
 
     name: ClassVar[str] = "spectral"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     views: ClassVar[tuple[str, ...]] = ("mono",)
     description: ClassVar[str] = "centroid, bandwidth, rolloff, flatness and contrast of the spectrum"
 

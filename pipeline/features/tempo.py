@@ -37,7 +37,7 @@ class Tempo(Extractor):
     """
 
     name: ClassVar[str] = "tempo"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     views: ClassVar[tuple[str, ...]] = ("mono",)
     description: ClassVar[str] = "tempo, beats and the rate of onsets"
 
