@@ -21,6 +21,8 @@ from pipeline.dataset.storage import absolute, explain, filesystem, is_local, jo
 from pipeline.errors import UserError
 
 TABLES = ("tracks", "segments", "timings", "failures")
+# Of a table without rows, so that it can be read with its schema.
+EMPTY_PART = "part-empty.parquet"
 PUT_ATTEMPTS = 3
 _ASSET = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}")
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
@@ -112,22 +114,13 @@ class Output:
         """Give every table that has no part one without rows, so that each can be read with its schema."""
         for table, schema in schemas.items():
             if not self.parts(table):
-                self.write_table(f"{table}/part-empty.parquet", schema.empty_table())
+                self.write_table(f"{table}/{EMPTY_PART}", schema.empty_table())
 
-    def check(self, overwrite: bool) -> None:
-        """Check that the root can be written and holds no tables, unless ``overwrite``; removes nothing.
-
-        Raises:
-            UserError: not writable, or tables there and no ``overwrite``.
-        """
+    def check(self) -> None:
+        """Check that the root can be written. Raises `UserError`."""
         try:
             if is_local(self.uri):
                 Path(self.path("runs")).mkdir(parents=True, exist_ok=True)
-            if not overwrite and any(self.parts(table) for table in TABLES):
-                raise UserError(
-                    f"{self.uri} already holds tables: type output.overwrite=true to replace them, "
-                    "or another output.uri"
-                )
             probe = f"runs/probe-{uuid.uuid4().hex[:8]}"
             self.write(probe, b"")
             self.fs.rm(self.path(probe))
@@ -135,6 +128,26 @@ class Output:
             raise
         except Exception as error:  # noqa: BLE001  every fsspec backend raises its own classes
             raise explain(f"output.uri={self.uri}", error) from None
+
+    def tidy(self) -> list[str]:
+        """Remove what an interrupted run left half done; return what was removed.
+
+        Parts of the other tables that have no part of `tracks` do not count, see `TABLES`. Only for whoever holds
+        the lock of the output.
+        """
+        names = {part.split("/", 1)[1] for part in self.parts("tracks")}
+        removed = []
+        for table in TABLES:
+            for part in self.parts(table):
+                name = part.split("/", 1)[1]
+                if name not in names and name.startswith("part-") and name != EMPTY_PART:
+                    self.fs.rm(self.path(part))
+                    removed.append(part)
+            if is_local(self.uri):
+                for left in Path(self.path(table)).glob(".part-*.tmp"):
+                    left.unlink(missing_ok=True)
+                    removed.append(f"{table}/{left.name}")
+        return removed
 
     def clear(self) -> None:
         """Remove the tables, blobs and stems of earlier runs: only files with our names, never a folder whole."""

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import secrets
 import sys
 import tempfile
@@ -21,6 +22,9 @@ PACKAGES = (
     "soundmill", "ray", "pyarrow", "numpy", "torch", "torchaudio", "laion-clap", "demucs", "librosa", "pyloudnorm",
     "soundfile", "soxr", "av", "scipy", "fsspec", "s3fs", "hydra-core",
 )  # fmt: skip
+
+
+_RUN_ID = re.compile(r"\d{8}T\d{6}-[0-9a-f]{4}")
 
 
 def new_run_id() -> str:
@@ -55,6 +59,7 @@ class RunFolder:
             os.close(handle)
             self._spool = Path(name)
         self._log = self._spool.open("w", encoding="utf-8")
+        self.mark("running")
 
     def relative(self, name: str) -> str:
         """``name`` relative to the output root."""
@@ -68,6 +73,10 @@ class RunFolder:
     def write_json(self, name: str, value: Any) -> str:
         """Write a JSON file. Raises ``ValueError`` for NaN."""
         return self.write(name, json.dumps(value, indent=2, allow_nan=False, default=str) + "\n")
+
+    def mark(self, status: str, **fields: Any) -> None:
+        """Write ``status.json``: ``running``, ``done``, ``failed`` or ``interrupted``."""
+        self.write_json("status.json", {"run_id": self.run_id, "status": status, **fields})
 
     def log(self, event: str, text: str, level: str = "info", **fields: Any) -> None:
         """One JSON line in ``log.jsonl`` and, unless quiet, one readable line on the terminal."""
@@ -97,6 +106,30 @@ class RunFolder:
             self.sync()
             if not self._in_place:
                 self._spool.unlink()
+
+
+def interrupted_runs(output: Output, newest: int = 20) -> list[str]:
+    """Ids of those of the ``newest`` runs that never came to an end; only for whoever holds the lock."""
+    try:
+        found = output.fs.ls(output.path("runs"), detail=False)
+    except FileNotFoundError:
+        return []
+    names = sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
+    ids = [name for name in names if _RUN_ID.fullmatch(name)]
+    return [run_id for run_id in ids[-newest:] if _status(output, run_id) == "running"]
+
+
+def _status(output: Output, run_id: str) -> str | None:
+    try:
+        return json.loads(output.read(f"runs/{run_id}/status.json")).get("status")
+    except (FileNotFoundError, ValueError, AttributeError):
+        return None
+
+
+def mark_interrupted(output: Output, run_id: str, continued_by: str) -> None:
+    """Say in the folder of a run that it was interrupted, and by which run it was continued."""
+    status = {"run_id": run_id, "status": "interrupted", "continued_by": continued_by}
+    output.write(f"runs/{run_id}/status.json", (json.dumps(status, indent=2) + "\n").encode())
 
 
 def environment(devices: dict[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,9 @@ IDENTITY = (
     column("extractor_keys", pa.map_(pa.string(), pa.string()), "hash",
            "extractor to hash of its code version, parameters and model"),
     column("fallbacks", pa.list_(FALLBACK), "1", "steps away from what was configured, with the reason"),
+    column("failed_keys", pa.map_(pa.string(), pa.string()), "hash",
+           "as extractor_keys, of what failed: a later run does not try the same again"),
+    column("source_version", pa.string(), "1", "ETag or time of the last change, as the listing had it"),
 )  # fmt: skip
 
 CLAP = (
@@ -106,6 +109,7 @@ FAILURES = pa.schema(
         column("worker_died", pa.bool_(), "1", "whether the process was lost"),
         column("first_seen", pa.timestamp("us", tz="UTC"), "UTC", "when it first failed"),
         _RUN,
+        column("extractor_key", pa.string(), "hash", "of the code, parameters and model that failed"),
     ]
 )
 

@@ -6,8 +6,9 @@ import csv
 import fnmatch
 import io
 import json
+import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -49,12 +50,17 @@ class SourceItem:
         problem: why it cannot be read, where that is known from the listing alone.
         location: where to read it, when that differs from the uri that is written down: credentials and
             signatures in a URL are for reading only.
+        version: what the listing says of the content: an ETag, or the time of the last change; None where it
+            says nothing.
+        version: what the listing says of the content: an ETag, or the time of the last change; None where it
+            says nothing.
     """
 
     uri: str
     size_bytes: int | None = None
     problem: str | None = None
     location: str | None = None
+    version: str | None = None
 
 
 def list_source(
@@ -115,13 +121,13 @@ def _walk(
     fs, root = filesystem(uri, options)
     try:
         single = _is_file(fs, root, uri)
-        size = fs.info(root).get("size") if single else None
+        entry = fs.info(root) if single else {}
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001  every fsspec backend raises its own classes
         raise explain(uri, error) from None
     if single:
-        yield _item(absolute(uri), size)
+        yield _item(absolute(uri), entry)
         return
     yield from _walk_folder(fs, root, _Walk(root, _matcher(glob), is_local(uri), exclude), frozenset())
 
@@ -188,7 +194,7 @@ def _walk_folder(
             raise explain(folder, error) from None
         # One folder that cannot be read must not hide its neighbours.
         full = folder if walk.local else fs.unstrip_protocol(folder)
-        yield _item(full, None, f"is a folder that cannot be listed: {one_line(error)}")
+        yield _item(full, {}, f"is a folder that cannot be listed: {one_line(error)}")
         return
     for entry in entries:
         name = entry["name"].rstrip("/")
@@ -200,18 +206,36 @@ def _walk_folder(
             continue
         if entry["type"] == "directory":
             if walk.matches(relative) and PurePosixPath(relative).suffix.lower() in SUFFIXES:
-                yield _item(full, None, "is a directory with the name of an audio file")
+                yield _item(full, {}, "is a directory with the name of an audio file")
             yield from _walk_folder(fs, name, walk, seen | {real})
         elif walk.matches(relative):
             odd = (
                 None if entry["type"] == "file" else f"is neither a file nor a directory but {entry['type']}"
             )
-            yield _item(full, entry.get("size"), odd)
+            yield _item(full, entry, odd)
 
 
-def _item(full: str, size: int | None, problem: str | None = None) -> SourceItem:
+def _item(full: str, entry: Mapping[str, Any], problem: str | None = None) -> SourceItem:
     text = _text(public_uri(full))
-    return SourceItem(text, size, problem or _name_problem(full), None if full == text else _text(full))
+    location = None if full == text else _text(full)
+    return SourceItem(
+        text, entry.get("size"), problem or _name_problem(full), location, content_version(entry)
+    )
+
+
+# What the file systems of fsspec call it: S3, GCS and Azure, HTTP, local and SFTP, HDFS. The best first.
+_VERSION_FIELDS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified")
+
+
+def content_version(entry: Mapping[str, Any]) -> str | None:
+    """What a listing's ``entry`` says that changes with the content; None where it says nothing."""
+    for name in _VERSION_FIELDS:
+        value = entry.get(name)
+        if isinstance(value, (str, int, float)) and value:
+            return repr(value) if isinstance(value, float) else str(value).strip('"')
+        if hasattr(value, "isoformat"):
+            return value.isoformat()
+    return None
 
 
 def _name_problem(name: str) -> str | None:
@@ -232,7 +256,16 @@ def _from_manifest(manifest: str, base: str | None, options: dict[str, Any] | No
         if is_local(uri):
             relative = not uri.startswith(("/", "~", "file://"))
             uri = join(root, uri) if relative else local_path(uri)
-        yield _item(uri, None)
+        yield _item(uri, _local_entry(uri) if is_local(uri) else {})
+
+
+def _local_entry(path: str) -> dict[str, Any]:
+    """Size and time of a file that a manifest names; what is wrong with it shows when it is read."""
+    try:
+        status = os.stat(path)  # noqa: PTH116  a Path per row of a manifest is what costs here
+    except (OSError, ValueError):
+        return {}
+    return {"size": status.st_size, "mtime": status.st_mtime}
 
 
 def _manifest_uris(manifest: str, options: dict[str, Any] | None) -> Iterator[str]:

@@ -2,7 +2,10 @@
 
 Columns of the table that travels:
 
-- the plan's: ``index``, ``uri``, ``size_bytes``, ``problem``;
+- the plan's: ``index``, ``uri``, ``size_bytes``, ``problem``, ``part``, and what is to be done, see
+  `pipeline.engine.plan.PlannedFile`;
+- ``copy_of``: the file with the same content that is computed instead of this one;
+- ``kept``: true where the row that is there already stays, whatever happened here;
 - what is known of the file: ``asset_id`` … ``duration_s``;
 - ``long``: true where the samples are too many to travel: stages read them from the source;
 - ``pcm@<view>``: float32 samples as bytes, each view stored once, in the column of the last stage that reads
@@ -37,6 +40,7 @@ FAILURE = pa.struct(
         ("attempts", pa.int32()),
         ("worker_died", pa.bool_()),
         ("first_seen", pa.timestamp("us", tz="UTC")),
+        ("extractor_key", pa.string()),
     ]
 )
 BLOB = pa.struct(
@@ -68,7 +72,13 @@ class Track:
     size_bytes: int | None = None
     problem: str | None = None
     location: str | None = None
+    version: str | None = None
     estimated_s: float = 0.0
+    part: str | None = None
+    known_asset: str | None = None
+    todo: list[str] | None = None
+    shared: bool = False
+    copy_of: str | None = None
     asset_id: str | None = None
     sample_rate: int | None = None
     channels: int | None = None
@@ -89,6 +99,10 @@ class Track:
         """Whether there is audio to work on."""
         return bool(self.views) or bool(self.long)
 
+    def wants(self, name: str) -> bool:
+        """Whether extractor or network ``name`` is to be computed."""
+        return self.todo is None or name in self.todo
+
     def audio(self, view: str) -> np.ndarray:
         """The samples of a view, float32 ``[channels, samples]``; read-only and without a copy."""
         column, _, channels = self.views[view]
@@ -99,14 +113,19 @@ class Track:
         """Sample rate of a view, Hz."""
         return self.views[view][1]
 
-    def fail(self, stage: str, error: BaseException, attempts: int = 1) -> None:
-        """Record that ``stage`` failed on this track."""
-        self.failures.append(failure(stage, error, attempts))
+    def fail(
+        self, stage: str, error: BaseException, attempts: int = 1, key: str | None = None, died: bool = False
+    ) -> None:
+        """Record that ``stage`` failed on this track; ``key`` is that of what it tried to compute."""
+        self.failures.append(failure(stage, error, attempts, died, key))
 
 
-def failure(stage: str, error: BaseException, attempts: int = 1, worker_died: bool = False) -> dict[str, Any]:
+def failure(
+    stage: str, error: BaseException, attempts: int = 1, worker_died: bool = False, key: str | None = None
+) -> dict[str, Any]:
     """A `FAILURE` value."""
     return {
+        "extractor_key": key,
         "stage": stage,
         "error_class": type(error).__name__,
         "message": one_line(error),
@@ -117,8 +136,8 @@ def failure(stage: str, error: BaseException, attempts: int = 1, worker_died: bo
 
 
 _STATE = (
-    "index", "uri", "size_bytes", "problem", "location", "estimated_s", "asset_id", "sample_rate", "channels",
-    "duration_s", "long", "done_at",
+    "index", "uri", "size_bytes", "problem", "location", "version", "estimated_s", "part", "known_asset", "todo",
+    "shared", "copy_of", "asset_id", "sample_rate", "channels", "duration_s", "long", "done_at",
 )  # fmt: skip
 
 
@@ -207,9 +226,10 @@ def _column(tracks: Sequence[Track], field_: pa.Field, stage: str) -> pa.Array:
             try:
                 values += pa.array([track.values.get(field_.name)], type=field_.type).to_pylist()
             except (pa.ArrowException, OverflowError, TypeError) as error:
-                track.fail(stage, TypeError(f"{field_.name}: {one_line(error)}"))
-                track.values.pop(f"key@{stage}", None)
-                track.values.pop(f"key@{field_.name.split('_', 1)[0]}", None)
+                owners = f"key@{stage}", f"key@{field_.name.split('_', 1)[0]}"
+                keys = [track.values.pop(name, None) for name in owners]
+                problem = TypeError(f"{field_.name}: {one_line(error)}")
+                track.fail(stage, problem, key=next(filter(None, keys), None))
                 values.append(None)
         return pa.array(values, type=field_.type)
 

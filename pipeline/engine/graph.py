@@ -11,10 +11,11 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
+from pipeline.engine.guard import FATAL, guarded, raise_fatal
 from pipeline.engine.process import GPU_MEMORY_FRACTION
 from pipeline.engine.resources import StageResources
 
-# A task lost with its worker is retried this often before the job fails; Ray's default is for ever.
+# A task lost with its worker is retried this often before its block is given up; Ray's default is for ever.
 MAX_TASK_RETRIES = 3
 
 
@@ -39,19 +40,27 @@ def build_dataset(
     resources: Mapping[str, StageResources],
     environment: Mapping[str, str] | None = None,
     gpu_memory_fraction: float = 0.75,
+    ledger: Any = None,
+    retries: int = MAX_TASK_RETRIES,
 ) -> Dataset:
     """The lazy dataset that sends ``blocks`` through ``nodes``; `receipts` runs it.
+
+    Blocks whose workers died more than ``retries`` times are missing in the end: `pipeline.engine.reconcile`.
 
     Args:
         environment: variables for the actors, see `pipeline.engine.session.connect`. Each actor with an
             environment of its own starts a second later, so none is set where there is nothing to set.
         gpu_memory_fraction: of a card that all actors on it may use together; each gets its 1/n of that.
+        ledger: is told which files each stage is about to work on, see `pipeline.engine.ledger`.
+        retries: of a task that was lost with its worker.
     """
     context = DataContext.get_current()
     context.set_config(GPU_MEMORY_FRACTION, gpu_memory_fraction)
     context.enable_progress_bars = False
     # Blocks are cut by audio seconds; Ray must not cut them again by bytes, or batches lose their tracks.
     context.target_max_block_size = None
+    # Only dead workers drop blocks, see `pipeline.engine.guard`.
+    context.max_errored_blocks = -1
     context.actor_prefetcher_enabled = True
     dataset = ray.data.from_arrow(list(blocks))
     own = {"runtime_env": {"env_vars": dict(environment)}} if environment else {}
@@ -64,30 +73,32 @@ def build_dataset(
         # up to it, and memory would no longer be bounded by the block. This one takes a block as it comes, and
         # max_restarts and max_task_retries, which leave the public one in Ray 2.64 (our pin excludes it).
         dataset = dataset.map_batches_internal(
-            node.stage,
+            guarded(node.stage, node.name, ledger),
             fn_constructor_kwargs=node.arguments,
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,
-            compute=_pool(share.actors),
+            compute=_pool(share.actors, in_flight=2 if ledger is None else 1),
             num_cpus=share.num_cpus,
             max_restarts=-1,
-            max_task_retries=MAX_TASK_RETRIES,
+            max_task_retries=retries,
             **own,
             **options,
         )
     return dataset
 
 
-def _pool(actors: int) -> ActorPoolStrategy:
+def _pool(actors: int, in_flight: int) -> ActorPoolStrategy:
     """All actors from beginning to end: growing on demand, Ray would load a model in the middle of the run, and
     an actor that it ends for want of work is started anew as soon as there is some."""
-    return ActorPoolStrategy(min_size=actors, max_size=actors, max_tasks_in_flight_per_actor=2)
+    return ActorPoolStrategy(min_size=actors, max_size=actors, max_tasks_in_flight_per_actor=in_flight)
 
 
 def receipts(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    """Run the graph and yield the sink's receipts as parts are committed."""
+    """Run the graph and yield the sink's receipts as parts are committed. Raises `StageFailed`."""
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        if FATAL in batch.column_names:
+            raise_fatal(json.loads(batch[FATAL][0].as_py()))
         for receipt in batch["receipt"].to_pylist():
             yield json.loads(receipt)
 

@@ -1,8 +1,14 @@
-"""How inputs are packed into blocks: by estimated audio seconds, because cost is per block and per second."""
+"""How inputs are packed into blocks: by estimated audio seconds, because cost is per block and per second.
+
+A block is what one table part holds. Its name is made from the files in it, so a task that runs twice writes the same
+part twice, and a part that is written anew replaces itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -16,7 +22,12 @@ SCHEMA = pa.schema(
         ("size_bytes", pa.int64()),
         ("problem", pa.string()),
         ("location", pa.string()),  # where to read it, when that is not the uri
+        ("version", pa.string()),
         ("estimated_s", pa.float64()),
+        ("part", pa.string()),
+        ("known_asset", pa.string()),
+        ("todo", pa.list_(pa.string())),
+        ("shared", pa.bool_()),
     ]
 )
 
@@ -27,6 +38,28 @@ DEFAULT_BYTES_PER_SECOND = 20_000
 UNKNOWN_SECONDS = 60.0
 
 
+@dataclass(frozen=True)
+class PlannedFile:
+    """A file that something is to be computed of.
+
+    Args:
+        index: its number in the listing.
+        item: where it is.
+        part: of the tables that has its row already; None for a file without one.
+        known_asset: the ``asset_id`` in that row.
+        todo: what is to be computed while the content is that of ``known_asset``; None is everything. Of a file
+            with other content it is everything anyway.
+        shared: another file may have the same content.
+    """
+
+    index: int
+    item: SourceItem
+    part: str | None = None
+    known_asset: str | None = None
+    todo: tuple[str, ...] | None = None
+    shared: bool = False
+
+
 def estimated_seconds(item: SourceItem) -> float:
     """A rough duration from the size and the suffix; only the packing depends on it."""
     if item.size_bytes is None:
@@ -35,20 +68,51 @@ def estimated_seconds(item: SourceItem) -> float:
     return item.size_bytes / BYTES_PER_SECOND.get(suffix, DEFAULT_BYTES_PER_SECOND)
 
 
-def pack(items: Iterable[SourceItem], block_seconds: float, max_files: int) -> Iterator[pa.Table]:
-    """Cut ``items`` into tables of consecutive files: at most ``max_files``, and closed at ``block_seconds``.
+def pack(files: Iterable[PlannedFile], block_seconds: float, max_files: int) -> Iterator[pa.Table]:
+    """Cut ``files`` into tables.
 
-    A block costs Ray some 25 ms whatever it holds, so tiny files share one; long files stay alone, because a
-    block is never split between workers.
+    Files that have a row already come by the part it is in: a part is written whole. The others come in order, at
+    most ``max_files`` in a table, which is closed at ``block_seconds``. A block costs Ray some 25 ms whatever it
+    holds, so tiny files share one; long files stay alone, because a block is never split between workers.
     """
-    rows: list[dict] = []
+    by_part: dict[str, list[PlannedFile]] = {}
+    waiting: list[PlannedFile] = []
     seconds = 0.0
-    for index, item in enumerate(items):
-        length = estimated_seconds(item)
-        if rows and (len(rows) >= max_files or seconds + length > block_seconds):
-            yield pa.Table.from_pylist(rows, schema=SCHEMA)
-            rows, seconds = [], 0.0
-        rows.append({"index": index, **vars(item), "estimated_s": length})
+    for file in files:
+        if file.part is not None:
+            by_part.setdefault(file.part, []).append(file)
+            continue
+        length = estimated_seconds(file.item)
+        if waiting and (len(waiting) >= max_files or seconds + length > block_seconds):
+            yield block_of(waiting)
+            waiting, seconds = [], 0.0
+        waiting.append(file)
         seconds += length
-    if rows:
-        yield pa.Table.from_pylist(rows, schema=SCHEMA)
+    if waiting:
+        yield block_of(waiting)
+    for known in by_part.values():
+        yield block_of(known)
+
+
+def block_of(files: Sequence[PlannedFile]) -> pa.Table:
+    """One table of ``files``, with the name of the part that they will be."""
+    part = files[0].part or part_name(files[0].index, [f.item.uri for f in files])
+    rows = [
+        {
+            **vars(file.item),
+            "index": file.index,
+            "estimated_s": estimated_seconds(file.item),
+            "part": part,
+            "known_asset": file.known_asset,
+            "todo": None if file.todo is None else list(file.todo),
+            "shared": file.shared,
+        }
+        for file in files
+    ]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def part_name(first_index: int, uris: Sequence[str]) -> str:
+    """The same files give the same name."""
+    digest = hashlib.sha256("\n".join(uris).encode()).hexdigest()[:12]
+    return f"part-{first_index:09d}-{digest}.parquet"

@@ -16,7 +16,7 @@ OTHERS = ("other", "other", "other")
 
 @dataclass
 class Progress:
-    """Adds up receipts.
+    """Adds up receipts. ``copies`` are files that wait for the row of another file with the same content.
 
     Args:
         files: planned.
@@ -35,6 +35,7 @@ class Progress:
     fallbacks: Counter = field(default_factory=Counter)
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     processes: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
+    copies: dict[int, dict[str, Any]] = field(default_factory=dict)
     audio_s: float = 0.0
     bytes_done: int = 0
     write_s: float = 0.0
@@ -48,6 +49,7 @@ class Progress:
                 f"{len(doubled)} files were committed twice, the first is number {min(doubled)}"
             )
         self.committed.update(receipt["indexes"])
+        self.copies.update({copy["index"]: copy for copy in receipt["copies"]})
         self.status.update(receipt["status"])
         self.audio_s += receipt["audio_s"]
         self.bytes_done += receipt["bytes"]
@@ -71,6 +73,21 @@ class Progress:
         if time.perf_counter() - self._last >= self.interval_s:
             self._last = time.perf_counter()
             self.report(self.fields())
+
+    def settled(self) -> set[int]:
+        """Files that have a row, or will have that of a file with the same content."""
+        return self.committed | self.copies.keys()
+
+    def add_copy(self, index: int, status: str, size_bytes: int) -> None:
+        """Count a file that got the row of another."""
+        self.committed.add(index)
+        self.status[status] += 1
+        self.bytes_done += size_bytes
+
+    def add_unseen(self, index: int, status: str) -> None:
+        """Count a file whose row is there although no receipt came."""
+        self.committed.add(index)
+        self.status[status] += 1
 
     def elapsed(self) -> float:
         """Wall seconds since the start."""

@@ -3,29 +3,66 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.engine.batch import FAILURE, failure
+from pipeline.engine.plan import PlannedFile, block_of
+
+DECODE, FEATURES = "decode", "features"
 
 
-class LostByWorker(Exception):
-    """The row went into the graph and never reached the sink."""
+class WorkerDied(Exception):
+    """The process that worked on the file was lost, every time."""
 
 
-def lost_rows(blocks: Iterable[pa.Table], committed: Collection[int]) -> pa.Table | None:
-    """The planned rows that were not committed, as failed rows the sink can write; None if there are none."""
-    done = pa.array(sorted(committed), type=pa.int64())
-    missing = [block.filter(pc.invert(pc.is_in(block["index"], value_set=done))) for block in blocks]
-    table = pa.concat_tables(missing)
-    if table.num_rows == 0:
-        return None
-    ids = [hashlib.sha256(uri.encode()).hexdigest() for uri in table["uri"].to_pylist()]
-    error = LostByWorker("the worker that held this file was lost and its block did not come back")
-    lost = [[failure("decode", error, attempts=1, worker_died=True)]] * table.num_rows
-    table = table.append_column("asset_id", pa.array(ids))
-    table = table.append_column("duration_s", pa.nulls(table.num_rows, pa.float64()))
-    table = table.append_column("done_at", pa.nulls(table.num_rows, pa.float64()))
-    return table.append_column("failures@decode", pa.array(lost, type=pa.list_(FAILURE)))
+def missing_files(files: Iterable[PlannedFile], settled: Collection[int]) -> list[PlannedFile]:
+    """The planned files that have neither been committed nor found to be copies."""
+    return [file for file in files if file.index not in settled]
+
+
+def one_by_one(files: Sequence[PlannedFile]) -> list[pa.Table]:
+    """A block for each file, so that what kills a worker costs itself only."""
+    return [block_of([file]) for file in files]
+
+
+def lost_rows(
+    files: Sequence[PlannedFile],
+    seen: Mapping[int, tuple[str, str | None]],
+    keys: Mapping[str, str],
+    attempts: int,
+) -> list[pa.Table]:
+    """Files that were given up, each as a failed row that the sink can write.
+
+    Args:
+        files: what is left in the end.
+        seen: index → (stage, asset id) that was last heard of a file.
+        keys: extractor → key, of this run, and that of ``decode``: the next run does not try again what was
+            being computed.
+        attempts: passes in which the worker died.
+    """
+    return [_lost(file, *seen.get(file.index, (DECODE, None)), keys, attempts) for file in files]
+
+
+def _lost(
+    file: PlannedFile, stage: str, asset: str | None, keys: Mapping[str, str], attempts: int
+) -> pa.Table:
+    table = block_of([file])
+    asset = asset or file.known_asset or hashlib.sha256(file.item.uri.encode()).hexdigest()
+    error = WorkerDied(f"the worker died in {stage} each time this file was there: {attempts} times")
+    lost = failure(stage, error, attempts, worker_died=True, key=keys.get(stage))
+    columns = {
+        "asset_id": pa.array([asset]),
+        "duration_s": pa.nulls(1, pa.float64()),
+        "done_at": pa.nulls(1, pa.float64()),
+        f"failures@{stage}": pa.array([[lost]], type=pa.list_(FAILURE)),
+    }
+    if stage == FEATURES:
+        wanted = [n for n in keys if n not in (DECODE, "clap", "separation")]
+        columns |= {
+            f"failkey@{n}": pa.array([keys[n]]) for n in wanted if file.todo is None or n in file.todo
+        }
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+    return table

@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.engine.stages.separation import separation_key
 from pipeline.errors import Fallback, UserError
 from pipeline.models import weights
 from pipeline.models.clap.checkpoint import read_checkpoint
@@ -42,6 +43,7 @@ class Models:
         clap_model: architecture and weights hash.
         clap_queries: the text queries and their vectors; None where there are none or they are skipped.
         separation: backend for a short stereo track and why it; None where there is none. Each row has its own.
+        separation_key: the key of the separation columns; None where the stage is off.
         fallbacks: recorded in every decoded row.
         warnings: one line each, for the log.
     """
@@ -50,6 +52,7 @@ class Models:
     clap_model: str | None = None
     clap_queries: TextQueries | None = None
     separation: str | None = None
+    separation_key: str | None = None
     fallbacks: list[Fallback] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -126,6 +129,15 @@ def _find_backend(config: ExtractConfig, models: Models) -> None:
                 with contextlib.suppress(BackendUnavailable):  # `choose` says why
                     load(name)
         choice = choose(separation.backends, load)
+        if choice.separator is not None:
+            models.separation_key = separation_key(
+                separation.backends,
+                load,
+                separation.options(),
+                separation.auto_cpu_seconds,
+                separation.save_stems,
+                separation.save_arrays,
+            )
     finally:
         forget_backends()
     if choice.separator is not None:

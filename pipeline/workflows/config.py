@@ -38,13 +38,18 @@ GPU_STAGES = ("features", "clap", "separation")
 
 @dataclass
 class SourceConfig:
-    """Where the audio is."""
+    """Where the audio is.
+
+    ``compare`` is how a later run tells that a file is the one in its tables: ``listing``, by size and by ETag or
+    time of the last change; ``content``, by reading it.
+    """
 
     uri: Optional[str] = None
     glob: Optional[str] = None
     manifest: Optional[str] = None
     storage_options: dict[str, Any] = field(default_factory=dict)
     limit: Optional[int] = None
+    compare: str = "listing"
 
 
 @dataclass
@@ -129,7 +134,7 @@ class HardwareConfig:
     gpu_memory_fraction: float = 0.75
     vram_bytes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(GPU_STAGES, 0))
     block_audio_seconds: float = 300.0
-    max_files_per_block: int = 32
+    max_files_per_block: int = 256
     max_track_bytes: int = 1_500_000_000
     max_track_hours: float = 24.0
 
@@ -192,6 +197,7 @@ class ExtractConfig:
     ray: RayConfig = field(default_factory=RayConfig)
     perf: PerfConfig = field(default_factory=PerfConfig)
     max_failure_rate: float = 0.9
+    max_strikes: int = 3
     seed: int = 0
 
     def output_options(self) -> dict[str, Any]:
@@ -246,6 +252,7 @@ def _check_io(config: ExtractConfig) -> None:
         _check_paths_on_a_cluster(config)
     if config.source.manifest and config.source.glob:
         raise UserError("source.glob does not apply to source.manifest: leave one of them out")
+    _one_of("source.compare", config.source.compare, ("listing", "content"))
     if config.source.limit is not None and config.source.limit < 1:
         raise UserError(f"source.limit={config.source.limit} must be at least 1, or null for no limit")
 
@@ -329,6 +336,8 @@ def _check_rest(config: ExtractConfig) -> None:
         raise UserError("cache.enabled=true: this version has no cache yet; type cache.enabled=false")
     if not 0 <= config.max_failure_rate <= 1:
         raise UserError(f"max_failure_rate={config.max_failure_rate:g} must lie within 0..1")
+    if config.max_strikes < 1:
+        raise UserError(f"max_strikes={config.max_strikes} must be at least 1")
     if config.perf.threads < 1:
         raise UserError(f"perf.threads={config.perf.threads} must be at least 1")
     _check_hardware(config.hardware)

@@ -6,38 +6,44 @@ Reads top to bottom: list → prepare the output → see which models are there 
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
-import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 import yaml
 
+from pipeline.dataset.lock import OutputLock
 from pipeline.dataset.manifest import merge_manifest
+from pipeline.dataset.merge import conform, ordered_schema
 from pipeline.dataset.output import Output
-from pipeline.dataset.run import RunFolder, environment, new_run_id
+from pipeline.dataset.run import RunFolder, environment, interrupted_runs, mark_interrupted, new_run_id
 from pipeline.dataset.schemas import FAILURES, segments_schema
 from pipeline.dataset.sources import SourceItem, list_source
 from pipeline.dataset.spaces import require_space
+from pipeline.dataset.state import State, read_state, same_columns
 from pipeline.dataset.storage import is_local, one_line, public_uri
-from pipeline.engine.graph import Node, build_dataset, busy_seconds, receipts
+from pipeline.engine.graph import Node
 from pipeline.engine.progress import Progress
-from pipeline.engine.reconcile import lost_rows
 from pipeline.engine.resources import StageResources, plan_resources
-from pipeline.engine.session import Cluster, connect, disconnect, root_cause
-from pipeline.engine.stages.sink import SinkStage
+from pipeline.engine.session import Cluster, connect, disconnect
+from pipeline.errors import UserError
 from pipeline.report.html import clock, render
 from pipeline.report.overview import overview
 from pipeline.report.performance import markdown, performance
 from pipeline.workflows.availability import Models, find_models
 from pipeline.workflows.config import ExtractConfig, redacted
 from pipeline.workflows.hardware import resolve_hardware
-from pipeline.workflows.stages import build_graph, plan_blocks, stage_names
+from pipeline.workflows.keys import wanted_keys
+from pipeline.workflows.passes import Passes, TooManyFailures, count_rows
+from pipeline.workflows.resume import plan_work
+from pipeline.workflows.stages import build_graph, plan_blocks, run_schema, stage_names
 
+# The workers of a driver that was killed end a moment after it; what they still write is to be read.
+LAST_WRITES_S = 2.0
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_FAILURES = 0, 1, 2, 3
 
 
@@ -60,8 +66,15 @@ class Result:
     performance: dict[str, Any] | None = None
 
 
-def run(config: ExtractConfig, quiet: bool = False) -> Result:
-    """Run the job. Raises `UserError` for what the user can mend before anything was computed."""
+def run(config: ExtractConfig, quiet: bool = False, retry: Collection[str] = ()) -> Result:
+    """Run the job: compute what the output lacks.
+
+    Args:
+        retry: uris whose recorded failures are tried again.
+
+    Raises:
+        UserError: what the user can mend before anything was computed.
+    """
     started = time.perf_counter()
     config.check()
     output = Output(config.output.uri, config.output_options())
@@ -69,15 +82,29 @@ def run(config: ExtractConfig, quiet: bool = False) -> Result:
     models = find_models(config)
     if models.clap_model is not None and not config.output.overwrite:
         require_space(output, models.clap_model)
-    output.check(config.output.overwrite)
-    folder = RunFolder(output, new_run_id(), quiet)
+    output.check()
+    lock, taken = OutputLock(output, new_run_id()), []
+    lock.acquire(taken.append)
     try:
-        return _run(config, items, models, output, folder, started)
-    finally:
+        folder = RunFolder(output, lock.owner, quiet)
         try:
-            disconnect()
+            for text in taken:
+                folder.log("lock", text, level="warning")
+            if taken:
+                time.sleep(LAST_WRITES_S)
+            result = _run(config, items, models, output, folder, lock, started, retry)
+            folder.mark("done" if result.exit_code in (EXIT_OK, EXIT_FAILURES) else "failed")
+            return result
+        except UserError:
+            folder.mark("failed")
+            raise
         finally:
-            folder.close()
+            try:
+                disconnect()
+            finally:
+                folder.close()
+    finally:
+        lock.release()
 
 
 def _list(config: ExtractConfig, quiet: bool) -> list[SourceItem]:
@@ -105,7 +132,9 @@ def _run(
     models: Models,
     output: Output,
     folder: RunFolder,
+    lock: OutputLock,
     started: float,
+    retry: Collection[str],
 ) -> Result:
     folder.log(
         "start",
@@ -116,6 +145,16 @@ def _run(
     )
     for warning in models.warnings:
         folder.log("fallback", warning, level="warning")
+    keys = wanted_keys(config, models)
+    state = State.nothing() if config.output.overwrite else _what_is_there(output, folder)
+    work = plan_work(items, state, keys, retry, config.source.compare == "listing")
+    if work.done:
+        text = f"{work.done} of {len(items)} files are done already, {len(work.files)} are not"
+        folder.log("resume", text, done=work.done, todo=len(work.files))
+    if not work.files:
+        folder.write("config.yaml", yaml.safe_dump(redacted(config), sort_keys=False, allow_unicode=True))
+        folder.log("done", f"nothing to do: all {len(items)} files are done")
+        return Result(EXIT_OK, folder.run_id, output.uri)
     cluster = connect(
         config.ray.address, config.ray.num_cpus, config.ray.object_store_memory, config.perf.threads
     )
@@ -130,10 +169,14 @@ def _run(
     config = dataclasses.replace(config, hardware=hardware)
     folder.write("config.yaml", yaml.safe_dump(redacted(config), sort_keys=False, allow_unicode=True))
     folder.write_json("environment.json", env)
-    blocks = plan_blocks(items, hardware, cluster.cpus)
-    nodes = build_graph(config, models, output, folder.run_id)
+    blocks = plan_blocks(work.files, hardware, cluster.cpus)
+    schema = ordered_schema(run_schema(config, models), state.schema)
+
+    def nodes(ledger: Any) -> list[Node]:
+        return build_graph(config, models, output, folder.run_id, schema, ledger)
+
     resources = plan_resources(
-        [n.name for n in nodes],
+        [n.name for n in nodes(None)],
         cluster.cpus,
         cluster.gpus,
         hardware.gpu_shares,
@@ -141,27 +184,61 @@ def _run(
         len(blocks),
         config.perf.threads,
     )
-    _log_plan(folder, cluster, nodes, resources, blocks, config, models)
+    _log_plan(folder, cluster, nodes(None), resources, blocks, config, models)
     if config.output.overwrite:
         output.clear()  # only now: whatever could be refused has been
+    sizes = [f.item.size_bytes for f in work.files]
     progress = Progress(
-        files=len(items),
-        bytes=sum(i.size_bytes or 0 for i in items) if all(i.size_bytes for i in items) else 0,
+        files=len(work.files),
+        bytes=sum(sizes) if all(sizes) else 0,
         report=lambda fields: _say_progress(folder, fields),
     )
     startup = time.perf_counter() - started
-    said = {(f.stage, f.wanted, f.used) for f in models.fallbacks}
-    fraction = hardware.gpu_memory_fraction
-    busy, error = _execute(blocks, nodes, resources, cluster, progress, folder, said, fraction)
+    passes = Passes(
+        output, folder, lock, nodes, lambda files: plan_blocks(files, hardware, cluster.cpus), resources, cluster,
+        schema, keys, progress, hardware.gpu_memory_fraction, config.max_strikes, config.max_failure_rate,
+        {(f.stage, f.wanted, f.used) for f in models.fallbacks},
+    )  # fmt: skip
+    error = passes.run(work.files, work.owners)
     try:
-        _reconcile(blocks, nodes, progress, folder)
-        result = _finish(config, models, output, folder, progress, env, startup, busy)
+        if error is None:
+            _even_out(output, state, schema)
+        result = _finish(config, models, output, folder, progress, env, startup, passes.busy, items, error)
     except Exception as again:
         if error is None:
             raise
         folder.log("failed", f"nor could the rest be written: {one_line(again)}", level="error")
         return Result(EXIT_FAILED, folder.run_id, output.uri)
-    return result if error is None else dataclasses.replace(result, exit_code=EXIT_FAILED)
+    return result
+
+
+def _what_is_there(output: Output, folder: RunFolder) -> State:
+    """The rows of earlier runs, with the traces of an interrupted one cleared away."""
+    for run_id in interrupted_runs(output):
+        if run_id == folder.run_id:
+            continue
+        mark_interrupted(output, run_id, folder.run_id)
+        merge_manifest(output, run_id, {"run_id": run_id, "interrupted": True}, 0)
+        folder.log("resume", f"run {run_id} was interrupted: what it committed stays, this run goes on")
+    removed = output.tidy()
+    if removed:
+        folder.log(
+            "resume", f"{len(removed)} parts that were never committed are removed", parts=removed[:20]
+        )
+    return read_state(output)
+
+
+def _even_out(output: Output, state: State, schema: pa.Schema) -> None:
+    """Give the parts that this run had no reason to write the columns of the others: readers take one for all."""
+    if state.schema is None or (same_columns(state.schema, schema) and not state.uneven):
+        return
+    for part in output.parts("tracks"):
+        with output.fs.open(output.path(part), "rb") as handle:
+            file = pq.ParquetFile(handle)
+            if same_columns(file.schema_arrow, schema):
+                continue
+            table = file.read()
+        output.write_table(part, conform(table, schema))
 
 
 def _say_progress(folder: RunFolder, fields: dict[str, Any]) -> None:
@@ -205,54 +282,6 @@ def _log_plan(
     )
 
 
-def _execute(
-    blocks: Sequence[pa.Table],
-    nodes: Sequence[Node],
-    resources: dict[str, StageResources],
-    cluster: Cluster,
-    progress: Progress,
-    folder: RunFolder,
-    said: set[tuple[str, str, str]],
-    gpu_memory_fraction: float,
-) -> tuple[dict[str, float], BaseException | None]:
-    """Run the graph, naming each kind of fallback once; those in ``said`` are known already.
-
-    Returns:
-        the actors' busy seconds by Ray's clock, and the error that ended the run, if any.
-    """
-    try:
-        dataset = build_dataset(blocks, nodes, resources, cluster.environment, gpu_memory_fraction)
-        for receipt in receipts(dataset):
-            progress.add(receipt)
-            for stage, wanted, used, reason, _ in receipt["fallbacks"]:
-                if (stage, wanted, used) not in said and len(said) < 20:
-                    said.add((stage, wanted, used))
-                    folder.log("fallback", f"{stage}: {used} instead of {wanted} ({reason})", level="warning")
-    except Exception as error:  # noqa: BLE001  whatever Ray raises, the user gets one line and the log has the rest
-        folder.log(
-            "failed",
-            f"the job failed after {len(progress.committed)} of {progress.files} files were committed: "
-            f"{root_cause(error)}",
-            level="error",
-            traceback="".join(traceback.format_exception(error)),
-        )
-        return {}, error
-    return busy_seconds(dataset, nodes), None
-
-
-def _reconcile(
-    blocks: Iterable[pa.Table], nodes: Sequence[Node], progress: Progress, folder: RunFolder
-) -> None:
-    lost = lost_rows(blocks, progress.committed)
-    if lost is None:
-        return
-    folder.log(
-        "lost", f"{lost.num_rows} files were lost with their workers; recorded as failures", level="warning"
-    )
-    receipt = SinkStage(**nodes[-1].arguments)(lost)["receipt"][0].as_py()
-    progress.add(json.loads(receipt))
-
-
 def _finish(
     config: ExtractConfig,
     models: Models,
@@ -262,6 +291,8 @@ def _finish(
     env: dict[str, Any],
     startup: float,
     busy: dict[str, float],
+    items: Sequence[SourceItem],
+    error: BaseException | None,
 ) -> Result:
     output.fill_empty({"segments": segments_schema(models.clap_model), "failures": FAILURES})
     numbers = performance(folder.run_id, progress, progress.elapsed(), startup, busy)
@@ -280,11 +311,16 @@ def _finish(
     for (stage, error_class), count in progress.failures.most_common(10):
         folder.log("failures", f"{count} × {error_class} in {stage}", level="warning", count=count)
     folder.log("report", f"report: {report}")
+    if isinstance(error, TooManyFailures):
+        return Result(EXIT_FAILURES, folder.run_id, output.uri, report, numbers)
+    if error is not None:
+        return Result(EXIT_FAILED, folder.run_id, output.uri, report, numbers)
     code = EXIT_OK
-    rows = found.rows["tracks"]
-    if rows != progress.files:
+    files, rows = count_rows(output, [i.uri for i in items])
+    if not files == rows == len({i.uri for i in items}):
         code = EXIT_FAILED
-        folder.log("row_count", f"{rows} rows in tracks for {progress.files} files", level="error")
+        text = f"{rows} rows in tracks for {files} of {len(items)} files; python jobs/verify.py says more"
+        folder.log("row_count", text, level="error")
     if code == EXIT_OK and rate > config.max_failure_rate:
         code = EXIT_FAILURES
         folder.log(

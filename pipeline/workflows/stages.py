@@ -10,9 +10,8 @@ import pyarrow as pa
 
 from pipeline.dataset.output import Output
 from pipeline.dataset.schemas import tracks_schema
-from pipeline.dataset.sources import SourceItem
 from pipeline.engine.graph import Node
-from pipeline.engine.plan import estimated_seconds, pack
+from pipeline.engine.plan import PlannedFile, estimated_seconds, pack
 from pipeline.engine.stages.clap import ClapStage
 from pipeline.engine.stages.decode import DecodeStage, ViewSpec
 from pipeline.engine.stages.features import FeaturesStage
@@ -24,20 +23,20 @@ from pipeline.workflows.config import ExtractConfig, HardwareConfig
 BLOCKS_PER_CPU = 16
 
 
-def plan_blocks(items: Sequence[SourceItem], hardware: HardwareConfig, cpus: float) -> list[pa.Table]:
+def plan_blocks(files: Sequence[PlannedFile], hardware: HardwareConfig, cpus: float) -> list[pa.Table]:
     """Pack the inputs into blocks of the profile's size, smaller where there would be too few of them.
 
     The last block runs while other cores have nothing left to do: with sixteen per core that costs a few
     percent. Both limits count, because durations are guesses from sizes until a file is decoded.
     """
     wanted = max(1.0, BLOCKS_PER_CPU * cpus)
-    seconds = sum(estimated_seconds(item) for item in items) / wanted
-    files = math.ceil(len(items) / wanted)
+    seconds = sum(estimated_seconds(file.item) for file in files) / wanted
+    count = math.ceil(len(files) / wanted)
     return list(
         pack(
-            items,
+            files,
             max(20.0, min(hardware.block_audio_seconds, seconds)),
-            max(1, min(hardware.max_files_per_block, files)),
+            max(1, min(hardware.max_files_per_block, count)),
         )
     )
 
@@ -51,8 +50,31 @@ def stage_names(config: ExtractConfig, models: Models) -> list[str]:
     return names
 
 
-def build_graph(config: ExtractConfig, models: Models, output: Output, run_id: str) -> list[Node]:
-    """The stages that this config asks for and the found models allow, in order."""
+def run_schema(config: ExtractConfig, models: Models) -> pa.Schema:
+    """The columns of `tracks` that this config asks for."""
+    return tracks_schema(
+        config.extractors(),
+        config.clap.enabled,
+        config.separation.enabled,
+        embedding_space=models.clap_model,
+        text_queries=config.clap.text_queries,
+    )
+
+
+def build_graph(
+    config: ExtractConfig,
+    models: Models,
+    output: Output,
+    run_id: str,
+    schema: pa.Schema | None = None,
+    ledger: Any = None,
+) -> list[Node]:
+    """The stages that this config asks for and the found models allow, in order.
+
+    Args:
+        schema: of `tracks`, with the columns that are there already; None takes `run_schema`.
+        ledger: decides who computes a content that several files have, see `pipeline.engine.ledger`.
+    """
     extractors = config.extractors()
     names = stage_names(config, models)
     last = {name: i for i, name in enumerate(names)}
@@ -67,7 +89,7 @@ def build_graph(config: ExtractConfig, models: Models, output: Output, run_id: s
         "decode": (DecodeStage, {
             "views": views,
             "storage_options": config.source.storage_options,
-            "block_audio_seconds": config.hardware.block_audio_seconds,
+            "ledger": ledger,
             "max_track_bytes": config.hardware.max_track_bytes,
             "max_track_hours": config.hardware.max_track_hours,
         }),
@@ -103,6 +125,7 @@ def build_graph(config: ExtractConfig, models: Models, output: Output, run_id: s
             "auto_cpu_seconds": config.separation.auto_cpu_seconds,
             "save_stems": config.separation.save_stems,
             "save_arrays": config.separation.save_arrays,
+            "key": models.separation_key,
             "output": output,
             "device": device.get("separation", "cpu"),
             "threads": threads,
@@ -115,15 +138,10 @@ def build_graph(config: ExtractConfig, models: Models, output: Output, run_id: s
     sink = {
         "output": output,
         "run_id": run_id,
-        "tracks": tracks_schema(
-            extractors,
-            config.clap.enabled,
-            config.separation.enabled,
-            embedding_space=models.clap_model,
-            text_queries=config.clap.text_queries,
-        ),
+        "tracks": schema or run_schema(config, models),
         "standing_fallbacks": [vars(f) for f in models.fallbacks],
         "extractors": {e.name: e.version for e in extractors},
+        "fenced": True,
     }
     return [*nodes, Node("write", SinkStage, sink)]
 

@@ -20,6 +20,7 @@ from pipeline.features.base import stable_key
 from pipeline.models.clap.embed import ClapEmbedder, EmbedReport, TrackWindows
 from pipeline.models.clap.text import TextQueries
 from pipeline.models.clap.tower import SAMPLE_RATE
+from pipeline.models.precision import normalise_amp
 
 NAME = "clap"
 VERSION = "2"
@@ -38,6 +39,33 @@ FIELDS = (
     pa.field("segments", pa.list_(SEGMENT)),
     pa.field(f"key@{NAME}", pa.string()),
 )
+
+
+def clap_key(
+    sha256: str,
+    window_seconds: float,
+    hop_seconds: float,
+    aggregate: str,
+    amp: str | bool,
+    queries: TextQueries | None = None,
+) -> str:
+    """The key of CLAP's columns: model and parameters.
+
+    Not the batch limit, which changes no number, nor the device: float32 and bfloat16 agree within the tolerance
+    that a network has anyway, and the tables of a laptop may be finished on a cluster.
+    """
+    parameters = {
+        "name": NAME,
+        "version": VERSION,
+        "model": sha256,
+        "window_seconds": window_seconds,
+        "hop_seconds": hop_seconds,
+        "aggregate": aggregate,
+        "amp": normalise_amp(amp),
+    }
+    if queries is not None:
+        parameters |= {"text_queries": list(queries.texts), "text_model": queries.model_id}
+    return stable_key(parameters)
 
 
 class ClapStage:
@@ -78,19 +106,7 @@ class ClapStage:
         self.queries = queries
         self.fetcher = Fetcher(storage_options)
         self.drop = drop
-        parameters = {
-            "name": NAME,
-            "version": VERSION,
-            "model": self.embedder.info.sha256,
-            "window_seconds": window_seconds,
-            "hop_seconds": hop_seconds,
-            "aggregate": aggregate,
-            "dtype": self.embedder.precision.name,
-        }
-        if queries is not None:
-            parameters |= {"text_queries": list(queries.texts), "text_model": queries.model_id}
-        # The batch limit is not in the key: it does not change the numbers.
-        self.key = stable_key(parameters)
+        self.key = clap_key(self.embedder.info.sha256, window_seconds, hop_seconds, aggregate, amp, queries)
         self.embedder.warm_up()
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -100,7 +116,7 @@ class ClapStage:
             torch.cuda.reset_peak_memory_stats()
         tracks = tracks_of(table)
         with ExitStack() as stack:
-            heard, readers = self._readers([t for t in tracks if t.decoded], stack)
+            heard, readers = self._readers([t for t in tracks if t.decoded and t.wants(NAME)], stack)
             results, report = self.embedder.embed_tracks(readers)
         for number, (track, result) in enumerate(zip(heard, results, strict=True)):
             self._store(track, result, self._cost(report, number))
@@ -122,7 +138,7 @@ class ClapStage:
                 heard.append(track)
             except Exception as error:  # noqa: BLE001  the source may be gone since it was decoded
                 track.costs.append(Cost(NAME, time.perf_counter() - started, self.device))
-                track.fail(NAME, error)
+                track.fail(NAME, error, key=self.key)
         return heard, readers
 
     def _cost(self, report: EmbedReport, number: int) -> Cost:
@@ -140,7 +156,7 @@ class ClapStage:
         track.costs.append(cost)
         track.fallbacks.extend(self.fallbacks)
         if result.error is not None:
-            track.fail(NAME, result.error)
+            track.fail(NAME, result.error, key=self.key)
             return
         embedding = _as_float32(result.aggregate(self.aggregate))
         if embedding is not None and self.queries is not None:

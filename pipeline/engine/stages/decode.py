@@ -9,21 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.audio.decode import AudioTooLong, DecodeError, gather
+from pipeline.audio.decode import AudioTooLong, gather
 from pipeline.audio.resample import make_view
 from pipeline.audio.stream import PcmStream
 from pipeline.audio.validate import Limits
 from pipeline.engine.batch import Track, add_stage, pcm_array, tracks_of
-from pipeline.engine.source_file import Fetcher, SourceFile, UnreadableSource
+from pipeline.engine.ledger import Claims
+from pipeline.engine.source_file import Fetcher, SourceFile
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.errors import Fallback
+from pipeline.features.base import stable_key
 
 NAME = "decode"
 FIELDS = (
@@ -36,7 +38,12 @@ FIELDS = (
     pa.field("duration_s", pa.float64()),
     pa.field("views", pa.string()),
     pa.field("long", pa.bool_()),
+    pa.field("todo", pa.list_(pa.string())),
+    pa.field("copy_of", pa.string()),
+    pa.field("kept", pa.bool_()),
 )
+KEY = stable_key({"name": NAME, "version": "1"})
+"""Of decoding: a file that it failed on is not tried again before it changes."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +64,14 @@ class ViewSpec:
 
 
 class DecodeStage:
-    """Rows with a ``uri`` in, rows with audio out, cut into tables of bounded audio.
+    """Rows with a ``uri`` in, rows with audio out.
+
+    A file whose content is known already, and of which nothing is to be computed, is read and not decoded.
 
     Args:
         views: what later stages read.
         storage_options: for the source's file system.
-        block_audio_seconds: a table is handed on once it holds so much audio by the plan's estimate.
+        ledger: decides which of several files with the same content is computed; None computes each.
         fetch_attempts: tries per remote file before it becomes a failure.
         max_track_bytes: views of a longer track do not travel between stages.
         max_track_hours: a longer track is a failure; a damaged header may claim any sample rate.
@@ -72,7 +81,7 @@ class DecodeStage:
         self,
         views: Sequence[ViewSpec],
         storage_options: dict[str, Any] | None = None,
-        block_audio_seconds: float = 300.0,
+        ledger: Any = None,
         fetch_attempts: int = 3,
         max_track_bytes: int = 1_500_000_000,
         max_track_hours: float = 24.0,
@@ -80,47 +89,62 @@ class DecodeStage:
         # The view that lives longest owns the samples; equal ones refer to it.
         self.views = sorted(views, key=lambda v: -v.last_stage)
         self.fetcher = Fetcher(storage_options, fetch_attempts)
-        self.block_audio_seconds = block_audio_seconds
+        self.claims = Claims(ledger)
         self.max_track_bytes = max_track_bytes
         self.limits = Limits(3600.0 * max_track_hours, None)
 
-    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
-        """Yield tables of consecutive rows."""
-        waiting: list[Track] = []
-        audio: list[dict[str, np.ndarray]] = []
-        seconds, first, clock = 0.0, 0, StageClock()
-        rows = tracks_of(table)
-        for number, track in enumerate(rows):
-            audio.append(self._one(track))
-            waiting.append(track)
-            # By the plan's estimate, not by what was decoded: a retried task must cut its rows alike.
-            seconds += track.estimated_s
-            if seconds >= self.block_audio_seconds or number == len(rows) - 1:
-                yield self._table(table.slice(first, len(waiting)), waiting, audio, clock)
-                first = number + 1
-                waiting, audio, seconds, clock = [], [], 0.0, StageClock()
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The same rows with what is known of each file, and its audio."""
+        clock = StageClock()
+        tracks = tracks_of(table)
+        audio = [self._one(track) for track in tracks]
+        for view in self.views:
+            column = pcm_array([stored.get(view.name) for stored in audio])
+            table = table.append_column(f"pcm@{view.name}", column)
+        return add_stage(table, tracks, NAME, FIELDS, clock)
 
     def _one(self, track: Track) -> dict[str, np.ndarray]:
         """Fill ``track.values`` and return its stored views; a failure is recorded and gives none."""
         started = time.perf_counter()
         cost = Cost(NAME)
         track.costs.append(cost)
-        track.values["asset_id"] = hashlib.sha256(track.uri.encode()).hexdigest()
-        track.values["size_bytes"] = track.size_bytes
+        track.values.update(
+            asset_id=hashlib.sha256(track.uri.encode()).hexdigest(),
+            size_bytes=track.size_bytes,
+            todo=track.todo,
+        )
         stored: dict[str, np.ndarray] = {}
+        fetched = False
         try:
             with self.fetcher.fetch(track, NAME) as source:
                 track.values["asset_id"] = source.sha256()
                 track.values["size_bytes"] = source.size
-                stored = self._decode(track, cost, source)
-        except (DecodeError, UnreadableSource, OSError, MemoryError) as error:
-            attempts = getattr(error, "attempts", 1)
-            track.fail(NAME, error, attempts)
+                fetched = True
+                if self._is_due(track):
+                    stored = self._decode(track, cost, source)
         except Exception as error:  # noqa: BLE001  s3fs, gcsfs and adlfs each raise classes of their own
-            track.fail(NAME, error)
+            # What cannot be read today may be read tomorrow: no key, so that the next run tries again.
+            track.fail(NAME, error, getattr(error, "attempts", 1), KEY if fetched or track.problem else None)
+            # Not at the price of what was computed when it could.
+            track.values["kept"] = not fetched and track.known_asset is not None
         track.values["views"] = json.dumps(track.views)
         cost.compute_s = time.perf_counter() - started
         return stored
+
+    def _is_due(self, track: Track) -> bool:
+        """Whether anything is to be computed of the content that was found."""
+        asset = track.values["asset_id"]
+        if asset != track.known_asset:
+            track.todo = track.values["todo"] = None
+        elif track.todo == []:
+            track.values["kept"] = True
+            return False
+        if track.shared:
+            owner = self.claims.owner(asset, track.uri)
+            if owner != track.uri:
+                track.values["copy_of"] = owner
+                return False
+        return True
 
     def _decode(self, track: Track, cost: Cost, source: SourceFile) -> dict[str, np.ndarray]:
         with source.open(self.limits) as stream:
@@ -180,11 +204,3 @@ class DecodeStage:
         # Only now, so that a view that fails leaves a track without audio and not one with half of it.
         track.views = placed
         return stored
-
-    def _table(
-        self, table: pa.Table, tracks: list[Track], audio: list[dict[str, np.ndarray]], clock: StageClock
-    ) -> pa.Table:
-        for view in self.views:
-            column = pcm_array([stored.get(view.name) for stored in audio])
-            table = table.append_column(f"pcm@{view.name}", column)
-        return add_stage(table, tracks, NAME, FIELDS, clock)

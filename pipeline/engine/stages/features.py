@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,24 @@ from pipeline.engine.batch import Blob, Track, add_stage, tracks_of
 from pipeline.engine.process import start_torch
 from pipeline.engine.source_file import Fetcher, SourceFile
 from pipeline.engine.timing import Cost, StageClock
-from pipeline.features.base import Extraction, Extractor
+from pipeline.features.base import Extraction, Extractor, stable_key
 from pipeline.features.run import BLOCK_SECONDS, Outcome, TrackAudio, run_extractors
 from pipeline.features.streamed import StreamedAudio
 
 NAME = "features"
 LARGEST = float(np.finfo(np.float32).max)
+
+
+def feature_key(
+    extractor: Extractor, sample_rate: int, blob_names: Collection[str] = (), max_inline_elements: int = 4096
+) -> str:
+    """The key of what this stage stores for ``extractor``: its own, and where its series go if it has any."""
+    key = extractor.key(sample_rate)
+    series = [c.name.removesuffix("_blob") for c in extractor.columns() if c.name.endswith("_blob")]
+    if not series:
+        return key
+    kept = sorted(name for name in series if name in blob_names)
+    return stable_key({"extractor": key, "series": kept, "inline": max_inline_elements if kept else None})
 
 
 class NonFiniteValue(Exception):
@@ -60,7 +72,7 @@ class FeaturesStage:
         self.device, self.standing = start_torch(NAME, device, threads, seed)
         self.extractors = list(extractors)
         self.sample_rate = sample_rate
-        self.keys = {e.name: e.key(sample_rate) for e in extractors}
+        self.keys = {e.name: feature_key(e, sample_rate, blob_names, max_inline_elements) for e in extractors}
         self.blob_names = frozenset(blob_names)
         self.max_inline_elements = max_inline_elements
         self.block_seconds = block_seconds
@@ -73,21 +85,22 @@ class FeaturesStage:
         clock = StageClock()
         tracks = tracks_of(table)
         for track in tracks:
-            if track.decoded:
-                self._one(track)
+            wanted = [e for e in self.extractors if track.wants(e.name)]
+            if track.decoded and wanted:
+                self._one(track, wanted)
         return add_stage(table, tracks, NAME, self.fields, clock, drop=self.drop.__contains__)
 
-    def _one(self, track: Track) -> None:
+    def _one(self, track: Track, extractors: Sequence[Extractor]) -> None:
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         track.fallbacks.extend(self.standing)
-        for outcome in self._outcomes(track):
+        for outcome in self._outcomes(track, extractors):
             extractor, found = outcome.extractor, outcome.extraction
             stage = f"{NAME}.{extractor.name}"
             cost = Cost(stage, outcome.seconds, self.device, batch_audio_s=track.duration_s or 0.0)
             track.costs.append(cost)
             if found is None:
-                track.fail(stage, outcome.error)
+                track.fail(stage, outcome.error, key=self.keys[extractor.name])
                 continue
             cost.backend = found.backend
             started = time.perf_counter()
@@ -95,24 +108,24 @@ class FeaturesStage:
                 self._store(track, extractor, found)
                 track.values[f"key@{extractor.name}"] = self.keys[extractor.name]
             except Exception as error:  # noqa: BLE001  one extractor must not cost the others
-                track.fail(stage, error)
+                track.fail(stage, error, key=self.keys[extractor.name])
             cost.compute_s += time.perf_counter() - started
         if self.device == "cuda":
             for cost in track.costs:
                 cost.gpu_peak_bytes = torch.cuda.max_memory_allocated()
 
-    def _outcomes(self, track: Track) -> list[Outcome]:
+    def _outcomes(self, track: Track, extractors: Sequence[Extractor]) -> list[Outcome]:
         if not track.long:
             audio = self._audio(track)
-            return run_extractors(self.extractors, audio.track, audio.blocks)
+            return run_extractors(extractors, audio.track, audio.blocks)
         try:
             with self.fetcher.fetch(track, NAME) as source:
                 streamed = self._streamed(source)
-                return run_extractors(self.extractors, streamed.track, streamed.blocks)
+                return run_extractors(extractors, streamed.track, streamed.blocks)
         except torch.AcceleratorError:
             raise
         except Exception as error:  # noqa: BLE001  the source may be gone since it was decoded
-            return [Outcome(extractor, error=error) for extractor in self.extractors]
+            return [Outcome(extractor, error=error) for extractor in extractors]
 
     def _streamed(self, source: SourceFile) -> StreamedAudio:
         return StreamedAudio(

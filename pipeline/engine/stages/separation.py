@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -22,6 +23,9 @@ from pipeline.engine.timing import Cost, StageClock
 from pipeline.features.base import stable_key
 from pipeline.models.precision import pick_precision
 from pipeline.models.separation import (
+    AUTO,
+    BACKEND_NAMES,
+    BackendUnavailable,
     SeparationOptions,
     SeparationStream,
     Separator,
@@ -33,7 +37,36 @@ from pipeline.models.separation.base import SAMPLE_RATE
 from pipeline.models.separation.choose import AUTO_CPU_SECONDS
 
 NAME = "separation"
-FIELDS = (*SEPARATION, pa.field(f"key@{NAME}", pa.string()))
+FIELDS = (*SEPARATION, pa.field(f"key@{NAME}", pa.string()), pa.field(f"failkey@{NAME}", pa.string()))
+
+
+def separation_key(
+    backends: Sequence[str],
+    load: Callable[[str], Separator],
+    options: SeparationOptions,
+    auto_cpu_seconds: float,
+    save_stems: bool,
+    save_arrays: bool,
+) -> str:
+    """The key of the separation columns: what could be chosen from, and what is stored.
+
+    Of each backend that can run the model and its weights are in it: where a better one was installed since, a
+    later run computes the tracks anew.
+    """
+    models = []
+    for name in BACKEND_NAMES if AUTO in backends else backends:
+        with contextlib.suppress(BackendUnavailable):
+            separator = load(name)
+            models.append((name, separator.version, separator.model_id(), options.amp))
+    return stable_key(
+        {
+            "name": NAME,
+            "models": models,
+            "auto_cpu_seconds": auto_cpu_seconds if AUTO in backends else None,
+            "stems": save_stems,
+            "arrays": save_arrays,
+        }
+    )
 
 
 class SeparationStage:
@@ -53,6 +86,7 @@ class SeparationStage:
         threads, seed: of torch in this process.
         storage_options: of the source, for the tracks that are too long to travel.
         drop: names of the columns nobody reads after this stage.
+        key: of the columns, see `separation_key`; None makes one.
 
     Raises:
         ValueError: stems are to be saved and there is no ``output``.
@@ -71,6 +105,7 @@ class SeparationStage:
         seed: int = 0,
         storage_options: dict[str, Any] | None = None,
         drop: frozenset[str] = frozenset(),
+        key: str | None = None,
     ) -> None:
         if (save_stems or save_arrays) and output is None:
             raise ValueError("stems are to be saved and there is no output")
@@ -86,6 +121,9 @@ class SeparationStage:
         moved = pick_precision(self.options.amp, self.device).fallback(NAME)
         self.standing += [moved] if moved else []
         choose(self.backends, self._load)  # so that no track waits for the weights
+        self.key = key or separation_key(
+            self.backends, self._load, self.options, self.auto_cpu_seconds, save_stems, save_arrays
+        )
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The table with the separation columns; rows without audio or a backend get nulls."""
@@ -93,7 +131,7 @@ class SeparationStage:
         tracks = tracks_of(table)
         groups: dict[str, list[Track]] = {}
         for track in tracks:
-            if track.decoded:
+            if track.decoded and track.wants(NAME):
                 self._choose(track, groups)
         for name, group in groups.items():
             self._separate(self._load(name), group)
@@ -115,7 +153,11 @@ class SeparationStage:
         track.values["separation_choice"] = choice.reason
         if choice.fallback is not None:
             track.fallbacks.append(choice.fallback)
-        if choice.separator is not None:
+        if choice.separator is None:
+            track.values[f"failkey@{NAME}"] = (
+                self.key
+            )  # nothing here takes such a track, today or in the next run
+        else:
             groups.setdefault(choice.separator.name, []).append(track)
 
     def _separate(self, separator: Separator, tracks: list[Track]) -> None:
@@ -151,7 +193,7 @@ class SeparationStage:
                 readers.append(self.fetcher.reader(track, NAME, "separation", SAMPLE_RATE, stack))
                 heard.append(track)
             except Exception as error:  # noqa: BLE001  the source may be gone since it was decoded
-                track.fail(NAME, error)
+                track.fail(NAME, error, key=self.key)
         return heard, readers
 
     def _drain(self, stream: SeparationStream, separator: Separator, tracks: list[Track]) -> None:
@@ -191,7 +233,7 @@ class _Result:
             self._failed = True
             self._track.values = {"separation_choice": self._track.values.get("separation_choice")}
             self._track.blobs.clear()
-            self._track.fail(NAME, problem)
+            self._track.fail(NAME, problem, key=self._stage.key)
         if done or self._failed:
             self.close()
 
@@ -205,7 +247,7 @@ class _Result:
     def _store(self) -> None:
         track, separator = self._track, self._separator
         statistics = self._fold.statistics()
-        key = self._key()
+        key = self._stage.key
         track.values.update(separation_backend=separator.name, separation_model=separator.model_id())
         for stem in separator.sources:
             track.values[f"stem_share_{stem}"] = statistics.shares[stem]
@@ -227,19 +269,6 @@ class _Result:
             blobs = self._files.write_npy(lambda stem: blob_path(track.asset_id, NAME, key, stem))
             track.blobs += blobs
             track.values.update({f"stem_{blob.name}_blob": blob.path for blob in blobs})
-
-    def _key(self) -> str:
-        separator = self._separator
-        return stable_key(
-            {
-                "name": NAME,
-                "version": separator.version,
-                "model": separator.model_id(),
-                "amp": separator.amp,
-                "stems": self._stage.save_stems,
-                "arrays": self._stage.save_arrays,
-            }
-        )
 
     def close(self) -> None:
         if self._files is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections import Counter
@@ -11,8 +10,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from pipeline.dataset.lock import read_lock
 from pipeline.dataset.manifest import asset_entry
+from pipeline.dataset.merge import (
+    MergedTracks,
+    OldPart,
+    Update,
+    column_owners,
+    conform,
+    kept_rows,
+    merge_tracks,
+)
 from pipeline.dataset.output import Output
 from pipeline.dataset.schemas import FAILURES, SCHEMA_VERSION, TIMINGS, segments_schema
 from pipeline.dataset.spaces import embedding_space
@@ -21,6 +31,10 @@ from pipeline.engine.process import peak_rss_bytes
 from pipeline.engine.timing import Cost, StageClock
 
 NAME = "write"
+
+
+class NotOurs(Exception):
+    """Another run writes to the output now."""
 
 
 class SinkStage:
@@ -32,6 +46,8 @@ class SinkStage:
         tracks: schema of `tracks`.
         standing_fallbacks: recorded in every decoded row (a stage that was skipped for the whole run).
         extractors: DSP extractor → version, for the manifest.
+        fenced: refuse to write while the output's lock is not this run's: after its driver died a worker may live
+            on into the next run.
     """
 
     def __init__(
@@ -41,36 +57,67 @@ class SinkStage:
         tracks: pa.Schema,
         standing_fallbacks: Sequence[dict[str, str]] = (),
         extractors: Mapping[str, str] | None = None,
+        fenced: bool = False,
     ) -> None:
+        self.fenced = fenced
         self.output = output
         self.run_id = run_id
         self.schema = tracks
         self.segments = segments_schema(embedding_space(tracks))
         self.standing_fallbacks = list(standing_fallbacks)
         self.extractors = dict(extractors or {})
+        self.owners = column_owners()
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Write the rows of ``table``; return their receipt."""
+        """Write the rows of ``table``, which are those of one part; return their receipt."""
         clock = StageClock()
+        table, copies = _without_copies(table)
+        if table.num_rows == 0:
+            return pa.table({"receipt": [json.dumps(_no_rows(copies))]})
         rows = [{"asset_id": a} for a in table["asset_id"].to_pylist()]
         parts = {kind: collect(table, kind) for kind in ("timings", "failures", "fallbacks", "blobs")}
         costs = self._write_blobs(parts["blobs"])
-        name = _part_name(table["index"].to_pylist())
-        tracks = self._tracks(table, parts)
+        part = _Part(self.output, table)
+        merged = self._merge(part, table, parts)
         segments = _rows(rows, _segments(table), self.segments)
         failures = self._failures(table, parts["failures"])
-        for kind, rows_of_kind in (("segments", segments), ("failures", failures)):
-            if rows_of_kind.num_rows:
-                self.output.write_table(f"{kind}/{name}", rows_of_kind)
-            else:  # an attempt that died before `tracks` may have left one
-                self.output.discard(f"{kind}/{name}")
-        self._write_manifest(name, table, tracks, parts)
+        part.write("segments", segments)
+        part.write("failures", failures)
+        updated = merged.table.take(pa.array(merged.updated))
+        self._write_manifest(part.name, table, updated, parts)
         self._own_time(table, parts["timings"], costs, clock)
-        timings = _rows(rows, parts["timings"], TIMINGS)
-        self.output.write_table(f"timings/{name}", timings)
-        self.output.write_table(f"tracks/{name}", tracks)
-        summary = self._summary(table, tracks, parts, clock)
-        return pa.table({"receipt": [json.dumps(summary)]})
+        part.write("timings", _rows(rows, parts["timings"], TIMINGS))
+        self._require_lock()
+        self.output.write_table(f"tracks/{part.name}", merged.table)  # the marker: now the rows count
+        summary = self._summary(table, updated, parts, clock)
+        return pa.table({"receipt": [json.dumps({**summary, "copies": copies})]})
+
+    def _require_lock(self) -> None:
+        if self.fenced:
+            held = read_lock(self.output)
+            if held is None or held.get("run_id") != self.run_id:
+                raise NotOurs(f"run {self.run_id} holds the lock of {self.output.uri} no longer")
+
+    def _merge(self, part: _Part, table: pa.Table, parts: dict[str, list]) -> MergedTracks:
+        """The rows of the part, those that this run did not touch among them."""
+        tracks = self._tracks(table, parts)
+        merged = merge_tracks(part.old.tracks, tracks, part.updates, self.owners)
+        part.settle(merged.table)
+        if part.old.tracks is None:
+            return merged
+        status = merged.table["status"].to_pylist()
+        fresh = tracks["status"].to_pylist()
+        before = dict(zip(*(part.old.tracks[c].to_pylist() for c in ("uri", "status")), strict=True))
+        old = kept_rows(part.old.failures, part.updates, True, part.still_used)
+        troubled = set() if old is None else set(old["uri"].to_pylist())
+        for update, place, failed in zip(part.updates, merged.updated, parts["failures"], strict=True):
+            status[place] = _merged_status(
+                update, before.get(update.uri), fresh[update.new], bool(failed), update.uri in troubled
+            )
+        field_ = merged.table.schema.field("status")
+        position = merged.table.column_names.index("status")
+        merged.table = merged.table.set_column(position, field_, pa.array(status, field_.type))
+        return merged
 
     def _write_blobs(self, blobs: list[list[dict[str, Any]]]) -> list[float]:
         spent = []
@@ -85,11 +132,21 @@ class SinkStage:
 
     def _tracks(self, table: pa.Table, parts: dict[str, list]) -> pa.Table:
         decoded = [failed is None for failed in _decode_failures(parts["failures"])]
+        keys = _keys(table, "key")
+        failed = _keys(table, "failkey")
+        for row, there, problems in zip(failed, keys, parts["failures"], strict=True):
+            known = {name for name, _ in (*there, *row)}
+            of_stage = {f["stage"].removeprefix("features."): f["extractor_key"] for f in problems}
+            row += [(name, key) for name, key in of_stage.items() if key is not None and name not in known]
         added = {
             "status": [_status(f) for f in parts["failures"]],
+            "failed_keys": failed,
+            "source_version": table["version"]
+            if "version" in table.column_names
+            else [None] * table.num_rows,
             "run_id": [self.run_id] * table.num_rows,
             "schema_version": [SCHEMA_VERSION] * table.num_rows,
-            "extractor_keys": _keys(table),
+            "extractor_keys": keys,
             "fallbacks": [
                 f + (self.standing_fallbacks if ok else [])
                 for ok, f in zip(decoded, parts["fallbacks"], strict=True)
@@ -98,7 +155,8 @@ class SinkStage:
         arrays = []
         for f in self.schema:
             if f.name in added:
-                arrays.append(pa.array(added[f.name], type=f.type))
+                found = added[f.name]
+                arrays.append(found if isinstance(found, pa.ChunkedArray) else pa.array(found, type=f.type))
             elif f.name in table.column_names:
                 arrays.append(table[f.name].cast(f.type))
             else:
@@ -171,27 +229,95 @@ def _decode_failures(failures: list[list[dict[str, Any]]]) -> list[dict[str, Any
     return [next((f for f in row if f["stage"] == "decode"), None) for row in failures]
 
 
-def _keys(table: pa.Table) -> list[list[tuple[str, str]]]:
+def _keys(table: pa.Table, kind: str) -> list[list[tuple[str, str]]]:
     """What each row really holds: an extractor that failed on it left its ``key@`` column null."""
     keys: list[list[tuple[str, str]]] = [[] for _ in range(table.num_rows)]
     for column in table.column_names:
-        if column.startswith("key@"):
+        if column.startswith(f"{kind}@"):
             for row, key in zip(keys, table[column].to_pylist(), strict=True):
                 if key is not None:
-                    row.append((column.removeprefix("key@"), key))
+                    row.append((column.removeprefix(f"{kind}@"), key))
     return keys
 
 
 def _status(failures: list[dict[str, Any]]) -> str:
-    if any(f["stage"] == "decode" for f in failures):
+    # Of a file that took its worker with it nothing is left, whichever stage it was in.
+    if any(f["stage"] == "decode" or f["worker_died"] for f in failures):
         return "failed"
     return "partial" if failures else "ok"
 
 
-def _part_name(indexes: list[int]) -> str:
-    """The same rows give the same name, so a retried task overwrites itself."""
-    digest = hashlib.sha256(json.dumps(indexes).encode()).hexdigest()[:8]
-    return f"part-{indexes[0]:09d}-{digest}.parquet"
+def _merged_status(update: Update, before: str | None, fresh: str, failed: bool, troubled: bool) -> str:
+    """The status of a row that there was already.
+
+    Args:
+        before: its status then; None of a file without a row.
+        fresh: what this run alone would say.
+        failed: something failed in this run.
+        troubled: failures of earlier runs remain.
+    """
+    if before is None or (update.todo is None and not update.kept):
+        return fresh
+    if update.kept:
+        return "partial" if failed and before == "ok" else before
+    return "partial" if failed or troubled else "ok"
+
+
+class _Part:
+    """The part that a table of rows becomes: what is there of it already, and which rows this run replaces."""
+
+    def __init__(self, output: Output, table: pa.Table) -> None:
+        self.output = output
+        self.name = table["part"][0].as_py()
+        known = table["known_asset"].to_pylist() if "known_asset" in table.column_names else [None]
+        self.old = OldPart.read(output, self.name) if any(known) else OldPart()
+        self.updates = _updates(table)
+        shared = table["shared"].to_pylist() if "shared" in table.column_names else []
+        # A copy elsewhere may refer to the rows of a content that its own file has no longer.
+        self.still_used = {
+            asset for asset, is_shared in zip(known, shared, strict=False) if asset and is_shared
+        }
+
+    def settle(self, tracks: pa.Table) -> None:
+        """Take note of the assets that the part has in the end."""
+        self.still_used |= set(tracks["asset_id"].to_pylist())
+
+    def write(self, name: str, new: pa.Table) -> None:
+        """Write one of the tables that go with `tracks`: the old rows that stay, and the new ones."""
+        old = kept_rows(getattr(self.old, name), self.updates, name != "segments", self.still_used)
+        if old is not None and old.num_rows:
+            new = pa.concat_tables([conform(old, new.schema), new])
+        if new.num_rows:
+            self.output.write_table(f"{name}/{self.name}", new)
+        else:  # an attempt that died before `tracks` may have left one
+            self.output.discard(f"{name}/{self.name}")
+
+
+def _updates(table: pa.Table) -> list[Update]:
+    wanted = ("uri", "asset_id", "known_asset", "todo", "kept")
+    rows = table.select([c for c in wanted if c in table.column_names]).to_pylist()
+    updates = []
+    for number, row in enumerate(rows):
+        kept, todo = bool(row.get("kept")), row.get("todo")
+        asset = row["known_asset"] if kept else row["asset_id"]
+        updates.append(Update(row["uri"], number, asset, None if todo is None else tuple(todo), kept))
+    return updates
+
+
+def _without_copies(table: pa.Table) -> tuple[pa.Table, list[dict[str, Any]]]:
+    """The rows to write, and the files whose content another file computes: they get its row once that is there."""
+    if "copy_of" not in table.column_names or table["copy_of"].null_count == table.num_rows:
+        return table, []
+    mask = pc.is_valid(table["copy_of"])
+    copied = table.filter(mask)
+    rows = copied.select(["index", "asset_id", "size_bytes", "copy_of"]).to_pylist()
+    copies = [{**row, "timings": t} for row, t in zip(rows, collect(copied, "timings"), strict=True)]
+    return table.filter(pc.invert(mask)), copies
+
+
+def _no_rows(copies: list[dict[str, Any]]) -> dict[str, Any]:
+    empty: dict[str, Any] = {"indexes": [], "status": {}, "audio_s": 0.0, "bytes": 0, "failures": []}
+    return {**empty, "fallbacks": [], "stages": {}, "processes": [], "write_s": 0.0, "copies": copies}
 
 
 def _rows(heads: list[dict[str, Any]], found: list[list[dict[str, Any]]], schema: pa.Schema) -> pa.Table:

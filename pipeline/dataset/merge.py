@@ -1,0 +1,236 @@
+"""A table part written anew: what a run computed, put into the rows that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.dataset.output import Output
+from pipeline.dataset.schemas import CLAP, CLAP_SIMILARITY, IDENTITY, SEPARATION
+from pipeline.features.base import REGISTRY, Extractor
+
+DECODE, FEATURES = "decode", "features"
+SHARED_STAGES = frozenset({DECODE, "write"})
+# Columns of a row that are about the file and this run, and so are always the new ones.
+ABOUT_FILE = frozenset({"uri", "size_bytes", "source_version", "run_id", "schema_version"})
+
+
+@dataclass(frozen=True)
+class Update:
+    """What becomes of one file in its part.
+
+    Args:
+        uri: the file.
+        new: number of its row among the new ones.
+        asset_id: of the content that was found.
+        todo: what was computed; None is everything, and no value of an older row stays.
+        kept: the older row stays as it is, but for what is said of the file.
+    """
+
+    uri: str
+    new: int
+    asset_id: str
+    todo: tuple[str, ...] | None = None
+    kept: bool = False
+
+    def redone(self, stage: str) -> bool:
+        """Whether rows of ``stage`` in ``timings`` and ``failures`` are replaced."""
+        if self.todo is None or stage in SHARED_STAGES:
+            return True
+        if self.kept:
+            return False
+        return stage == FEATURES or stage.rpartition(".")[2] in self.todo
+
+
+@dataclass
+class OldPart:
+    """A part as it is on disk, None for a table it has no rows in."""
+
+    tracks: pa.Table | None = None
+    segments: pa.Table | None = None
+    timings: pa.Table | None = None
+    failures: pa.Table | None = None
+
+    @classmethod
+    def read(cls, output: Output, name: str) -> OldPart:
+        """The four tables of part ``name``; those without it stay None."""
+        part = cls()
+        for table in ("tracks", "segments", "timings", "failures"):
+            path = output.path(f"{table}/{name}")
+            try:
+                with output.fs.open(path, "rb") as handle:
+                    setattr(part, table, pq.read_table(handle))
+            except FileNotFoundError:
+                continue
+        return part
+
+
+def column_owners(extractors: Sequence[Extractor] = ()) -> dict[str, str]:
+    """Column of `tracks` → the extractor or network that fills it."""
+    owners = {f.name: "clap" for f in (*CLAP, CLAP_SIMILARITY)}
+    owners |= {f.name: "separation" for f in SEPARATION}
+    for extractor in (*(REGISTRY[name].widest() for name in sorted(REGISTRY)), *extractors):
+        owners |= {f.name: extractor.name for f in extractor.columns()}
+    return owners
+
+
+def ordered_schema(new: pa.Schema, old: pa.Schema | None) -> pa.Schema:
+    """The columns of both, in one order whatever the two are: identity, extractors by name, CLAP, separation.
+
+    Definitions are those of ``new`` where it has the column.
+    """
+    if old is None:
+        return new
+    fields = {f.name: f for f in (*old, *new)}
+    owners = column_owners()
+    standard = [f.name for f in IDENTITY] + list(owners)
+    place = {name: number for number, name in enumerate(dict.fromkeys(standard))}
+    rank = {"clap": 1, "separation": 2}
+
+    def order(name: str) -> tuple:
+        owner = owners.get(name, "")
+        return bool(owner), rank.get(owner, 0), owner, place.get(name, len(place))
+
+    metadata = {**(old.metadata or {}), **(new.metadata or {})}
+    return pa.schema([fields[name] for name in sorted(fields, key=order)], metadata=metadata)
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """``table`` with the columns of ``schema``: null where it has none, or where the values do not fit its type."""
+    arrays = []
+    for f in schema:
+        column = table[f.name] if f.name in table.column_names else pa.nulls(table.num_rows, f.type)
+        try:
+            arrays.append(column.cast(f.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            arrays.append(pa.nulls(table.num_rows, f.type))
+    return pa.table(arrays, schema=schema)
+
+
+@dataclass
+class MergedTracks:
+    """The part's new `tracks`.
+
+    Args:
+        table: its rows: the old ones in their order, then the files that had none.
+        updated: numbers of the rows that this run touched, in the order of the updates.
+    """
+
+    table: pa.Table
+    updated: list[int] = field(default_factory=list)
+
+
+def merge_tracks(
+    old: pa.Table | None, new: pa.Table, updates: Sequence[Update], owners: Mapping[str, str]
+) -> MergedTracks:
+    """Put ``new`` rows into the ``old`` ones, column by column according to who fills it.
+
+    Args:
+        new: with the wanted schema; its ``extractor_keys``, ``failed_keys`` and ``fallbacks`` are of this run alone.
+        updates: one per row of ``new``.
+        owners: see `column_owners`.
+    """
+    if old is None:
+        return MergedTracks(new, list(range(new.num_rows)))
+    old = conform(old, new.schema)
+    both = pa.concat_tables([old, new])
+    place = {uri: number for number, uri in enumerate(old["uri"].to_pylist())}
+    base = list(range(old.num_rows))
+    updated, merged = [], {}
+    for update in updates:
+        row = old.num_rows + update.new
+        if update.uri not in place:
+            place[update.uri] = len(base)
+            base.append(row)
+        elif update.todo is None and not update.kept:
+            base[place[update.uri]] = row
+        else:
+            merged[place[update.uri]] = (row, update)
+        updated.append(place[update.uri])
+    arrays = [_column(both[f.name], f.name, base, merged, owners) for f in new.schema]
+    table = pa.table(arrays, schema=new.schema)
+    return MergedTracks(_with_identity(table, both, base, merged), updated)
+
+
+def _column(
+    values: pa.ChunkedArray,
+    name: str,
+    base: Sequence[int],
+    merged: Mapping[int, tuple[int, Update]],
+    owners: Mapping[str, str],
+) -> pa.ChunkedArray:
+    rows = np.array(base, np.int64)
+    for number, (new, update) in merged.items():
+        owner = owners.get(name)
+        computed = owner is not None and not update.kept and owner in (update.todo or ())
+        if name in ABOUT_FILE or computed:
+            rows[number] = new
+    return values.take(pa.array(rows))
+
+
+def _with_identity(
+    table: pa.Table, both: pa.Table, base: Sequence[int], merged: Mapping[int, tuple[int, Update]]
+) -> pa.Table:
+    """``table`` with keys and fallbacks of old and new together in the rows that are ``merged``."""
+    for name in ("extractor_keys", "failed_keys", "fallbacks"):
+        values = table[name].to_pylist()
+        for number, (new, update) in merged.items():
+            before = both[name][base[number]].as_py() or []
+            now = both[name][new].as_py() or []
+            if name == "fallbacks":
+                values[number] = [f for f in before if not update.redone(f["stage"])] + now
+            else:
+                values[number] = [(k, v) for k, v in before if not _replaces(update, k)] + now
+        table = table.set_column(
+            table.column_names.index(name),
+            table.schema.field(name),
+            pa.array(values, table.schema.field(name).type),
+        )
+    return table
+
+
+def _replaces(update: Update, extractor: str) -> bool:
+    return not update.kept and (extractor == DECODE or extractor in (update.todo or ()))
+
+
+def kept_rows(
+    old: pa.Table | None, updates: Collection[Update], stages: bool, still_used: Collection[str] = ()
+) -> pa.Table | None:
+    """The rows of ``segments``, ``timings`` or ``failures`` that stay.
+
+    Args:
+        stages: whether rows are of a stage; those of ``segments`` are CLAP's.
+        still_used: assets that files have which are not among ``updates``: theirs stay.
+    """
+    if old is None:
+        return None
+    by_asset = {u.asset_id: u for u in updates}
+    by_uri = {u.uri: u for u in updates}
+    keep = [_stays(row, by_asset, by_uri, still_used) for row in _heads(old, stages)]
+    return old.filter(pa.array(keep, pa.bool_()))
+
+
+def _heads(old: pa.Table, stages: bool) -> list[dict[str, Any]]:
+    names = [n for n in ("asset_id", "uri", "stage", "extractor_key") if n in old.column_names]
+    rows = old.select(names).to_pylist()
+    return rows if stages else [{**row, "stage": "clap"} for row in rows]
+
+
+def _stays(
+    row: Mapping[str, Any],
+    by_asset: Mapping[str, Update],
+    by_uri: Mapping[str, Update],
+    still_used: Collection[str],
+) -> bool:
+    update = by_uri.get(row["uri"]) if "uri" in row else by_asset.get(row["asset_id"])
+    if update is not None and update.kept and "uri" in row:
+        # Why it could not be read the last time does not matter any more; what is wrong with the content does.
+        return row["stage"] != DECODE or row.get("extractor_key") is not None
+    if update is not None and update.asset_id == row["asset_id"]:
+        return not update.redone(row["stage"])
+    return (row["asset_id"] in still_used and "uri" not in row) or (update is None and "uri" in row)

@@ -1,0 +1,153 @@
+"""What an output holds already: which files, with which content, and which extractors of each, from `tracks` alone.
+
+Read part by part into Arrow columns: about 200 bytes a file, most of it the uri.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.dataset.output import Output
+from pipeline.errors import UserError
+
+COLUMNS = ("uri", "size_bytes", "source_version", "asset_id")
+KEYS, FAILED = "extractor_keys", "failed_keys"
+
+
+@dataclass
+class State:
+    """The rows of `tracks`, in no order that means anything.
+
+    Args:
+        rows: ``uri``, ``size_bytes``, ``source_version``, ``asset_id``, and ``part`` (int32) and ``keyset``
+            (int32), which count into the two lists below.
+        parts: names of the parts.
+        keysets: the different pairs of extractor → key: of what is there, and of what failed.
+        schema: of all parts together, None without any; its fields are in the order of the parts.
+        uneven: parts whose columns are not those of ``schema``.
+    """
+
+    rows: pa.Table
+    parts: list[str] = field(default_factory=list)
+    keysets: list[tuple[dict[str, str], dict[str, str]]] = field(default_factory=list)
+    schema: pa.Schema | None = None
+    uneven: list[str] = field(default_factory=list)
+
+    @classmethod
+    def nothing(cls) -> State:
+        """Of an output without rows."""
+        return cls(_empty())
+
+
+def read_state(output: Output) -> State:
+    """Read the columns that say what is done.
+
+    Raises:
+        UserError: `tracks` holds a file that is none of ours.
+    """
+    state, tables, schemas = State.nothing(), [], {}
+    numbers: dict[tuple, int] = {}
+    for path in output.parts("tracks"):
+        name = path.split("/", 1)[1]
+        with output.fs.open(output.path(path), "rb") as handle:
+            file = _parquet(output, path, handle)
+            schemas[name] = file.schema_arrow
+            present = [c for c in (*COLUMNS, KEYS, FAILED) if c in file.schema_arrow.names]
+            table = file.read(columns=present)
+        state.parts.append(name)
+        tables.append(_rows(table, len(state.parts) - 1, numbers))
+    if tables:
+        state.rows = pa.concat_tables(tables).combine_chunks()
+        state.schema = merged_schema(schemas.values())
+        state.uneven = [name for name, schema in schemas.items() if not same_columns(schema, state.schema)]
+    state.keysets = [(dict(have), dict(failed)) for have, failed in numbers]
+    return state
+
+
+def merged_schema(schemas) -> pa.Schema | None:
+    """Every column of ``schemas``, the first definition of each; None of none."""
+    fields: dict[str, pa.Field] = {}
+    metadata: dict[bytes, bytes] = {}
+    for schema in schemas:
+        metadata = {**(schema.metadata or {}), **metadata}
+        for f in schema:
+            fields.setdefault(f.name, f)
+    return pa.schema(list(fields.values()), metadata=metadata) if fields else None
+
+
+def same_columns(one: pa.Schema, other: pa.Schema) -> bool:
+    """Whether both have the same names and types in the same order."""
+    return one.names == other.names and one.types == other.types
+
+
+def _empty() -> pa.Table:
+    return pa.schema(
+        [
+            ("uri", pa.string()), ("size_bytes", pa.int64()), ("source_version", pa.string()),
+            ("asset_id", pa.string()), ("part", pa.int32()), ("keyset", pa.int32()),
+        ]
+    ).empty_table()  # fmt: skip
+
+
+def _parquet(output: Output, path: str, handle) -> pq.ParquetFile:
+    try:
+        file = pq.ParquetFile(handle)
+    except pa.ArrowInvalid as error:
+        raise UserError(
+            f"{output.uri}/{path} is not a Parquet file ({error}): python jobs/verify.py output.uri={output.uri} "
+            "says what else is wrong, output.overwrite=true begins anew"
+        ) from None
+    missing = {"uri", "asset_id", KEYS}.difference(file.schema_arrow.names)
+    if missing:
+        raise UserError(
+            f"{output.uri}/{path} is no table of ours (it has no {', '.join(sorted(missing))}): type another "
+            "output.uri, or output.overwrite=true to replace the tables there"
+        )
+    return file
+
+
+def _rows(table: pa.Table, part: int, numbers: dict[tuple, int]) -> pa.Table:
+    rows = table.num_rows
+    columns = [
+        table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(rows, f.type)
+        for f in list(_empty().schema)[: len(COLUMNS)]
+    ]
+    have, failed = (_distinct(table, name) for name in (KEYS, FAILED))
+    keysets = np.empty(rows, np.int32)
+    pairs = np.stack([have[1], failed[1]], axis=1) if rows else np.empty((0, 2), int)
+    for a, b in np.unique(pairs, axis=0):
+        key = (have[0][a], failed[0][b])
+        keysets[(pairs[:, 0] == a) & (pairs[:, 1] == b)] = numbers.setdefault(key, len(numbers))
+    columns += [pa.array(np.full(rows, part, np.int32)), pa.array(keysets)]
+    return pa.table(columns, schema=_empty().schema)
+
+
+def _distinct(table: pa.Table, name: str) -> tuple[list[tuple], np.ndarray]:
+    """The different maps in a column, as sorted tuples of pairs, and which of them each row has.
+
+    Rows of one run mostly have the same: no Python object per row.
+    """
+    rows = table.num_rows
+    if name not in table.column_names or not rows:
+        return [()], np.zeros(rows, int)
+    maps = table[name].combine_chunks()
+    maps = maps.chunk(0) if isinstance(maps, pa.ChunkedArray) else maps
+    offsets = np.asarray(maps.offsets)
+    codes = np.stack(
+        [np.asarray(part.dictionary_encode().indices.fill_null(-1)) for part in (maps.keys, maps.items)],
+        axis=1,
+    )
+    found: dict[bytes, int] = {}
+    distinct: list[tuple] = []
+    which = np.empty(rows, int)
+    for row in range(rows):
+        code = codes[offsets[row] : offsets[row + 1]].tobytes()
+        if code not in found:
+            found[code] = len(distinct)
+            distinct.append(tuple(sorted(maps[row].as_py() or [])))
+        which[row] = found[code]
+    return distinct, which

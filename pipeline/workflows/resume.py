@@ -1,0 +1,139 @@
+"""What is left to do: the listing against the rows that are there, by content and by extractor key."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.dataset.sources import SourceItem
+from pipeline.dataset.state import State
+from pipeline.engine.plan import PlannedFile
+
+DECODE = "decode"
+
+
+@dataclass
+class WorkPlan:
+    """What a run has to do.
+
+    Args:
+        files: something is to be computed of these.
+        done: how many files need nothing.
+        owners: contents that a file of ``files`` may turn out to have: asset id → uri of the row with it.
+    """
+
+    files: list[PlannedFile] = field(default_factory=list)
+    done: int = 0
+    owners: dict[str, str] = field(default_factory=dict)
+
+
+def plan_work(
+    items: Sequence[SourceItem],
+    state: State,
+    keys: Mapping[str, str],
+    retry: Collection[str] = (),
+    trust_listing: bool = True,
+) -> WorkPlan:
+    """Compare.
+
+    A file is taken as unchanged if its size and its version (ETag or time of the last change) are those in its row;
+    any other is read and compared by content. What failed before is not tried again while its key is the same.
+
+    Args:
+        items: the listing.
+        state: the rows that are there.
+        keys: extractor → key, of all that is wanted, and that of ``decode``.
+        retry: uris whose failures are tried again.
+        trust_listing: false compares every file by content.
+    """
+    retry = frozenset(retry)
+    row, known, same = _match(items, state)
+    if not trust_listing:
+        same[:] = False
+    missing = [missing_keys(have, failed, keys) for have, failed in state.keysets]
+    again = [missing_keys(have, {}, keys) for have, _ in state.keysets]
+    keyset = state.rows["keyset"].to_numpy()
+    settled = np.array([m == () for m in missing] or [False])
+    skip = np.zeros(len(items), bool)
+    skip[known] = same[known] & settled[keyset[row[known]]]
+    plan = WorkPlan()
+    assets, parts = state.rows["asset_id"], state.rows["part"]
+    for index in np.flatnonzero(~skip) if not retry else range(len(items)):
+        item = items[index]
+        if not known[index]:
+            plan.files.append(PlannedFile(int(index), item))
+            continue
+        place = int(row[index])
+        retried = item.uri in retry
+        if skip[index] and not retried:
+            continue
+        of_keyset = (again if retried else missing)[keyset[place]]
+        hopeless = item.problem is not None and DECODE in state.keysets[keyset[place]][1]
+        if (hopeless or (same[index] and of_keyset == ())) and not retried:
+            continue
+        part = state.parts[parts[place].as_py()]
+        plan.files.append(PlannedFile(int(index), item, part, assets[place].as_py(), of_keyset))
+    plan.done = len(items) - len(plan.files)
+    _share(plan, state)
+    return plan
+
+
+def _match(items: Sequence[SourceItem], state: State) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Per item: its row, whether it has one, and whether the listing says that its content is that of the row."""
+    uris = pa.array([i.uri for i in items], pa.string())
+    found = pc.index_in(uris, value_set=state.rows["uri"].combine_chunks())
+    known = np.asarray(found.is_valid())
+    row = np.asarray(found.fill_null(0), dtype=np.int64)
+    same = np.zeros(len(items), bool)
+    if known.any():
+        rows = state.rows.take(pa.array(row))
+        sizes = pc.equal(pa.array([i.size_bytes for i in items], pa.int64()), rows["size_bytes"])
+        versions = pc.equal(pa.array([i.version for i in items], pa.string()), rows["source_version"])
+        same = np.asarray(pc.and_(sizes, versions).fill_null(False).combine_chunks()) & known
+    return row, known, same
+
+
+def missing_keys(
+    have: Mapping[str, str], failed: Mapping[str, str], keys: Mapping[str, str]
+) -> tuple[str, ...] | None:
+    """What of ``keys`` is not there; empty if nothing is to be done, None if all of it."""
+    if failed.get(DECODE) == keys.get(DECODE) and DECODE in failed:
+        return ()
+    wanted = [name for name in keys if name != DECODE]
+    left = tuple(n for n in wanted if keys[n] not in (have.get(n), failed.get(n)))
+    if DECODE in failed or (not have and left and len(left) == len(wanted) and not failed):
+        return None
+    return left
+
+
+def _share(plan: WorkPlan, state: State) -> None:
+    """Mark the files that may have the content of another one: those that share their size with it."""
+    sizes = [f.item.size_bytes for f in plan.files]
+    known = np.asarray(state.rows["size_bytes"].fill_null(-1))
+    planned = np.array([-1 if s is None else s for s in sizes], np.int64)
+    values, counts = np.unique(planned, return_counts=True)
+    often = set(values[counts > 1].tolist()) | {-1}
+    there = set(np.intersect1d(values, known).tolist())
+    own_row = {f.item.uri for f in plan.files if f.part is not None}
+    by_size: dict[int, int] = {}
+    if there:
+        for size in known[np.isin(known, values)].tolist():
+            by_size[size] = by_size.get(size, 0) + 1
+    for number, (file, size) in enumerate(zip(plan.files, planned.tolist(), strict=True)):
+        others = by_size.get(size, 0) - (file.part is not None and size in there)
+        if size in often or others > 0:
+            plan.files[number] = PlannedFile(**{**vars(file), "shared": True})
+    if there:
+        candidates = state.rows.filter(pa.array(np.isin(known, values) & (known >= 0)))
+        for uri, asset, number in zip(
+            *(candidates[c].to_pylist() for c in ("uri", "asset_id", "keyset")), strict=True
+        ):
+            if DECODE in state.keysets[number][1]:
+                continue
+            # Better one that this run brings up to date.
+            if asset not in plan.owners or uri in own_row:
+                plan.owners[asset] = uri
