@@ -52,3 +52,11 @@ class Claims:
         if self._ledger is None:
             return uri
         return ray.get(self._ledger.claim.remote(asset_id, uri))
+
+
+def last_seen(ledger: Any) -> dict[int, tuple[str, str | None]]:
+    """`Ledger.last_seen` of the actor; nothing where it is lost too."""
+    try:
+        return ray.get(ledger.last_seen.remote())
+    except ray.exceptions.RayError:
+        return {}

@@ -60,6 +60,11 @@ class PlannedFile:
     shared: bool = False
 
 
+def planned(items: Iterable[SourceItem]) -> list[PlannedFile]:
+    """All of ``items``, none of which has a row yet."""
+    return [PlannedFile(index, item) for index, item in enumerate(items)]
+
+
 def estimated_seconds(item: SourceItem) -> float:
     """A rough duration from the size and the suffix; only the packing depends on it."""
     if item.size_bytes is None:

@@ -10,13 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 
 from pipeline.dataset.lock import OutputLock
 from pipeline.dataset.output import Output
 from pipeline.dataset.run import RunFolder
 from pipeline.engine.graph import MAX_TASK_RETRIES, Node, build_dataset, busy_seconds, receipts
-from pipeline.engine.ledger import start_ledger
+from pipeline.engine.ledger import last_seen, start_ledger
 from pipeline.engine.plan import PlannedFile
 from pipeline.engine.progress import Progress
 from pipeline.engine.reconcile import lost_rows, missing_files, one_by_one
@@ -177,7 +176,7 @@ class Passes:
             f"{len(files)} files took their worker with them {self.max_strikes} times; recorded as failures",
             level="warning",
         )
-        seen = ray.get(ledger.last_seen.remote()) if ledger is not None else {}
+        seen = last_seen(ledger) if ledger is not None else {}
         sink = SinkStage(**self.nodes(None)[-1].arguments)
         for table in lost_rows(files, seen, self.keys, self.max_strikes):
             self._take(json.loads(sink(table)["receipt"][0].as_py()))

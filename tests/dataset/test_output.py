@@ -40,15 +40,13 @@ def test_nothing_is_written_outside_the_root(tmp_path, name):
         Output(str(tmp_path)).write(name, b"")
 
 
-def test_tables_that_are_there_need_overwrite(tmp_path):
+def test_checking_removes_nothing_and_clearing_leaves_the_history(tmp_path):
     output = Output(str(tmp_path / "out"))
-    output.check(overwrite=False)
+    output.check()
     output.write_table("tracks/part-0.parquet", pa.table({"a": [1]}))
     output.write("runs/old/config.yaml", b"x")
-    with pytest.raises(UserError, match="output.overwrite=true"):
-        output.check(overwrite=False)
-    output.check(overwrite=True)
-    assert output.parts("tracks") == ["tracks/part-0.parquet"], "checking removes nothing"
+    output.check()
+    assert output.parts("tracks") == ["tracks/part-0.parquet"]
     output.clear()
     assert output.parts("tracks") == []
     assert output.read("runs/old/config.yaml") == b"x", "the history of runs stays"
@@ -76,7 +74,7 @@ def test_clearing_removes_our_files_and_nobody_elses(tmp_path):
 def test_an_unwritable_output_is_one_line(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"output\.uri"):
-        Output(str(tmp_path / "file" / "out")).check(overwrite=False)
+        Output(str(tmp_path / "file" / "out")).check()
 
 
 def test_parts_skip_temporaries(tmp_path):
@@ -86,6 +84,22 @@ def test_parts_skip_temporaries(tmp_path):
     (tmp_path / "tracks/.part-3.parquet").write_bytes(b"half")
     assert output.parts("tracks") == ["tracks/part-1.parquet"]
     assert pq.read_table(tmp_path / "tracks").num_rows == 1
+
+
+def test_tidying_removes_parts_that_were_never_committed(tmp_path):
+    output = Output(str(tmp_path))
+    for part in ("tracks/part-1", "segments/part-1", "segments/part-2", "timings/part-2", "failures/other"):
+        output.write_table(f"{part}.parquet", pa.table({"a": [1]}))
+    output.fill_empty({"tracks": pa.schema([]), "failures": pa.schema([])})
+    (tmp_path / "tracks/.part-2.parquet.abc.tmp").write_bytes(b"half")
+    removed = output.tidy()
+    assert sorted(r for r in removed if not r.endswith(".tmp")) == [
+        "segments/part-2.parquet",
+        "timings/part-2.parquet",
+    ]
+    assert output.parts("segments") == ["segments/part-1.parquet"]
+    assert output.parts("failures") == ["failures/other.parquet"], "none of ours"
+    assert not list((tmp_path / "tracks").glob(".*"))
 
 
 def test_a_table_without_rows_can_still_be_read(tmp_path):

@@ -8,7 +8,7 @@ import soundfile
 
 from pipeline.dataset.sources import SourceItem
 from pipeline.engine.batch import collect
-from pipeline.engine.plan import pack
+from pipeline.engine.plan import pack, planned
 from pipeline.engine.stages.decode import DecodeStage, ViewSpec
 from pipeline.engine.stages.features import FeaturesStage
 from pipeline.features import REGISTRY
@@ -38,8 +38,8 @@ def extract(tmp_path):
     def run(samples: np.ndarray, rate: int) -> dict:
         path = tmp_path / "track.wav"
         soundfile.write(path, np.atleast_2d(samples).T, rate, subtype="FLOAT")
-        [block] = pack([SourceItem(str(path), path.stat().st_size)], 300.0, 8)
-        [decoded] = DecodeStage(VIEWS)(block)
+        [block] = pack(planned([SourceItem(str(path), path.stat().st_size)]), 300.0, 8)
+        decoded = DecodeStage(VIEWS)(block)
         features = FeaturesStage([e() for e in REGISTRY.values()], DSP_RATE, blob_names=("mel", "chroma"))
         table = features(decoded)
         [row] = table.drop([n for n in table.column_names if n.startswith("pcm@")]).to_pylist()

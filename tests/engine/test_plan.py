@@ -9,9 +9,9 @@ import pytest
 
 from pipeline.dataset.sources import SourceItem
 from pipeline.engine.batch import Track, add_stage, collect, pcm_array, tracks_of
-from pipeline.engine.plan import pack
+from pipeline.engine.plan import PlannedFile, pack, part_name, planned
 from pipeline.engine.progress import FALLBACK_KINDS, OTHERS, Progress
-from pipeline.engine.reconcile import lost_rows
+from pipeline.engine.reconcile import lost_rows, missing_files, one_by_one
 from pipeline.engine.resources import plan_resources
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.errors import Fallback, UserError
@@ -19,7 +19,7 @@ from pipeline.errors import Fallback, UserError
 
 def test_packing_keeps_order_and_loses_nothing():
     items = [SourceItem(f"/a/{i}.mp3", size_bytes=20_000 * (1 + i % 7)) for i in range(100)]
-    blocks = list(pack(items, block_seconds=10, max_files=8))
+    blocks = list(pack(planned(items), block_seconds=10, max_files=8))
     assert [i for b in blocks for i in b["index"].to_pylist()] == list(range(100))
     assert [u for b in blocks for u in b["uri"].to_pylist()] == [i.uri for i in items]
     assert max(b.num_rows for b in blocks) <= 8
@@ -28,8 +28,8 @@ def test_packing_keeps_order_and_loses_nothing():
 def test_long_files_stay_alone_and_tiny_ones_share():
     long = [SourceItem(f"{i}.wav", size_bytes=176_400 * 600) for i in range(3)]
     tiny = [SourceItem(f"{i}.wav", size_bytes=1000) for i in range(64)]
-    assert [b.num_rows for b in pack(long, 300, 32)] == [1, 1, 1]
-    assert [b.num_rows for b in pack(tiny, 300, 32)] == [32, 32]
+    assert [b.num_rows for b in pack(planned(long), 300, 32)] == [1, 1, 1]
+    assert [b.num_rows for b in pack(planned(tiny), 300, 32)] == [32, 32]
 
 
 STAGES = ["decode", "features", "clap", "separation", "write"]
@@ -143,7 +143,7 @@ def receipt(indexes: list[int], **fields: object) -> dict:
         "indexes": indexes, "status": {}, "audio_s": 0.0, "bytes": 0, "write_s": 0.0, "failures": [],
         "fallbacks": [], "stages": {}, "processes": [],
     }  # fmt: skip
-    return {**empty, **fields}
+    return {"copies": [], **empty, **fields}
 
 
 def test_a_file_committed_twice_is_not_swallowed():
@@ -154,13 +154,34 @@ def test_a_file_committed_twice_is_not_swallowed():
 
 
 def test_reconciliation_finds_exactly_what_is_missing():
-    blocks = list(pack([SourceItem(f"{i}.wav", 10) for i in range(5)], 1e9, 2))
-    assert lost_rows(blocks, range(5)) is None
-    lost = lost_rows(blocks, {0, 2, 3})
-    assert lost["index"].to_pylist() == [1, 4]
-    [[failure], _] = lost["failures@decode"].to_pylist()
-    assert failure["worker_died"] is True
-    assert failure["error_class"] == "LostByWorker"
+    files = planned(SourceItem(f"{i}.wav", 10) for i in range(5))
+    assert missing_files(files, range(5)) == []
+    missing = missing_files(files, {0, 2, 3})
+    assert [f.index for f in missing] == [1, 4]
+    assert [b["index"].to_pylist() for b in one_by_one(missing)] == [[1], [4]]
+
+
+def test_a_file_that_is_given_up_is_a_row_that_says_where_the_worker_died():
+    files = planned(SourceItem(f"{i}.wav", 10) for i in range(2))
+    keys = {"decode": "d", "mel": "m", "clap": "c"}
+    in_features, unseen = lost_rows(files, {0: ("features", "a" * 64)}, keys, attempts=3)
+    [[failure]] = in_features["failures@features"].to_pylist()
+    assert (failure["worker_died"], failure["attempts"]) == (True, 3)
+    assert in_features["asset_id"].to_pylist() == ["a" * 64]
+    assert in_features["failkey@mel"].to_pylist() == ["m"], "the next run does not try it again"
+    assert "failkey@clap" not in in_features.column_names, "of what came later nothing is known"
+    [[failure]] = unseen["failures@decode"].to_pylist()
+    assert failure["extractor_key"] == "d"
+
+
+def test_files_of_one_part_stay_in_one_block_under_its_name():
+    old = [PlannedFile(i, SourceItem(f"{i}.wav", 10), "part-x.parquet", "a", ()) for i in (0, 3)]
+    new = planned([SourceItem("new.wav", 10)])
+    blocks = list(pack([old[0], *new, old[1]], 1e9, 1))
+    assert [(b["part"][0].as_py(), b["index"].to_pylist()) for b in blocks] == [
+        (part_name(0, ["new.wav"]), [0]),
+        ("part-x.parquet", [0, 3]),
+    ]
 
 
 def test_progress_adds_up_and_estimates_the_rest():
@@ -170,7 +191,7 @@ def test_progress_adds_up_and_estimates_the_rest():
         "indexes": [0, 1], "status": {"ok": 1, "failed": 1}, "audio_s": 7200.0, "bytes": 100, "write_s": 0.1,
         "failures": [["decode", "EmptyAudio", 1]], "fallbacks": [["clap", "x", "none", "why", 2]],
         "stages": {"decode": {"compute_s": 1.0, "wait_s": 0.5, "rows": 2, "padding_weighted": 0.0, "device": "cpu"}},
-        "processes": [{"stage": "decode", "node": "n", "pid": 1, "peak_rss_bytes": 5}],
+        "processes": [{"stage": "decode", "node": "n", "pid": 1, "peak_rss_bytes": 5}], "copies": [],
     }  # fmt: skip
     progress.add(first)
     progress.add({**first, "indexes": [2], "status": {"ok": 1}})

@@ -61,7 +61,7 @@ def clap_key(
         "window_seconds": window_seconds,
         "hop_seconds": hop_seconds,
         "aggregate": aggregate,
-        "amp": normalise_amp(amp),
+        "bfloat16_allowed": normalise_amp(amp) != "false",
     }
     if queries is not None:
         parameters |= {"text_queries": list(queries.texts), "text_model": queries.model_id}

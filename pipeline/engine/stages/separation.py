@@ -57,11 +57,12 @@ def separation_key(
     for name in BACKEND_NAMES if AUTO in backends else backends:
         with contextlib.suppress(BackendUnavailable):
             separator = load(name)
-            models.append((name, separator.version, separator.model_id(), options.amp))
+            models.append((name, separator.version, separator.model_id()))
     return stable_key(
         {
             "name": NAME,
             "models": models,
+            "bfloat16_allowed": options.amp != "false",
             "auto_cpu_seconds": auto_cpu_seconds if AUTO in backends else None,
             "stems": save_stems,
             "arrays": save_arrays,
