@@ -185,7 +185,7 @@ def _with_identity(
             if name == "fallbacks":
                 values[number] = [f for f in before if not update.redone(f["stage"])] + now
             else:
-                values[number] = [(k, v) for k, v in before if not _replaces(update, k)] + now
+                values[number] = sorted([(k, v) for k, v in before if not _replaces(update, k)] + now)
         table = table.set_column(
             table.column_names.index(name),
             table.schema.field(name),

@@ -80,7 +80,7 @@ def test_failures_and_the_run_folder_are_in_the_bucket(server, finished):
     fs, _ = finished
     [failure] = read(server, fs, "failures")
     assert failure["error_class"] == "UnrecognizedFormat"
-    [run] = fs.ls("tables/run/runs", detail=False)
+    [run] = [p for p in fs.ls("tables/run/runs", detail=False) if fs.exists(f"{p}/manifest.json")]
     names = {path.rsplit("/", 1)[-1] for path in fs.ls(run, detail=False)}
     assert {"manifest.json", "report.html", "log.jsonl", "performance.json", "config.yaml"} <= names
     assert not [path for path in fs.find(run) if "manifest-parts" in path], "merged and removed"
@@ -93,11 +93,15 @@ def test_no_secret_is_written_anywhere(finished):
         assert SECRET.encode() not in fs.cat_file(path), path
 
 
-def test_a_second_run_needs_overwrite(repo, server, finished):
-    done = job(repo, server, "source.uri=s3://mill-in/audio", "output.uri=s3://tables/run")
-    assert done.returncode == 2
-    assert "output.overwrite=true" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+def test_a_second_run_knows_the_objects_by_their_etags(repo, server, finished, clap_checkpoint):
+    done = job(
+        repo, server, "source.uri=s3://mill-in/audio", "output.uri=s3://tables/run", "blobs.max_inline_elements=200",
+        f"clap.checkpoint={clap_checkpoint}", "separation.backends=[spleeter]", "separation.save_stems=true",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "nothing to do: all 3 files are done" in done.stderr
+    fs, _ = finished
+    assert not fs.exists("tables/run/runs/output.lock")
 
 
 def test_wrong_credentials_are_one_clear_line(repo, server, finished):

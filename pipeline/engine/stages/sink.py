@@ -138,6 +138,7 @@ class SinkStage:
             known = {name for name, _ in (*there, *row)}
             of_stage = {f["stage"].removeprefix("features."): f["extractor_key"] for f in problems}
             row += [(name, key) for name, key in of_stage.items() if key is not None and name not in known]
+            row.sort()
         added = {
             "status": [_status(f) for f in parts["failures"]],
             "failed_keys": failed,
@@ -237,7 +238,7 @@ def _keys(table: pa.Table, kind: str) -> list[list[tuple[str, str]]]:
             for row, key in zip(keys, table[column].to_pylist(), strict=True):
                 if key is not None:
                     row.append((column.removeprefix(f"{kind}@"), key))
-    return keys
+    return [sorted(row) for row in keys]
 
 
 def _status(failures: list[dict[str, Any]]) -> str:
