@@ -16,15 +16,38 @@ from pathlib import Path
 KEY, SECRET = "mill-test", "mill-test-secret"
 
 
-@dataclass(frozen=True)
+@dataclass
 class S3Server:
     """A running server: ``options`` are storage options with the right credentials."""
 
     endpoint: str
+    command: list[str]
+    folder: Path
+    process: subprocess.Popen | None = None
 
     @property
     def options(self) -> dict[str, str]:
         return {"endpoint": self.endpoint, "key": KEY, "secret": SECRET}
+
+    def start(self) -> None:
+        """Start it, or start it again on what it had stored. Raises ``RuntimeError`` if it does not come up."""
+        log = self.folder / "server.log"
+        with log.open("ab") as out:
+            self.process = subprocess.Popen(self.command, stdout=out, stderr=out, cwd=self.folder)
+        _wait(self.process, int(self.endpoint.rsplit(":", 1)[1]), log)
+
+    def kill(self) -> None:
+        """Kill -9."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """End it in good order."""
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
 
 
 def weed_binary() -> str | None:
@@ -69,19 +92,12 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         "-master.telemetry=false", "-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
         f"-s3.config={config}", *(f"-{name}={port}" for name, port in ports.items()),
     ]  # fmt: skip
-    log = (folder / "server.log").open("wb")
-    process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+    server = S3Server(f"http://127.0.0.1:{ports['s3.port']}", command, folder)
+    server.start()
     try:
-        _wait(process, ports["s3.port"], folder / "server.log")
-        yield S3Server(f"http://127.0.0.1:{ports['s3.port']}")
+        yield server
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        log.close()
+        server.stop()
 
 
 def _wait(process: subprocess.Popen, port: int, log: Path, seconds: float = 30) -> None:

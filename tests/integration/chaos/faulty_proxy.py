@@ -15,8 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 FAULTS = ("500", "503", "reset", "truncated", "stall")
-SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-INTERNAL = b"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>on purpose</Message></Error>"
+SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+INTERNAL = b"<Error><Code>InternalError</Code><Message>on purpose</Message></Error>"
 
 
 class FaultyProxy:
@@ -84,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._answer(status, headers, content, cut=fault == "truncated")
 
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve  # noqa: N815  names of the base class
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve
 
     def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection(self.proxy.target, timeout=60)
