@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -74,8 +75,9 @@ class OutputLock:
         if self._thread is None:
             return
         self._thread.join()
-        if self._mine():
-            self.output.discard(PATH)
+        with contextlib.suppress(Exception):  # a store that is away now: the lock goes stale by itself
+            if self._mine():
+                self.output.discard(PATH)
 
     def _content(self) -> bytes:
         now = datetime.datetime.now(datetime.timezone.utc)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -87,8 +88,10 @@ class RunFolder:
             "event": event,
             "text": text,
         }
-        self._log.write(json.dumps({**record, **fields}, default=str) + "\n")
-        self._log.flush()
+        # A full disk must not keep the terminal from saying so.
+        with contextlib.suppress(OSError):
+            self._log.write(json.dumps({**record, **fields}, default=str) + "\n")
+            self._log.flush()
         if not self.quiet:
             mark = {"warning": "warning: ", "error": "error: "}.get(level, "")
             print(f"{now.astimezone():%H:%M:%S} {mark}{text}", file=sys.stderr, flush=True)
@@ -102,7 +105,8 @@ class RunFolder:
     def close(self) -> None:
         """Copy the log for the last time and remove the spool."""
         if not self._log.closed:
-            self._log.close()
+            with contextlib.suppress(OSError):
+                self._log.close()
             self.sync()
             if not self._in_place:
                 self._spool.unlink()

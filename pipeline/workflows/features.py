@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,6 @@ from pipeline.engine.graph import Node
 from pipeline.engine.progress import Progress
 from pipeline.engine.resources import StageResources, plan_resources
 from pipeline.engine.session import Cluster, connect, disconnect
-from pipeline.errors import UserError
 from pipeline.report.html import clock, render
 from pipeline.report.overview import overview
 from pipeline.report.performance import markdown, performance
@@ -85,26 +85,23 @@ def run(config: ExtractConfig, quiet: bool = False, retry: Collection[str] = ())
     output.check()
     lock, taken = OutputLock(output, new_run_id()), []
     lock.acquire(taken.append)
-    try:
+    with ExitStack() as stack:
+        stack.callback(lock.release)
         folder = RunFolder(output, lock.owner, quiet)
+        stack.callback(folder.close)
+        stack.callback(disconnect)
+        for text in taken:
+            folder.log("lock", text, level="warning")
+        if taken:
+            time.sleep(LAST_WRITES_S)
+        ended = "failed"
         try:
-            for text in taken:
-                folder.log("lock", text, level="warning")
-            if taken:
-                time.sleep(LAST_WRITES_S)
             result = _run(config, items, models, output, folder, lock, started, retry)
-            folder.mark("done" if result.exit_code in (EXIT_OK, EXIT_FAILURES) else "failed")
+            ended = "done" if result.exit_code in (EXIT_OK, EXIT_FAILURES) else "failed"
             return result
-        except UserError:
-            folder.mark("failed")
-            raise
         finally:
-            try:
-                disconnect()
-            finally:
-                folder.close()
-    finally:
-        lock.release()
+            with suppress(Exception):  # where nothing can be written, this cannot be either
+                folder.mark(ended)
 
 
 def _list(config: ExtractConfig, quiet: bool) -> list[SourceItem]:
