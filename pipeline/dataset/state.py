@@ -16,6 +16,12 @@ from pipeline.errors import UserError
 
 COLUMNS = ("uri", "size_bytes", "source_version", "asset_id")
 KEYS, FAILED = "extractor_keys", "failed_keys"
+ROWS = pa.schema(
+    [
+        ("uri", pa.string()), ("size_bytes", pa.int64()), ("source_version", pa.string()),
+        ("asset_id", pa.string()), ("part", pa.int32()), ("keyset", pa.int32()),
+    ]
+)  # fmt: skip
 
 
 @dataclass
@@ -40,7 +46,7 @@ class State:
     @classmethod
     def nothing(cls) -> State:
         """Of an output without rows."""
-        return cls(_empty())
+        return cls(ROWS.empty_table())
 
 
 def read_state(output: Output) -> State:
@@ -54,10 +60,9 @@ def read_state(output: Output) -> State:
     for path in output.parts("tracks"):
         name = path.split("/", 1)[1]
         with output.fs.open(output.path(path), "rb") as handle:
-            file = _parquet(output, path, handle)
-            schemas[name] = file.schema_arrow
-            present = [c for c in (*COLUMNS, KEYS, FAILED) if c in file.schema_arrow.names]
-            table = file.read(columns=present)
+            file, schemas[name] = _parquet(output, path, handle)
+            present = set(schemas[name].names)
+            table = file.read(columns=[c for c in (*COLUMNS, KEYS, FAILED) if c in present])
         state.parts.append(name)
         tables.append(_rows(table, len(state.parts) - 1, numbers))
     if tables:
@@ -84,16 +89,7 @@ def same_columns(one: pa.Schema, other: pa.Schema) -> bool:
     return one.names == other.names and one.types == other.types
 
 
-def _empty() -> pa.Table:
-    return pa.schema(
-        [
-            ("uri", pa.string()), ("size_bytes", pa.int64()), ("source_version", pa.string()),
-            ("asset_id", pa.string()), ("part", pa.int32()), ("keyset", pa.int32()),
-        ]
-    ).empty_table()  # fmt: skip
-
-
-def _parquet(output: Output, path: str, handle) -> pq.ParquetFile:
+def _parquet(output: Output, path: str, handle) -> tuple[pq.ParquetFile, pa.Schema]:
     try:
         file = pq.ParquetFile(handle)
     except pa.ArrowInvalid as error:
@@ -101,20 +97,21 @@ def _parquet(output: Output, path: str, handle) -> pq.ParquetFile:
             f"{output.uri}/{path} is not a Parquet file ({error}): python jobs/verify.py output.uri={output.uri} "
             "says what else is wrong, output.overwrite=true begins anew"
         ) from None
-    missing = {"uri", "asset_id", KEYS}.difference(file.schema_arrow.names)
+    schema = file.schema_arrow  # made anew each time it is asked for
+    missing = {"uri", "asset_id", KEYS}.difference(schema.names)
     if missing:
         raise UserError(
             f"{output.uri}/{path} is no table of ours (it has no {', '.join(sorted(missing))}): type another "
             "output.uri, or output.overwrite=true to replace the tables there"
         )
-    return file
+    return file, schema
 
 
 def _rows(table: pa.Table, part: int, numbers: dict[tuple, int]) -> pa.Table:
     rows = table.num_rows
     columns = [
         table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(rows, f.type)
-        for f in list(_empty().schema)[: len(COLUMNS)]
+        for f in list(ROWS)[: len(COLUMNS)]
     ]
     have, failed = (_distinct(table, name) for name in (KEYS, FAILED))
     keysets = np.empty(rows, np.int32)
@@ -123,7 +120,7 @@ def _rows(table: pa.Table, part: int, numbers: dict[tuple, int]) -> pa.Table:
         key = (have[0][a], failed[0][b])
         keysets[(pairs[:, 0] == a) & (pairs[:, 1] == b)] = numbers.setdefault(key, len(numbers))
     columns += [pa.array(np.full(rows, part, np.int32)), pa.array(keysets)]
-    return pa.table(columns, schema=_empty().schema)
+    return pa.table(columns, schema=ROWS)
 
 
 def _distinct(table: pa.Table, name: str) -> tuple[list[tuple], np.ndarray]:

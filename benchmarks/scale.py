@@ -1,0 +1,123 @@
+"""Very many tiny files on local Ray: is the cost of a file flat, what does the driver need, how fast is a run with nothing to do?
+
+    python benchmarks/scale.py --files 100000
+    python benchmarks/scale.py --files 2000 --features loudness,quality       # a quick look
+
+The files are noise of a tenth of a second, 8 kHz mono WAV, all of one size and each with its own content: the worst
+case for telling equal files apart. Deciles are of the files as they were committed; the first is counted from the
+first committed file, when all actors are up. Then the same command again, which finds nothing to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO))
+
+import numpy as np
+import soundfile
+
+RATE, SAMPLES, PER_FOLDER = 8000, 800, 1000
+
+
+def write_files(folder: Path, count: int) -> None:
+    """``count`` files of different noise, a thousand to a folder."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        place = folder / f"{number // PER_FOLDER:05d}"
+        if number % PER_FOLDER == 0:
+            place.mkdir(parents=True)
+        noise = rng.integers(-8000, 8000, SAMPLES, dtype=np.int16)
+        soundfile.write(place / f"{number:08d}.wav", noise, RATE)
+
+
+def rss_bytes(pid: int) -> int:
+    """Resident memory of a process; 0 where it is gone."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def run(source: Path, output: Path, features: str) -> tuple[float, list[tuple[float, int, int]]]:
+    """Wall seconds of a job, and (seconds, files committed, driver's memory) as it went."""
+    command = [
+        sys.executable, "jobs/extract_features.py", f"source.uri={source}", f"output.uri={output}",
+        "clap.enabled=false", "separation.enabled=false",
+    ]  # fmt: skip
+    if features:
+        command.append(f"features.enabled=[{features}]")
+    started, seen = time.perf_counter(), []
+    process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        time.sleep(1.0)
+        seen.append((time.perf_counter() - started, committed(output), rss_bytes(process.pid)))
+    if process.returncode:
+        raise SystemExit(f"the job ended with exit code {process.returncode}")
+    return time.perf_counter() - started, seen
+
+
+def committed(output: Path) -> int:
+    """Files that the log of the newest run says are committed."""
+    runs = sorted((output / "runs").glob("2*/log.jsonl")) if (output / "runs").exists() else []
+    done = 0
+    for line in runs[-1].read_text().splitlines() if runs else ():
+        if '"event": "progress"' in line:
+            done = json.loads(line)["files_done"]
+    return done
+
+
+def deciles(seen: list[tuple[float, int, int]], files: int) -> list[float]:
+    """Milliseconds per file in each tenth of the files, interpolated between progress lines."""
+    times, counts = [], []
+    for seconds, count, _ in seen:
+        if count and (not counts or count > counts[-1]):
+            times.append(seconds)
+            counts.append(count)
+    edges = np.linspace(counts[0], min(files, counts[-1]), 11)
+    at = np.interp(edges, counts, times)
+    return list(np.diff(at) / np.diff(edges) * 1000)
+
+
+def main() -> None:
+    """Write the files, run twice, print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--files", type=int, default=100_000)
+    parser.add_argument("--features", default="", help="all by default; example: --features loudness,quality")
+    options = parser.parse_args()
+    root = Path(tempfile.mkdtemp(prefix="scale-"))
+    try:
+        write_files(root / "in", options.files)
+        wall, seen = run(root / "in", root / "out", options.features)
+        again, _ = run(root / "in", root / "out", options.features)
+        each = deciles(seen, options.files)
+        memory = [m for _, count, m in seen if count]
+        grown = (memory[-1] - memory[0]) / max(1, seen[-1][1] - next(c for _, c, _ in seen if c))
+        parts = len(list((root / "out" / "tracks").glob("*.parquet")))
+        print("| files | wall, s | ms per file, by decile of the run | last / first |")
+        print("| ---: | ---: | --- | ---: |")
+        row = ", ".join(f"{ms:.2f}" for ms in each)
+        print(f"| {options.files} | {wall:.0f} | {row} | {each[-1] / each[0]:.2f} |\n")
+        print(f"- driver: {memory[0] >> 20} MiB at the first committed file, {memory[-1] >> 20} MiB at the end, "
+              f"{grown:.0f} bytes per file")  # fmt: skip
+        print(f"- parts of tracks: {parts}")
+        print(
+            f"- with nothing to do: {again:.1f} s from the shell, {options.files / again:.0f} files checked per second"
+        )
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
