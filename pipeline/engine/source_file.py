@@ -7,14 +7,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.audio.reader import ArrayReader, AudioReader, Spool
 from pipeline.audio.resample import view_blocks
-from pipeline.audio.stream import PcmStream, open_bytes, open_file
-from pipeline.audio.validate import Limits
+from pipeline.audio.stream import AudioFile
 from pipeline.dataset.storage import filesystem, is_local, local_path, one_line
 from pipeline.engine.batch import Track
 from pipeline.errors import Fallback
@@ -31,21 +29,8 @@ class UnreadableSource(Exception):
     """The listing already says that this cannot be read."""
 
 
-@dataclass(frozen=True)
-class SourceFile:
-    """A fetched file: its bytes, or where they lie.
-
-    Args:
-        name: the last part of its URI.
-        size: bytes.
-        data: its content, or None.
-        path: of the file, where there is no ``data``.
-    """
-
-    name: str
-    size: int
-    data: bytes | None = None
-    path: Path | None = None
+class SourceFile(AudioFile):
+    """A fetched file."""
 
     def sha256(self) -> str:
         """Of the content, hex."""
@@ -56,12 +41,6 @@ class SourceFile:
             while chunk := file.read(_HASH_BYTES):
                 digest.update(chunk)
         return digest.hexdigest()
-
-    def open(self, limits: Limits | None = None) -> PcmStream:
-        """Its samples, from the beginning. Raises `pipeline.audio.decode.DecodeError`."""
-        if self.data is not None:
-            return open_bytes(self.data, self.name, limits)
-        return open_file(self.path, limits)
 
 
 class Fetcher:
