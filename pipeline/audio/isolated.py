@@ -30,7 +30,7 @@ from pipeline.audio.decode import (
     UnrecognizedFormat,
 )
 from pipeline.audio.isolated_child import PACKET
-from pipeline.audio.shared_memory import anonymous_file, arrays_of
+from pipeline.audio.shared_memory import KEPT_BYTES, Lender, Segment
 from pipeline.audio.stream import AudioFile
 from pipeline.audio.validate import MAX_CHANNELS, MAX_SAMPLE_RATE, one_line
 from pipeline.audio.views import DecodedViews, Wanted
@@ -99,8 +99,8 @@ class IsolatedDecoder:
     ) -> None:
         self.wanted = wanted
         self.timeout_s = timeout_s
-        # The samples may be gathered twice over before the views are complete.
-        self._shared_bytes = 2 * wanted.max_bytes + (1 << 20)
+        # The samples may be gathered twice over before the views are complete, and each begins on a page of its own.
+        self._lender = Lender(2 * wanted.max_bytes + (1 << 20))
         self._settings = {
             "views": wanted.views,
             "max_bytes": wanted.max_bytes,
@@ -155,6 +155,8 @@ class IsolatedDecoder:
         child, self._child = self._child, None
         if child is not None:
             child.end()
+            # In case it could not be ended yet.
+            self._lender.replace()
 
     def _attempt(self, file: AudioFile) -> DecodedViews:
         # After a fork the child is the other process's.
@@ -162,10 +164,10 @@ class IsolatedDecoder:
             self._child = None
         self._child = self._child or _Child(self._settings)
         try:
-            with anonymous_file(self._shared_bytes) as shared:
-                answer = self._child.ask(file, shared, self.timeout_s)
-                if "error" not in answer:
-                    return _understood(answer, self.wanted, shared)
+            start = self._lender.start()
+            answer = self._child.ask(file, self._lender.segment, start, self.timeout_s)
+            if "error" not in answer:
+                return _understood(answer, self.wanted, self._lender)
             error = _error(answer)
             # What failed for want of memory may have left its libraries in any state.
             if isinstance(error, DecoderOutOfMemory):
@@ -184,9 +186,16 @@ class _Child:
         self.owner = os.getpid()
         self.asked = False
         self._ready = False
+        self._segment: Segment | None = None
+        self._content = os.memfd_create("soundmill-file", os.MFD_CLOEXEC)
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         read, self._lifeline = os.pipe()
-        told = settings | {"socket": theirs.fileno(), "lifeline": read, "parent": self.owner}
+        told = settings | {
+            "socket": theirs.fileno(),
+            "lifeline": read,
+            "content": self._content,
+            "parent": self.owner,
+        }
         try:
             self.process = subprocess.Popen(  # noqa: S603  our own interpreter, no shell
                 [
@@ -199,35 +208,44 @@ class _Child:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env=os.environ | _ONE_THREAD,
-                pass_fds=(theirs.fileno(), read),
+                pass_fds=(theirs.fileno(), read, self._content),
                 # The terminal's Ctrl-C is for the parent, which then ends the child.
                 start_new_session=True,
             )
         except BaseException:
             self._channel.close()
             os.close(self._lifeline)
+            os.close(self._content)
             raise
         finally:
             theirs.close()
             os.close(read)
-        self.end = weakref.finalize(self, _end, self.owner, self.process, self._channel, self._lifeline)
+        self.end = weakref.finalize(
+            self, _end, self.owner, self.process, self._channel, (self._lifeline, self._content)
+        )
 
-    def ask(self, file: AudioFile, shared: int, timeout_s: float) -> dict[str, Any]:
+    def ask(self, file: AudioFile, segment: Segment, start: int, timeout_s: float) -> dict[str, Any]:
         """The child's answer. Raises `DecoderDied` and `DecoderHung`; the child is then of no more use."""
         if not self._ready:
             self._receive(max(timeout_s, _START_TIMEOUT_S))
             self._ready = True
         self.asked = True
         path = None if file.path is None else os.fspath(file.path)
-        request = json.dumps({"name": file.name[-256:], "size": file.size, "path": path}).encode()
         if file.data is not None:
-            with anonymous_file(len(file.data), file.data) as content:
-                self._send(request, [shared, content])
-        else:
-            self._send(request, [shared])
+            self._put(file.data)
+        request = {"name": file.name[-256:], "size": file.size, "path": path, "start": start}
+        self._send(json.dumps(request).encode(), [] if segment is self._segment else [segment.fd])
+        self._segment = segment
         while (answer := self._receive(timeout_s)).get("progress"):
             pass
         return answer
+
+    def _put(self, data: bytes) -> None:
+        if os.fstat(self._content).st_size > max(len(data), KEPT_BYTES):
+            os.ftruncate(self._content, 0)
+        done = 0
+        while done < len(data):
+            done += os.pwrite(self._content, memoryview(data)[done:], done)
 
     def _send(self, request: bytes, descriptors: list[int]) -> None:
         try:
@@ -268,12 +286,13 @@ class _Child:
         return f"the decoder was ended by {name}{by_whom}"
 
 
-def _end(owner: int, process: subprocess.Popen, channel: socket.socket, lifeline: int) -> None:
+def _end(owner: int, process: subprocess.Popen, channel: socket.socket, files: tuple[int, ...]) -> None:
     """End the child, unless this is a fork of the process that owns it."""
     if os.getpid() != owner:
         return
     channel.close()
-    os.close(lifeline)
+    for file in files:
+        os.close(file)
     process.kill()
     with suppress(subprocess.TimeoutExpired):
         process.wait(10.0)
@@ -288,7 +307,7 @@ def _error(answer: dict[str, Any]) -> Exception:
     return DecoderRaised(f"{name}: {message}")
 
 
-def _understood(answer: dict[str, Any], wanted: Wanted, shared: int) -> DecodedViews:
+def _understood(answer: dict[str, Any], wanted: Wanted, lender: Lender) -> DecodedViews:
     """The child's answer, believed no further than it can be checked. Raises `DecoderDied`."""
     try:
         container, codec = (_word(answer[name]) for name in ("container", "codec"))
@@ -307,7 +326,7 @@ def _understood(answer: dict[str, Any], wanted: Wanted, shared: int) -> DecodedV
             if rows != places[owner].channels:
                 raise ValueError(f"{owner} has {rows} channels")
             lies.append((owner, offset, (rows, length)))
-        arrays = arrays_of(shared, [place for _, *place in lies])
+        arrays = lender.lend([(offset, shape) for _, offset, shape in lies])
     except (KeyError, TypeError, ValueError) as error:
         raise DecoderDied(f"the decoder answered what it cannot mean: {error}") from error
     stored = dict(zip((owner for owner, _, _ in lies), arrays, strict=True))

@@ -2,8 +2,8 @@
 
 It is asked one file at a time over a socket of packets, each a JSON object:
 
-- to it: ``name``, ``size``, ``path``, with the descriptors of the file's bytes (unless there is a path) and of
-  the memory for its views;
+- to it: ``name``, ``size``, ``path`` (without one, the file's bytes lie in the memory it was started with), ``start``
+  in the memory for its views, and the descriptor of that memory when it is another than before;
 - from it: ``ready`` once; ``progress`` while it gets on; then ``error`` and ``message``, or the header of the file
   and where its views lie.
 """
@@ -22,10 +22,11 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.audio.shared_memory import Arena, read_all
+from pipeline.audio.shared_memory import Arena
 from pipeline.audio.stream import AudioFile
 from pipeline.audio.validate import one_line
 from pipeline.audio.views import DecodedViews, View, Wanted
@@ -54,15 +55,16 @@ def main(settings: str) -> None:
     with suppress(BrokenPipeError, ConnectionResetError), socket.socket(fileno=told["socket"]) as channel:
         _send(channel, {"ready": True})
         while True:
-            packet, descriptors, _, _ = socket.recv_fds(channel, PACKET, 2)
+            packet, descriptors, _, _ = socket.recv_fds(channel, PACKET, 1)
             if not packet:
                 return
-            try:
-                answer = _answer(json.loads(packet), descriptors, decode, wanted, _heart(channel, interval))
-            finally:
-                for descriptor in descriptors:
-                    os.close(descriptor)
-            _send(channel, answer)
+            for descriptor in descriptors:
+                arena = Arena(descriptor)
+                os.close(descriptor)
+            request = json.loads(packet)
+            arena.begin(request["start"])
+            run = partial(decode, wanted=wanted, allocate=arena.allocate, progress=_heart(channel, interval))
+            _send(channel, _answer(request, told["content"], run, arena))
 
 
 def _end_with_parent(lifeline: int, parent: int) -> None:
@@ -109,18 +111,15 @@ def _heart(channel: socket.socket, interval: float) -> Callable[[int], None]:
 
 
 def _answer(
-    request: dict[str, Any],
-    descriptors: list[int],
-    decode: Callable[..., DecodedViews],
-    wanted: Wanted,
-    progress: Callable[[int], None],
+    request: dict[str, Any], content: int, decode: Callable[[AudioFile], DecodedViews], arena: Arena
 ) -> dict[str, Any]:
+    name, size, path = request["name"], request["size"], request["path"]
     try:
-        arena = Arena(descriptors[0])
-        path = request["path"]
-        data = None if path is not None else read_all(descriptors[1])
-        file = AudioFile(request["name"], request["size"], data, None if path is None else Path(path))
-        found = decode(file, wanted, arena.allocate, progress)
+        if path is None:
+            file = AudioFile(name, size, os.pread(content, size, 0))
+        else:
+            file = AudioFile(name, size, path=Path(path))
+        found = decode(file)
         return {name: getattr(found, name) for name in _OF_THE_HEADER} | {"stored": _stored(found, arena)}
     except (BrokenPipeError, ConnectionResetError):
         raise
@@ -133,7 +132,7 @@ def _answer(
 def _stored(found: DecodedViews, arena: Arena) -> dict[str, list[int]]:
     """Owner → offset in the shared memory, channels, samples."""
     placed = {name: [arena.offset_of(array), *array.shape] for name, array in found.stored.items()}
-    arena.keep_only((offset, 4 * channels * samples) for offset, channels, samples in placed.values())
+    arena.give_back_gaps((offset, 4 * channels * samples) for offset, channels, samples in placed.values())
     return placed
 
 
