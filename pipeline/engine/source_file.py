@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -43,6 +45,30 @@ class SourceFile(AudioFile):
         return digest.hexdigest()
 
 
+def _local(name: str, path: Path) -> SourceFile:
+    """A file on this machine. Whatever its listing said, it may be a pipe now, or a device, and never end."""
+    _check_regular(path.stat())
+    # It may be replaced meanwhile: opening a pipe that nobody writes to would wait for somebody.
+    with open(path, "rb", buffering=0, opener=_open_at_once) as file:
+        state = os.fstat(file.fileno())
+        _check_regular(state)
+        if state.st_size > IN_MEMORY_BYTES:
+            return SourceFile(name, state.st_size, path=path)
+        data = file.read(state.st_size)
+    return SourceFile(name, len(data), data)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _check_regular(found: os.stat_result) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise UnreadableSource("is a directory")
+    if not stat.S_ISREG(found.st_mode):
+        raise UnreadableSource("is neither a file nor a directory")
+
+
 class Fetcher:
     """Fetches the files of one source.
 
@@ -60,7 +86,7 @@ class Fetcher:
         """The file of a track, for as long as the context lasts; retries are recorded with the track.
 
         Raises:
-            UnreadableSource: the listing says so.
+            UnreadableSource: the listing says so, or it is a pipe or a device.
             OSError: it cannot be read, and whatever else the file system raises; ``attempts`` says how often
                 it was tried.
         """
@@ -68,14 +94,13 @@ class Fetcher:
             raise UnreadableSource(track.problem)
         uri = track.location or track.uri
         name = track.uri.rsplit("/", 1)[-1]
+        if is_local(uri):
+            yield _local(name, Path(local_path(uri)))
+            return
         fs, remote = filesystem(uri, self.storage_options)
         if (track.size_bytes or 0) <= IN_MEMORY_BYTES:
             data = self._tried(track, stage, lambda: fs.cat_file(remote))
             yield SourceFile(name, len(data), data)
-            return
-        if is_local(uri):
-            path = Path(local_path(uri))
-            yield SourceFile(name, path.stat().st_size, path=path)
             return
         with tempfile.NamedTemporaryFile(prefix="soundmill-", suffix=Path(name).suffix[:12]) as copy:
             self._tried(track, stage, lambda: fs.get_file(remote, copy.name))
@@ -112,7 +137,7 @@ class Fetcher:
             except (FileNotFoundError, PermissionError, IsADirectoryError):
                 raise
             except Exception as error:
-                if attempt == self.attempts or is_local(track.uri):
+                if attempt == self.attempts:
                     error.attempts = attempt  # type: ignore[attr-defined]
                     raise
                 time.sleep(0.2 * 4 ** (attempt - 1))
