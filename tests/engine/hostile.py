@@ -27,6 +27,7 @@ import numpy as np
 import soundfile
 
 from pipeline.audio.encode import CONTAINERS, encode
+from pipeline.audio.sniff import _MAGIC
 from pipeline.dataset.sources import list_source
 from pipeline.engine.batch import collect
 from pipeline.engine.plan import pack
@@ -52,6 +53,10 @@ FFMPEG = {
     "wv": ("wv", "wavpack"),
     "mp2": ("mp2", "mp2"),
     "mov": ("mov", "pcm_s16le"),
+    "m4b": ("ipod", "alac"),
+    "tta": ("tta", "tta"),
+    "ts": ("mpegts", "mp2"),
+    "avi": ("avi", "mp2"),
 }
 EXTREMES = (0, 1, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 4_000_000_000)
 
@@ -189,6 +194,9 @@ def crafted(good: dict[str, bytes], rng: np.random.Generator) -> dict[str, bytes
         "one-hertz.wav": _patched(_patched(wav, 24, "<I", 1), 28, "<I", 4),
         "loudest-rate.wav": _patched(_patched(wav, 24, "<I", 768_000), 28, "<I", 3_072_000),
     }
+    for offset, magic, kind in _MAGIC:
+        for number in range(3):
+            found[f"{kind.container}-{magic.hex()}-{number}.ape"] = bytes(offset) + magic + rng.bytes(2000)
     names = sorted(good)
     for number in range(40):
         head, tail = (good[name] for name in rng.choice(names, 2))

@@ -71,8 +71,8 @@ def assert_nothing_written(folder: Path) -> None:
 
 
 def test_hostile_files_are_a_row_each(repo, tmp_path):
-    found = run_hostile(repo, tmp_path, 600, seed=1)
-    assert_survived(found, 600)
+    found = run_hostile(repo, tmp_path, 2000, seed=1)
+    assert_survived(found, 2000)
     assert_nothing_written(tmp_path)
     # None of these has cost a decoder with the libraries of constraints.txt.
     assert found["lost"] == []
@@ -81,9 +81,9 @@ def test_hostile_files_are_a_row_each(repo, tmp_path):
 @pytest.mark.chaos
 @pytest.mark.parametrize("seed", [2, 3])
 def test_thousands_of_hostile_files_are_a_row_each(seed, repo, tmp_path):
-    found = run_hostile(repo, tmp_path, 2500, seed)
+    found = run_hostile(repo, tmp_path, 5000, seed)
     print(json.dumps(found, indent=1))
-    assert_survived(found, 2500)
+    assert_survived(found, 5000)
     assert_nothing_written(tmp_path)
 
 
