@@ -1,4 +1,4 @@
-"""Very many tiny files on local Ray: is the cost of a file flat, what does the driver need, how fast is a run with nothing to do?
+"""Very many tiny files on local Ray: is the cost of a file flat, what does the driver take, how fast is nothing to do?
 
     python benchmarks/scale.py --files 100000
     python benchmarks/scale.py --files 2000 --features loudness,quality       # a quick look
@@ -59,7 +59,7 @@ def run(source: Path, output: Path, features: str) -> tuple[float, list[tuple[fl
     if features:
         command.append(f"features.enabled=[{features}]")
     started, seen = time.perf_counter(), []
-    process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
     while process.poll() is None:
         time.sleep(1.0)
         seen.append((time.perf_counter() - started, committed(output), rss_bytes(process.pid)))

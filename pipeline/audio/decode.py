@@ -11,6 +11,7 @@ Pauses in the clock of a container are not filled with silence.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from pipeline.audio.sniff import Kind
 from pipeline.audio.stream import PcmStream, SeekableBytes, codec, open_bytes, recognise
 from pipeline.audio.validate import (
     MAX_SAMPLES,
+    Allocator,
     AudioTooLong,
     CorruptAudio,
     DecodeError,
@@ -33,6 +35,7 @@ from pipeline.audio.validate import (
     TruncatedAudio,
     UnrecognizedFormat,
     check_header,
+    private_memory,
 )
 
 __all__ = [
@@ -122,11 +125,27 @@ def decode(
         return gather(stream, len(data), limits)
 
 
-def gather(stream: PcmStream, size: int, limits: Limits) -> Decoded:
-    """All samples of an open file of ``size`` bytes. Raises `DecodeError`, as `decode` does."""
-    buffer = SampleBuffer(stream.channels, stream.sample_rate, stream.expected_frames, size, limits)
+def gather(
+    stream: PcmStream,
+    size: int,
+    limits: Limits,
+    allocate: Allocator = private_memory,
+    progress: Callable[[int], None] = lambda frames: None,
+) -> Decoded:
+    """All samples of an open file. Raises `DecodeError`, as `decode` does.
+
+    Args:
+        stream: at its beginning.
+        size: of the file, bytes.
+        limits: how much is accepted.
+        allocate: where the samples lie.
+        progress: called with the sample frames of every block.
+    """
+    expected = stream.expected_frames
+    buffer = SampleBuffer(stream.channels, stream.sample_rate, expected, size, limits, allocate)
     for block in stream:
         buffer.append(block)
+        progress(block.shape[1])
     samples = buffer.finish()
     channels, count = samples.shape
     return Decoded(

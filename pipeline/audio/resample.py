@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import soxr
 
+from pipeline.audio.validate import Allocator, private_memory
+
 # ITU-R BS.775-3, table 2: centre and surrounds enter each side at -3 dB, the LFE channel is left out.
 _M3DB = float(np.sqrt(0.5))
 _BS775 = {
@@ -17,10 +19,11 @@ _BS775 = {
 }
 
 
-def resample(x: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
+def resample(x: np.ndarray, from_rate: int, to_rate: int, allocate: Allocator = private_memory) -> np.ndarray:
     """Change the sample rate with soxr at its HQ setting, librosa's default (``soxr_hq``).
 
-    The same input gives the same bits. At equal rates the input itself is returned (if it is float32).
+    The same input gives the same bits. At equal rates the input itself is returned (if it is float32), otherwise an
+    array from ``allocate``.
 
     Shape:
         - input: ``[..., samples]``
@@ -36,13 +39,14 @@ def resample(x: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
         return x
     # In integers. In floats, as librosa counts, 441000 samples at 44.1 kHz become 480001 at 48 kHz.
     length = -(-x.shape[-1] * to_rate // from_rate)
-    y = np.zeros((*x.shape[:-1], length), np.float32)
+    y = allocate((*x.shape[:-1], length))
     if x.shape[-1] == 0:
         return y
     for index in np.ndindex(x.shape[:-1]):
         converted = soxr.resample(np.ascontiguousarray(x[index]), from_rate, to_rate, quality="HQ")
         count = min(length, len(converted))
         y[index][:count] = converted[:count]
+        y[index][count:] = 0.0
     return y
 
 
@@ -111,7 +115,13 @@ def _weighted(samples: np.ndarray, weights: list[float]) -> np.ndarray:
     return total
 
 
-def make_view(samples: np.ndarray, rate: int, target_rate: int, channels: int | None) -> np.ndarray:
+def make_view(
+    samples: np.ndarray,
+    rate: int,
+    target_rate: int,
+    channels: int | None,
+    allocate: Allocator = private_memory,
+) -> np.ndarray:
     """Mix down, then resample: the mix is a sum, the resampler costs per channel.
 
     Args:
@@ -119,6 +129,7 @@ def make_view(samples: np.ndarray, rate: int, target_rate: int, channels: int | 
         rate: its sample rate, Hz.
         target_rate: wanted rate, Hz.
         channels: 1 for `to_mono`, 2 for `to_stereo`, None to keep the channels as they are.
+        allocate: where a resampled result lies.
 
     Returns:
         float32 ``[channels, samples]`` (``[1, samples]`` for mono); the input itself where nothing changes.
@@ -131,7 +142,7 @@ def make_view(samples: np.ndarray, rate: int, target_rate: int, channels: int | 
     if channels not in (1, 2, None):
         raise ValueError(f"channels is 1, 2 or None, not {channels}")
     mix = {1: to_mono, 2: to_stereo}.get(channels)
-    return resample(mix(samples) if mix else samples, rate, target_rate)
+    return resample(mix(samples) if mix else samples, rate, target_rate, allocate)
 
 
 def view_blocks(

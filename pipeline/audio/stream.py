@@ -10,7 +10,7 @@ import io
 import mmap
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import BinaryIO
@@ -206,6 +206,29 @@ class _SeekableFile(io.FileIO):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         return super().seek(offset, whence) if offset >= 0 or whence != io.SEEK_SET else self.tell()
+
+
+@dataclass(frozen=True)
+class AudioFile:
+    """A file to be decoded: its bytes, or where they lie.
+
+    Args:
+        name: the last part of its URI; only its extension is used, and only in error messages.
+        size: bytes.
+        data: its content, or None.
+        path: of the file, where there is no ``data``.
+    """
+
+    name: str
+    size: int
+    data: bytes | None = None
+    path: Path | None = None
+
+    def open(self, limits: Limits | None = None) -> PcmStream:
+        """Its samples, from the beginning. Raises `pipeline.audio.decode.DecodeError`."""
+        if self.data is not None:
+            return open_bytes(self.data, self.name, limits)
+        return open_file(self.path, limits)
 
 
 def recognise(data: bytes | mmap.mmap, name: str = "") -> Kind:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,14 @@ MAX_MAGNITUDE = 2.0**31
 a damaged exponent, and its square would overflow float32 in every spectrum."""
 
 MESSAGE_LENGTH = 300
+
+Allocator = Callable[[tuple[int, ...]], np.ndarray]
+"""A shape to a C-contiguous float32 array of any content: where samples are put."""
+
+
+def private_memory(shape: tuple[int, ...]) -> np.ndarray:
+    """The usual `Allocator`."""
+    return np.empty(shape, np.float32)
 
 
 class DecodeError(Exception):
@@ -122,10 +131,17 @@ class SampleBuffer:
         input_bytes: size of the file. A header that claims more than 16 samples per byte is not believed in
             advance: the array then grows with what is really decoded.
         limits: checked before anything is allocated, and again with every block.
+        allocate: where the array lies.
     """
 
     def __init__(
-        self, channels: int, sample_rate: int, expected: int, input_bytes: int, limits: Limits
+        self,
+        channels: int,
+        sample_rate: int,
+        expected: int,
+        input_bytes: int,
+        limits: Limits,
+        allocate: Allocator = private_memory,
     ) -> None:
         check_header(channels, sample_rate)
         limits.check(expected, channels, sample_rate)
@@ -133,7 +149,8 @@ class SampleBuffer:
         self.sample_rate = sample_rate
         self.limits = limits
         self.frames = 0
-        self._head = np.empty((channels, min(expected, 16 * input_bytes // channels)), np.float32)
+        self._allocate = allocate
+        self._head = allocate((channels, min(expected, 16 * input_bytes // channels)))
         self._tail: list[np.ndarray] = []
 
     def append(self, block: np.ndarray) -> None:
@@ -149,4 +166,7 @@ class SampleBuffer:
     def finish(self) -> np.ndarray:
         """Everything appended, C-contiguous."""
         head = self._head[:, : self.frames]
-        return np.concatenate([head, *self._tail], axis=1) if self._tail else np.ascontiguousarray(head)
+        if not self._tail and head.flags.c_contiguous:
+            return head
+        whole = self._allocate((self.channels, self.frames))
+        return np.concatenate([head, *self._tail], axis=1, out=whole)

@@ -123,14 +123,14 @@ class Track:
 def failure(
     stage: str, error: BaseException, attempts: int = 1, worker_died: bool = False, key: str | None = None
 ) -> dict[str, Any]:
-    """A `FAILURE` value."""
+    """A `FAILURE` value; an error that means a lost process says so itself (``worker_died``)."""
     return {
         "extractor_key": key,
         "stage": stage,
         "error_class": type(error).__name__,
         "message": one_line(error),
         "attempts": attempts,
-        "worker_died": worker_died,
+        "worker_died": worker_died or getattr(error, "worker_died", False),
         "first_seen": datetime.datetime.now(datetime.timezone.utc),
     }
 

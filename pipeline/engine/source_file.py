@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.audio.reader import ArrayReader, AudioReader, Spool
 from pipeline.audio.resample import view_blocks
-from pipeline.audio.stream import PcmStream, open_bytes, open_file
-from pipeline.audio.validate import Limits
+from pipeline.audio.stream import AudioFile
 from pipeline.dataset.storage import filesystem, is_local, local_path, one_line
 from pipeline.engine.batch import Track
 from pipeline.errors import Fallback
@@ -31,21 +31,8 @@ class UnreadableSource(Exception):
     """The listing already says that this cannot be read."""
 
 
-@dataclass(frozen=True)
-class SourceFile:
-    """A fetched file: its bytes, or where they lie.
-
-    Args:
-        name: the last part of its URI.
-        size: bytes.
-        data: its content, or None.
-        path: of the file, where there is no ``data``.
-    """
-
-    name: str
-    size: int
-    data: bytes | None = None
-    path: Path | None = None
+class SourceFile(AudioFile):
+    """A fetched file."""
 
     def sha256(self) -> str:
         """Of the content, hex."""
@@ -57,11 +44,29 @@ class SourceFile:
                 digest.update(chunk)
         return digest.hexdigest()
 
-    def open(self, limits: Limits | None = None) -> PcmStream:
-        """Its samples, from the beginning. Raises `pipeline.audio.decode.DecodeError`."""
-        if self.data is not None:
-            return open_bytes(self.data, self.name, limits)
-        return open_file(self.path, limits)
+
+def _local(name: str, path: Path) -> SourceFile:
+    """A file on this machine. Whatever its listing said, it may be a pipe now, or a device, and never end."""
+    _check_regular(path.stat())
+    # It may be replaced meanwhile: opening a pipe that nobody writes to would wait for somebody.
+    with open(path, "rb", buffering=0, opener=_open_at_once) as file:
+        state = os.fstat(file.fileno())
+        _check_regular(state)
+        if state.st_size > IN_MEMORY_BYTES:
+            return SourceFile(name, state.st_size, path=path)
+        data = file.read(state.st_size)
+    return SourceFile(name, len(data), data)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _check_regular(found: os.stat_result) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise UnreadableSource("is a directory")
+    if not stat.S_ISREG(found.st_mode):
+        raise UnreadableSource("is neither a file nor a directory")
 
 
 class Fetcher:
@@ -81,7 +86,7 @@ class Fetcher:
         """The file of a track, for as long as the context lasts; retries are recorded with the track.
 
         Raises:
-            UnreadableSource: the listing says so.
+            UnreadableSource: the listing says so, or it is a pipe or a device.
             OSError: it cannot be read, and whatever else the file system raises; ``attempts`` says how often
                 it was tried.
         """
@@ -89,14 +94,13 @@ class Fetcher:
             raise UnreadableSource(track.problem)
         uri = track.location or track.uri
         name = track.uri.rsplit("/", 1)[-1]
+        if is_local(uri):
+            yield _local(name, Path(local_path(uri)))
+            return
         fs, remote = filesystem(uri, self.storage_options)
         if (track.size_bytes or 0) <= IN_MEMORY_BYTES:
             data = self._tried(track, stage, lambda: fs.cat_file(remote))
             yield SourceFile(name, len(data), data)
-            return
-        if is_local(uri):
-            path = Path(local_path(uri))
-            yield SourceFile(name, path.stat().st_size, path=path)
             return
         with tempfile.NamedTemporaryFile(prefix="soundmill-", suffix=Path(name).suffix[:12]) as copy:
             self._tried(track, stage, lambda: fs.get_file(remote, copy.name))
@@ -133,7 +137,7 @@ class Fetcher:
             except (FileNotFoundError, PermissionError, IsADirectoryError):
                 raise
             except Exception as error:
-                if attempt == self.attempts or is_local(track.uri):
+                if attempt == self.attempts:
                     error.attempts = attempt  # type: ignore[attr-defined]
                     raise
                 time.sleep(0.2 * 4 ** (attempt - 1))

@@ -13,6 +13,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from pipeline.audio.isolated import MIN_MEMORY_BYTES, TIMEOUT_S
 from pipeline.dataset.storage import public_uri
 from pipeline.errors import UserError
 from pipeline.features import REGISTRY, Extractor
@@ -126,6 +127,9 @@ class HardwareConfig:
     that are 0, and the two block sizes where they are 0.
     Decoded audio of up to ``max_track_bytes`` travels between the stages; of a longer track (40 min of stereo with
     all stages on) each stage reads the source itself, in pieces. ``max_track_hours`` is the longest taken at all.
+    A file of which no samples come for ``decode_timeout_s`` is a failure, however long one may take that gets on.
+    ``decode_memory_bytes`` is what the process that decodes may take besides the views; 0 is twice
+    ``max_track_bytes`` and 1 GiB.
     """
 
     name: str = "cpu"
@@ -137,6 +141,8 @@ class HardwareConfig:
     max_files_per_block: int = 256
     max_track_bytes: int = 1_500_000_000
     max_track_hours: float = 24.0
+    decode_timeout_s: float = TIMEOUT_S
+    decode_memory_bytes: int = 0
 
 
 @dataclass
@@ -350,6 +356,12 @@ def _check_hardware(hardware: HardwareConfig) -> None:
             _positive(f"hardware.{key}", value)
     _positive("hardware.max_track_bytes", hardware.max_track_bytes)
     _positive("hardware.max_track_hours", hardware.max_track_hours)
+    _positive("hardware.decode_timeout_s", hardware.decode_timeout_s)
+    if hardware.decode_memory_bytes and hardware.decode_memory_bytes < MIN_MEMORY_BYTES:
+        raise UserError(
+            f"hardware.decode_memory_bytes={hardware.decode_memory_bytes} must be 0 (worked out) or at least "
+            f"{MIN_MEMORY_BYTES}"
+        )
     if not 0 < hardware.gpu_memory_fraction <= 1:
         raise UserError(
             f"hardware.gpu_memory_fraction={hardware.gpu_memory_fraction:g} must lie within 0..1, above 0"

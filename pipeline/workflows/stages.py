@@ -92,6 +92,8 @@ def build_graph(
             "ledger": ledger,
             "max_track_bytes": config.hardware.max_track_bytes,
             "max_track_hours": config.hardware.max_track_hours,
+            "decode_timeout_s": config.hardware.decode_timeout_s,
+            "decode_memory_bytes": config.hardware.decode_memory_bytes,
         }),
         "features": (FeaturesStage, {
             "extractors": extractors,

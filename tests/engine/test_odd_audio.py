@@ -31,15 +31,21 @@ def music(channels: int, rate: int, seconds: float = 4.0) -> np.ndarray:
     return (0.2 * chord + 0.1 * clicks * noise).astype(np.float32)
 
 
+@pytest.fixture(scope="module")
+def decode():
+    """The decode stage; its process starts once for all tests."""
+    return DecodeStage(VIEWS)
+
+
 @pytest.fixture
-def extract(tmp_path):
+def extract(tmp_path, decode):
     """``extract(samples, rate)``: the row of a float WAV after decoding and all extractors."""
 
     def run(samples: np.ndarray, rate: int) -> dict:
         path = tmp_path / "track.wav"
         soundfile.write(path, np.atleast_2d(samples).T, rate, subtype="FLOAT")
         [block] = pack(planned([SourceItem(str(path), path.stat().st_size)]), 300.0, 8)
-        decoded = DecodeStage(VIEWS)(block)
+        decoded = decode(block)
         features = FeaturesStage([e() for e in REGISTRY.values()], DSP_RATE, blob_names=("mel", "chroma"))
         table = features(decoded)
         [row] = table.drop([n for n in table.column_names if n.startswith("pcm@")]).to_pylist()

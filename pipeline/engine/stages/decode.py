@@ -1,5 +1,6 @@
 """Fetch, hash and decode: bytes become float32 samples and the views the other stages read, once per file.
 
+Decoding happens in a process of its own (`pipeline.audio.isolated`), which a poison file may take with it.
 A track whose views would not fit into ``max_track_bytes`` is only checked here, from the first sample to the last;
 the stages then read it from its source, each as it needs it.
 """
@@ -16,13 +17,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.audio.decode import AudioTooLong, gather
-from pipeline.audio.resample import make_view
-from pipeline.audio.stream import PcmStream
-from pipeline.audio.validate import Limits
+from pipeline.audio.isolated import TIMEOUT_S, IsolatedDecoder
+from pipeline.audio.views import DecodedViews, View, Wanted
 from pipeline.engine.batch import Track, add_stage, pcm_array, tracks_of
 from pipeline.engine.ledger import Claims
-from pipeline.engine.source_file import Fetcher, SourceFile
+from pipeline.engine.source_file import Fetcher, SourceFile, UnreadableSource
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.errors import Fallback
 from pipeline.features.base import stable_key
@@ -75,6 +74,9 @@ class DecodeStage:
         fetch_attempts: tries per remote file before it becomes a failure.
         max_track_bytes: views of a longer track do not travel between stages.
         max_track_hours: a longer track is a failure; a damaged header may claim any sample rate.
+        decode_timeout_s: a file of which no samples come for so long is a failure.
+        decode_memory_bytes: of the process that decodes, besides the views; 0 for
+            `pipeline.audio.isolated.default_memory_bytes`.
     """
 
     def __init__(
@@ -85,13 +87,16 @@ class DecodeStage:
         fetch_attempts: int = 3,
         max_track_bytes: int = 1_500_000_000,
         max_track_hours: float = 24.0,
+        decode_timeout_s: float = TIMEOUT_S,
+        decode_memory_bytes: int = 0,
     ) -> None:
         # The view that lives longest owns the samples; equal ones refer to it.
         self.views = sorted(views, key=lambda v: -v.last_stage)
         self.fetcher = Fetcher(storage_options, fetch_attempts)
         self.claims = Claims(ledger)
-        self.max_track_bytes = max_track_bytes
-        self.limits = Limits(3600.0 * max_track_hours, None)
+        forms = tuple(View(view.name, view.sample_rate, view.channels) for view in self.views)
+        wanted = Wanted(forms, max_track_bytes, 3600.0 * max_track_hours)
+        self.decoder = IsolatedDecoder(wanted, decode_timeout_s, decode_memory_bytes)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The same rows with what is known of each file, and its audio."""
@@ -124,7 +129,8 @@ class DecodeStage:
                     stored = self._decode(track, cost, source)
         except Exception as error:  # noqa: BLE001  s3fs, gcsfs and adlfs each raise classes of their own
             # What cannot be read today may be read tomorrow: no key, so that the next run tries again.
-            track.fail(NAME, error, getattr(error, "attempts", 1), KEY if fetched or track.problem else None)
+            hopeless = fetched or isinstance(error, UnreadableSource)
+            track.fail(NAME, error, getattr(error, "attempts", 1), KEY if hopeless else None)
             # Not at the price of what was computed when it could.
             track.values["kept"] = not fetched and track.known_asset is not None
         track.values["views"] = json.dumps(track.views)
@@ -147,60 +153,29 @@ class DecodeStage:
         return True
 
     def _decode(self, track: Track, cost: Cost, source: SourceFile) -> dict[str, np.ndarray]:
-        with source.open(self.limits) as stream:
-            try:
-                decoded = gather(stream, source.size, self._in_memory(stream))
-            except AudioTooLong:
-                decoded = None
-            else:
-                self._describe(track, cost, stream, decoded.samples.shape[1])
-        if decoded is not None:
-            return self._views(track, decoded.samples, decoded.sample_rate)
-        with source.open(self.limits) as stream:
-            samples = 0
-            for block in stream:
-                samples += block.shape[1]
-                # Where no header says how long it is.
-                self.limits.check(samples, stream.channels, stream.sample_rate)
-            self._describe(track, cost, stream, samples)
-        track.values["long"] = True
-        return {}
+        found = self.decoder.decode(source)
+        self._describe(track, cost, found)
+        if found.long:
+            track.values["long"] = True
+        else:
+            track.views = {name: tuple(place) for name, place in found.places.items()}
+        return found.stored
 
-    def _in_memory(self, stream: PcmStream) -> Limits:
-        """How long a track of this form may be to travel with its views."""
-        rate, channels = stream.sample_rate, stream.channels
-        forms = {(view.sample_rate or rate, view.channels or channels) for view in self.views}
-        forms.add((rate, channels))
-        return Limits(self.max_track_bytes / sum(4 * rate * channels for rate, channels in forms))
-
-    def _describe(self, track: Track, cost: Cost, stream: PcmStream, samples: int) -> None:
-        seconds = samples / stream.sample_rate
+    def _describe(self, track: Track, cost: Cost, found: DecodedViews) -> None:
         track.values.update(
-            container=stream.kind.container,
-            codec=stream.codec,
-            sample_rate=stream.sample_rate,
-            channels=stream.channels,
-            duration_s=seconds,
+            container=found.container,
+            codec=found.codec,
+            sample_rate=found.sample_rate,
+            channels=found.channels,
+            duration_s=found.duration_s,
         )
-        track.duration_s = cost.batch_audio_s = seconds
-        cost.backend = stream.codec
-        if stream.replaced_samples:
-            reason = f"{stream.replaced_samples} NaN or infinite samples in the file"
+        track.duration_s = cost.batch_audio_s = found.duration_s
+        cost.backend = found.codec
+        if found.replaced_samples:
+            reason = f"{found.replaced_samples} NaN or infinite samples in the file"
             track.fallbacks.append(Fallback(NAME, "finite samples", "0 in their place", reason))
-        if stream.damaged_packets:
-            reason = f"{stream.damaged_packets} damaged packets in the file"
+        if found.damaged_packets:
+            reason = f"{found.damaged_packets} damaged packets in the file"
             track.fallbacks.append(Fallback(NAME, "every packet", "the packets between", reason))
-
-    def _views(self, track: Track, samples: np.ndarray, rate: int) -> dict[str, np.ndarray]:
-        stored: dict[str, np.ndarray] = {}
-        places: dict[tuple[int, int], str] = {}
-        placed: dict[str, tuple[str, int, int]] = {}
-        for view in self.views:
-            form = (view.sample_rate or rate, view.channels or samples.shape[0])
-            if form not in places:
-                stored[view.name] = make_view(samples, rate, form[0], view.channels)
-                places[form] = view.name
-            placed[view.name] = (places[form], *form)
-        # Only now, so that a view that fails leaves a track without audio and not one with half of it.
-        track.views = placed
-        return stored
+        if found.retried:
+            track.fallbacks.append(Fallback(NAME, "the running decoder", "a new one", found.retried))

@@ -1,0 +1,345 @@
+"""Decoding in a process of its own: a decoder that crashes, hangs or eats memory costs one file.
+
+`IsolatedDecoder` owns one child (`pipeline.audio.isolated_child`), which decodes one file after the other. The bytes
+of a file go to it, and its samples come back, in memory that both processes map and that has no name, so nothing is
+left behind when either is killed. What the child says is JSON and is checked: it handles hostile bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import weakref
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.audio.decode import (
+    AudioTooLong,
+    CorruptAudio,
+    DecodeError,
+    EmptyAudio,
+    NoAudioStream,
+    TruncatedAudio,
+    UnrecognizedFormat,
+)
+from pipeline.audio.isolated_child import PACKET
+from pipeline.audio.shared_memory import KEPT_BYTES, Lender, Segment
+from pipeline.audio.stream import AudioFile
+from pipeline.audio.validate import MAX_CHANNELS, MAX_SAMPLE_RATE, one_line
+from pipeline.audio.views import DecodedViews, Wanted
+
+TIMEOUT_S = 120.0
+MIN_MEMORY_BYTES = 512 << 20
+"""The decoders and their libraries alone take 80 MB, a file in memory up to 256 MiB."""
+
+_START_TIMEOUT_S = 60.0
+_DECODER = "pipeline.audio.views:decode_views"
+_START = "import sys; sys.path[:] = sys.argv[2:]; from pipeline.audio.isolated_child import main; main(sys.argv[1])"
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+# What a file's own error may be called; anything else is `DecoderRaised`.
+_ERRORS: dict[str, type[Exception]] = {
+    error.__name__: error
+    for error in (
+        AudioTooLong, CorruptAudio, EmptyAudio, NoAudioStream, TruncatedAudio, UnrecognizedFormat,
+        OSError, FileNotFoundError, PermissionError, IsADirectoryError,
+    )
+}  # fmt: skip
+
+
+class DecoderDied(DecodeError):
+    """The decoder crashed, was killed, or answered what it cannot mean."""
+
+    worker_died = True
+
+
+class DecoderHung(DecodeError):
+    """No samples came for as long as is allowed."""
+
+
+class DecoderOutOfMemory(DecodeError):
+    """The file needs more memory than the decoder may have."""
+
+
+class DecoderRaised(DecodeError):
+    """An exception that is none of a decoder's own; the message begins with its class."""
+
+
+def default_memory_bytes(max_track_bytes: int) -> int:
+    """What decoding and making the views of one track takes besides the views: its samples twice over, where no
+    header says how many there are, and 1 GiB for the libraries, the file and one resampled channel."""
+    return 2 * max_track_bytes + (1 << 30)
+
+
+class IsolatedDecoder:
+    """Decodes files in a child process, started with this object and anew after each that it does not survive.
+
+    One file at a time; threads wait for each other.
+
+    Args:
+        wanted: of every file.
+        timeout_s: longest time without a block of samples, or a view of them; also that of opening a file.
+        memory_bytes: of the child, besides the views; 0 for `default_memory_bytes`.
+        decoder: for tests only: ``module:function`` in place of `pipeline.audio.views.decode_views`.
+    """
+
+    def __init__(
+        self,
+        wanted: Wanted,
+        timeout_s: float = TIMEOUT_S,
+        memory_bytes: int = 0,
+        *,
+        decoder: str = _DECODER,
+    ) -> None:
+        self.wanted = wanted
+        self.timeout_s = timeout_s
+        # The samples may be gathered twice over before the views are complete, and each begins on a page of its own.
+        self._lender = Lender(2 * wanted.max_bytes + (1 << 20))
+        self._settings = {
+            "views": wanted.views,
+            "max_bytes": wanted.max_bytes,
+            "max_seconds": wanted.max_seconds,
+            "timeout_s": timeout_s,
+            "memory_bytes": memory_bytes or default_memory_bytes(wanted.max_bytes),
+            "decoder": decoder,
+        }
+        self._lock = threading.Lock()
+        self._child: _Child | None = _Child(self._settings)
+
+    @property
+    def pid(self) -> int | None:
+        """Of the child, None between two."""
+        return self._child.process.pid if self._child else None
+
+    @property
+    def peak_rss_bytes(self) -> int:
+        """Peak resident memory of the present child, what it shares included; 0 between two."""
+        with suppress(OSError):
+            for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        return 0
+
+    def decode(self, file: AudioFile) -> DecodedViews:
+        """`pipeline.audio.views.decode_views` of ``file``; the arrays are read-only.
+
+        Where the child dies or has no memory left, that may be the fault of a file before: the file is then tried
+        once more in a new one. The error has ``attempts``, and the result says why.
+
+        Raises:
+            DecodeError: the file's own, or `DecoderDied`, `DecoderHung`, `DecoderOutOfMemory`, `DecoderRaised`.
+            OSError: a file on disk that cannot be read.
+        """
+        with self._lock:
+            fresh = self._child is None or not self._child.asked
+            try:
+                return self._attempt(file)
+            except (DecoderDied, DecoderOutOfMemory) as error:
+                if fresh:
+                    raise
+                reason = f"{type(error).__name__}: {error}"
+            try:
+                return replace(self._attempt(file), retried=reason)
+            except (DecodeError, OSError) as error:
+                error.attempts = 2  # type: ignore[union-attr]
+                raise
+
+    def close(self) -> None:
+        """End the child. A later `decode` starts another."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.end()
+            # In case it could not be ended yet.
+            self._lender.replace()
+
+    def _attempt(self, file: AudioFile) -> DecodedViews:
+        # After a fork the child is the other process's.
+        if self._child is not None and self._child.owner != os.getpid():
+            self._child = None
+        self._child = self._child or _Child(self._settings)
+        try:
+            start = self._lender.start()
+            answer = self._child.ask(file, self._lender.segment, start, self.timeout_s)
+            if "error" not in answer:
+                return _understood(answer, self.wanted, self._lender)
+            error = _error(answer)
+            # What failed for want of memory may have left its libraries in any state.
+            if isinstance(error, DecoderOutOfMemory):
+                self.close()
+        except BaseException:
+            # What the child is doing, nobody knows; its next answer would be taken for that of another file.
+            self.close()
+            raise
+        raise error
+
+
+class _Child:
+    """A running child: the process, the socket to it, and the pipe whose end is the child's end."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.owner = os.getpid()
+        self.asked = False
+        self._ready = False
+        self._segment: Segment | None = None
+        self._content = os.memfd_create("soundmill-file", os.MFD_CLOEXEC)
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        read, self._lifeline = os.pipe()
+        told = settings | {
+            "socket": theirs.fileno(),
+            "lifeline": read,
+            "content": self._content,
+            "parent": self.owner,
+        }
+        try:
+            self.process = subprocess.Popen(  # noqa: S603  our own interpreter, no shell
+                [
+                    sys.executable,
+                    "-c",
+                    _START,
+                    json.dumps(told),
+                    *(p for p in sys.path if isinstance(p, str)),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=os.environ | _ONE_THREAD,
+                pass_fds=(theirs.fileno(), read, self._content),
+                # The terminal's Ctrl-C is for the parent, which then ends the child.
+                start_new_session=True,
+            )
+        except BaseException:
+            self._channel.close()
+            os.close(self._lifeline)
+            os.close(self._content)
+            raise
+        finally:
+            theirs.close()
+            os.close(read)
+        self.end = weakref.finalize(
+            self, _end, self.owner, self.process, self._channel, (self._lifeline, self._content)
+        )
+
+    def ask(self, file: AudioFile, segment: Segment, start: int, timeout_s: float) -> dict[str, Any]:
+        """The child's answer. Raises `DecoderDied` and `DecoderHung`; the child is then of no more use."""
+        if not self._ready:
+            self._receive(max(timeout_s, _START_TIMEOUT_S))
+            self._ready = True
+        self.asked = True
+        path = None if file.path is None else os.fspath(file.path)
+        if file.data is not None:
+            self._put(file.data)
+        request = {"name": file.name[-256:], "size": file.size, "path": path, "start": start}
+        self._send(json.dumps(request).encode(), [] if segment is self._segment else [segment.fd])
+        self._segment = segment
+        while (answer := self._receive(timeout_s)).get("progress"):
+            pass
+        return answer
+
+    def _put(self, data: bytes) -> None:
+        if os.fstat(self._content).st_size > max(len(data), KEPT_BYTES):
+            os.ftruncate(self._content, 0)
+        done = 0
+        while done < len(data):
+            done += os.pwrite(self._content, memoryview(data)[done:], done)
+
+    def _send(self, request: bytes, descriptors: list[int]) -> None:
+        try:
+            socket.send_fds(self._channel, [request], descriptors)
+        except (BrokenPipeError, ConnectionResetError):
+            raise DecoderDied(self._cause()) from None
+
+    def _receive(self, timeout_s: float) -> dict[str, Any]:
+        self._channel.settimeout(timeout_s)
+        try:
+            packet = self._channel.recv(PACKET)
+        except TimeoutError:
+            raise DecoderHung(f"the decoder produced no samples for {timeout_s:g} s") from None
+        except ConnectionResetError:
+            packet = b""
+        if not packet:
+            raise DecoderDied(self._cause())
+        try:
+            answer = json.loads(packet)
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict):
+            raise DecoderDied("the decoder answered what is no answer")
+        return answer
+
+    def _cause(self) -> str:
+        try:
+            code = self.process.wait(10.0)
+        except subprocess.TimeoutExpired:
+            return "the decoder hung up"
+        if code >= 0:
+            return f"the decoder exited with code {code}"
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        by_whom = " (by the kernel for want of memory, or by hand)" if name == "SIGKILL" else ""
+        return f"the decoder was ended by {name}{by_whom}"
+
+
+def _end(owner: int, process: subprocess.Popen, channel: socket.socket, files: tuple[int, ...]) -> None:
+    """End the child, unless this is a fork of the process that owns it."""
+    if os.getpid() != owner:
+        return
+    channel.close()
+    for file in files:
+        os.close(file)
+    process.kill()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(10.0)
+
+
+def _error(answer: dict[str, Any]) -> Exception:
+    name, message = str(answer["error"]), one_line(str(answer.get("message", "")))
+    if name == "MemoryError":
+        return DecoderOutOfMemory(message or "the decoder has no memory left")
+    if name in _ERRORS:
+        return _ERRORS[name](message)
+    return DecoderRaised(f"{name}: {message}")
+
+
+def _understood(answer: dict[str, Any], wanted: Wanted, lender: Lender) -> DecodedViews:
+    """The child's answer, believed no further than it can be checked. Raises `DecoderDied`."""
+    try:
+        container, codec = (_word(answer[name]) for name in ("container", "codec"))
+        rate = _whole(answer["sample_rate"], 1, MAX_SAMPLE_RATE)
+        channels = _whole(answer["channels"], 1, MAX_CHANNELS)
+        samples = _whole(answer["samples"], 1)
+        replaced, damaged = (_whole(answer[n], 0) for n in ("replaced_samples", "damaged_packets"))
+        if answer["long"] is True:
+            return DecodedViews(
+                container, codec, rate, channels, samples, replaced, damaged, {}, {}, long=True
+            )
+        places = wanted.places(rate, channels)
+        lies = []
+        for owner in dict.fromkeys(place.owner for place in places.values()):
+            offset, rows, length = (_whole(value, 0) for value in answer["stored"][owner])
+            if rows != places[owner].channels:
+                raise ValueError(f"{owner} has {rows} channels")
+            lies.append((owner, offset, (rows, length)))
+        arrays = lender.lend([(offset, shape) for _, offset, shape in lies])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DecoderDied(f"the decoder answered what it cannot mean: {error}") from error
+    stored = dict(zip((owner for owner, _, _ in lies), arrays, strict=True))
+    return DecodedViews(container, codec, rate, channels, samples, replaced, damaged, stored, places)
+
+
+def _whole(value: Any, low: int, high: int = 1 << 62) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"{value!r:.40} is no number from {low} to {high}")
+    return value
+
+
+def _word(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > 64 or not value.isprintable():
+        raise ValueError(f"{value!r:.40} is no name")
+    return value

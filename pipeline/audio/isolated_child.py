@@ -1,0 +1,140 @@
+"""The process in which `pipeline.audio.isolated.IsolatedDecoder` decodes: it may die, and nothing else does.
+
+It is asked one file at a time over a socket of packets, each a JSON object:
+
+- to it: ``name``, ``size``, ``path`` (without one, the file's bytes lie in the memory it was started with), ``start``
+  in the memory for its views, and the descriptor of that memory when it is another than before;
+- from it: ``ready`` once; ``progress`` while it gets on; then ``error`` and ``message``, or the header of the file
+  and where its views lie.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import fcntl
+import importlib
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline.audio.shared_memory import Arena
+from pipeline.audio.stream import AudioFile
+from pipeline.audio.validate import one_line
+from pipeline.audio.views import DecodedViews, View, Wanted
+
+PACKET = 1 << 16
+"""Largest packet, bytes."""
+
+HEARTBEAT_S = 1.0
+"""Progress is told at most so often, and four times within a timeout."""
+
+_OF_THE_HEADER = (
+    "container", "codec", "sample_rate", "channels", "samples", "replaced_samples", "damaged_packets", "long",
+)  # fmt: skip
+
+
+def main(settings: str) -> None:
+    """Serve until the other side ends. ``settings`` is JSON, see `pipeline.audio.isolated`."""
+    told = json.loads(settings)
+    _end_with_parent(told["lifeline"], told["parent"])
+    faulthandler.enable()
+    decode = _function(told["decoder"])
+    _limit(told["memory_bytes"])
+    wanted = Wanted(tuple(View(*view) for view in told["views"]), told["max_bytes"], told["max_seconds"])
+    interval = min(HEARTBEAT_S, told["timeout_s"] / 4)
+    # The other side has ended: there is nobody left to tell.
+    with suppress(BrokenPipeError, ConnectionResetError), socket.socket(fileno=told["socket"]) as channel:
+        _send(channel, {"ready": True})
+        while True:
+            packet, descriptors, _, _ = socket.recv_fds(channel, PACKET, 1)
+            if not packet:
+                return
+            for descriptor in descriptors:
+                arena = Arena(descriptor)
+                os.close(descriptor)
+            request = json.loads(packet)
+            arena.begin(request["start"])
+            run = partial(decode, wanted=wanted, allocate=arena.allocate, progress=_heart(channel, interval))
+            _send(channel, _answer(request, told["content"], run, arena))
+
+
+def _end_with_parent(lifeline: int, parent: int) -> None:
+    """Have the kernel end this process with the last holder of the pipe's other end.
+
+    A thread that waits for it would not run while a decoder hangs with Python's lock in its hand, and
+    PR_SET_PDEATHSIG follows the thread that started this process, not the process.
+    """
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    # It may have ended before.
+    if select.select([lifeline], [], [], 0)[0] or os.getppid() != parent:
+        os._exit(0)
+
+
+def _limit(memory_bytes: int) -> None:
+    """Bound the memory that is this process's own; maps of files and what it shares do not count."""
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    # A crash must not leave a core file wherever this runs.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # If the kernel itself has to choose a victim, let it be this one and not the actor.
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _function(name: str) -> Callable[..., DecodedViews]:
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _heart(channel: socket.socket, interval: float) -> Callable[[int], None]:
+    last = time.monotonic()
+
+    def beat(frames: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        # Empty blocks without end are no progress.
+        if frames and now - last >= interval:
+            last = now
+            _send(channel, {"progress": True})
+
+    return beat
+
+
+def _answer(
+    request: dict[str, Any], content: int, decode: Callable[[AudioFile], DecodedViews], arena: Arena
+) -> dict[str, Any]:
+    name, size, path = request["name"], request["size"], request["path"]
+    try:
+        if path is None:
+            file = AudioFile(name, size, os.pread(content, size, 0))
+        else:
+            file = AudioFile(name, size, path=Path(path))
+        found = decode(file)
+        return {name: getattr(found, name) for name in _OF_THE_HEADER} | {"stored": _stored(found, arena)}
+    except (BrokenPipeError, ConnectionResetError):
+        raise
+    except MemoryError as error:
+        return {"error": "MemoryError", "message": one_line(str(error))}
+    except Exception as error:  # noqa: BLE001  whatever the decoders raise is this file's failure
+        return {"error": type(error).__name__, "message": one_line(str(error))}
+
+
+def _stored(found: DecodedViews, arena: Arena) -> dict[str, list[int]]:
+    """Owner → offset in the shared memory, channels, samples."""
+    placed = {name: [arena.offset_of(array), *array.shape] for name, array in found.stored.items()}
+    arena.give_back_gaps((offset, 4 * channels * samples) for offset, channels, samples in placed.values())
+    return placed
+
+
+def _send(channel: socket.socket, message: dict[str, Any]) -> None:
+    channel.send(json.dumps(message).encode())

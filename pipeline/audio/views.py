@@ -1,0 +1,175 @@
+"""A file to the views that are wanted of it: decoded once, then mixed down and resampled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.audio.decode import AudioTooLong, Decoded, gather
+from pipeline.audio.resample import make_view
+from pipeline.audio.stream import AudioFile, PcmStream
+from pipeline.audio.validate import Allocator, Limits, private_memory
+
+Progress = Callable[[int], None]
+
+
+class View(NamedTuple):
+    """A form of the audio: rate in Hz and channels (1 mono, 2 stereo), None for the file's own."""
+
+    name: str
+    sample_rate: int | None
+    channels: int | None
+
+
+class Place(NamedTuple):
+    """Where a view lies: the view whose samples it shares, its rate in Hz and its channels."""
+
+    owner: str
+    sample_rate: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of every file.
+
+    Args:
+        views: of equal forms the first owns the samples.
+        max_bytes: a track whose views and samples need more is ``long``: checked, but not kept.
+        max_seconds: a longer track is an error.
+    """
+
+    views: tuple[View, ...]
+    max_bytes: int
+    max_seconds: float
+
+    @property
+    def limits(self) -> Limits:
+        """For any track."""
+        return Limits(self.max_seconds, None)
+
+    def kept(self, rate: int, channels: int) -> Limits:
+        """How long a track of this form may be for its views to be kept."""
+        forms = {(place.sample_rate, place.channels) for place in self.places(rate, channels).values()}
+        forms.add((rate, channels))
+        return Limits(self.max_bytes / sum(4 * rate * channels for rate, channels in forms))
+
+    def places(self, rate: int, channels: int) -> dict[str, Place]:
+        """Every view of a track of this form."""
+        owners: dict[tuple[int, int], str] = {}
+        found = {}
+        for view in self.views:
+            form = (view.sample_rate or rate, view.channels or channels)
+            found[view.name] = Place(owners.setdefault(form, view.name), *form)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedViews:
+    """A decoded file.
+
+    Args:
+        container, codec, sample_rate, channels: as in `pipeline.audio.decode.Decoded`.
+        samples: per channel.
+        replaced_samples, damaged_packets: as there.
+        stored: owner → float32 ``[channels, samples]``, C-contiguous; empty for a long track.
+        places: view → where it lies; empty for a long track.
+        long: whether its views were too large to keep.
+        retried: why it was decoded a second time, where it was.
+    """
+
+    container: str
+    codec: str
+    sample_rate: int
+    channels: int
+    samples: int
+    replaced_samples: int
+    damaged_packets: int
+    stored: dict[str, np.ndarray]
+    places: dict[str, Place]
+    long: bool = False
+    retried: str = ""
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds."""
+        return self.samples / self.sample_rate
+
+
+def decode_views(
+    file: AudioFile,
+    wanted: Wanted,
+    allocate: Allocator = private_memory,
+    progress: Progress = lambda frames: None,
+) -> DecodedViews:
+    """Decode ``file``, and make its views.
+
+    A track that is too long for that is decoded block by block to its end, so that one that is damaged says so.
+
+    Args:
+        allocate: where the views lie, as far as that saves a copy.
+        progress: called with the sample frames of every block, and with 1 for every view.
+
+    Raises:
+        DecodeError: as `pipeline.audio.decode.decode`.
+    """
+    with file.open(wanted.limits) as stream:
+        kept = wanted.kept(stream.sample_rate, stream.channels)
+        where = allocate if _keeps_native(stream, wanted) else private_memory
+        try:
+            decoded = gather(stream, file.size, kept, where, progress)
+        except AudioTooLong:
+            decoded = None
+    if decoded is None:
+        return _checked(file, wanted, progress)
+    places = wanted.places(decoded.sample_rate, decoded.channels)
+    stored = _views(decoded, wanted, places, allocate, progress)
+    return _described(stream, decoded.samples.shape[1], stored, places)
+
+
+def _keeps_native(stream: PcmStream, wanted: Wanted) -> bool:
+    form = (stream.sample_rate, stream.channels)
+    return any(place[1:] == form for place in wanted.places(*form).values())
+
+
+def _views(
+    decoded: Decoded, wanted: Wanted, places: dict[str, Place], allocate: Allocator, progress: Progress
+) -> dict[str, np.ndarray]:
+    stored = {}
+    for view in wanted.views:
+        owner, rate, _ = places[view.name]
+        if owner == view.name:
+            stored[owner] = make_view(decoded.samples, decoded.sample_rate, rate, view.channels, allocate)
+            progress(1)
+    return stored
+
+
+def _checked(file: AudioFile, wanted: Wanted, progress: Progress) -> DecodedViews:
+    limits = wanted.limits
+    with file.open(limits) as stream:
+        samples = 0
+        for block in stream:
+            samples += block.shape[1]
+            # Where no header says how long it is.
+            limits.check(samples, stream.channels, stream.sample_rate)
+            progress(block.shape[1])
+    return replace(_described(stream, samples, {}, {}), long=True)
+
+
+def _described(
+    stream: PcmStream, samples: int, stored: dict[str, np.ndarray], places: dict[str, Place]
+) -> DecodedViews:
+    return DecodedViews(
+        stream.kind.container,
+        stream.codec,
+        stream.sample_rate,
+        stream.channels,
+        samples,
+        stream.replaced_samples,
+        stream.damaged_packets,
+        stored,
+        places,
+    )
