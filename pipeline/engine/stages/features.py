@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from pipeline.engine.timing import Cost, StageClock
 from pipeline.features.base import Extraction, Extractor
 from pipeline.features.run import BLOCK_SECONDS, Outcome, TrackAudio, run_extractors
 from pipeline.features.streamed import StreamedAudio
+from pipeline.features.together import run_together
 
 NAME = "features"
 LARGEST = float(np.finfo(np.float32).max)
@@ -30,7 +31,7 @@ class NonFiniteValue(Exception):
 class FeaturesStage:
     """Fills the columns of the enabled extractors.
 
-    ``gpu_peak_bytes`` of each is that of the track: they share its spectra.
+    ``gpu_peak_bytes`` of each is that of all tracks in memory, which share spectra, or of the one long track.
 
     Args:
         extractors: with their parameters.
@@ -72,19 +73,30 @@ class FeaturesStage:
         """The table with one more set of columns; rows without audio get nulls."""
         clock = StageClock()
         tracks = tracks_of(table)
-        for track in tracks:
-            if track.decoded:
-                self._one(track)
+        for track, outcomes in self._all_outcomes([t for t in tracks if t.decoded]):
+            self._one(track, outcomes)
         return add_stage(table, tracks, NAME, self.fields, clock, drop=self.drop.__contains__)
 
-    def _one(self, track: Track) -> None:
+    def _all_outcomes(self, tracks: Sequence[Track]) -> Iterator[tuple[Track, list[Outcome]]]:
+        """Those of the tracks in memory, worked on together, then those of each long track."""
+        short = [track for track in tracks if not track.long]
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
+        together = run_together(self.extractors, [self._audio(track) for track in short])
+        yield from zip(short, together, strict=True)
+        for track in tracks:
+            if track.long:
+                if self.device == "cuda":
+                    torch.cuda.reset_peak_memory_stats()
+                yield track, self._outcomes_of_long(track)
+
+    def _one(self, track: Track, outcomes: Sequence[Outcome]) -> None:
         track.fallbacks.extend(self.standing)
-        for outcome in self._outcomes(track):
+        for outcome in outcomes:
             extractor, found = outcome.extractor, outcome.extraction
             stage = f"{NAME}.{extractor.name}"
-            cost = Cost(stage, outcome.seconds, self.device, batch_audio_s=track.duration_s or 0.0)
+            cost = Cost(stage, outcome.seconds, self.device, batch_items=outcome.batch_items)
+            cost.batch_audio_s = outcome.batch_audio_s or track.duration_s or 0.0
             track.costs.append(cost)
             if found is None:
                 track.fail(stage, outcome.error)
@@ -101,10 +113,7 @@ class FeaturesStage:
             for cost in track.costs:
                 cost.gpu_peak_bytes = torch.cuda.max_memory_allocated()
 
-    def _outcomes(self, track: Track) -> list[Outcome]:
-        if not track.long:
-            audio = self._audio(track)
-            return run_extractors(self.extractors, audio.track, audio.blocks)
+    def _outcomes_of_long(self, track: Track) -> list[Outcome]:
         try:
             with self.fetcher.fetch(track, NAME) as source:
                 streamed = self._streamed(source)
