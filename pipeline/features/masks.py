@@ -116,15 +116,18 @@ def energy_by_group_of_each(
     number = np.concatenate([np.arange(n) // group for n in counts]) + (ends - groups)[track]
     sums = power.new_zeros((2, int(ends[-1]), power.shape[0]), dtype=torch.float64)
     positions = _windows_of_each(counts, masking.kernel_size)
-    step = _frames_per_pass(power)
-    for start in range(0, len(frames), step):
-        stop = min(start + step, len(frames))
-        lasting = _median_of_each(frames, positions, np.arange(start, stop), track, masking.kernel_size)
+    window = np.arange(len(frames)) + track * (masking.kernel_size - 1)
+    start, step = 0, _frames_per_pass(power)
+    while start < len(frames):
+        # Windows bound the memory, not frames: very short tracks have far more of the former.
+        stop = int(np.searchsorted(window, window[start] + step))
+        lasting = _median_of_each(frames, positions, window[start:stop], masking.kernel_size)
         broad = _median_over_bins(frames[start:stop], masking.kernel_size)
         first, last = number[start], number[stop - 1] + 1
         for part, mask in enumerate(_mask_pair(lasting, broad, masking)):
             energy = mask.square_().mul_(frames[start:stop])
             sums[part, first:last] += _sums_of_runs(energy, number[start:stop])
+        start = stop
     return [sums[:, end - count : end] for count, end in zip(groups, ends, strict=True)]
 
 
@@ -141,10 +144,9 @@ def _windows_of_each(counts: np.ndarray, size: int) -> np.ndarray:
 
 
 def _median_of_each(
-    frames: torch.Tensor, positions: np.ndarray, wanted: np.ndarray, track: np.ndarray, size: int
+    frames: torch.Tensor, positions: np.ndarray, window: np.ndarray, size: int
 ) -> torch.Tensor:
-    """Medians over the frames of its own track of each ``wanted`` frame; ``positions`` by `_windows_of_each`."""
-    window = wanted + track[wanted] * (size - 1)
+    """Medians over the windows of these numbers, ascending, of those in ``positions`` by `_windows_of_each`."""
     count = int(window[-1] - window[0]) + 1
     needed = positions[window[0] : window[-1] + size]
     # Whole tiles: what is added is under no window that is wanted.

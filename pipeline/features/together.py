@@ -7,7 +7,7 @@ spectral descriptors of all of them. Each track's extractors then run as ever, o
 
 Tracks are packed on a GPU only. On a CPU it gains nothing, for there chunks are as small as its caches, and matrix
 products of other sizes round otherwise, while the columns of a track must not depend on its neighbours, bit for
-bit. On a GPU they agree with those of the track alone within 1e-3 dB and 1e-5 of the other values.
+bit. On a GPU they may differ from those of the track alone by 1e-3 dB, and others by 1e-5 of their range.
 """
 
 from __future__ import annotations
@@ -37,6 +37,10 @@ T = TypeVar("T")
 BATCH_SECONDS = 300.0
 """Audio of one packed batch, a bound on its memory: at 22050 Hz and the usual spectrogram of 176 kB/s, 53 MB for
 that and some 0.5 GB of temporaries. A longer track is worked on alone."""
+
+
+# A track of a few samples has a frame of its own, and counts as more than it lasts.
+_LEAST_SECONDS = 0.1
 
 
 def run_together(
@@ -82,14 +86,14 @@ def plan_batches(
 ) -> list[list[int]]:
     """Which tracks go together: lists of their numbers, each track in one; see `run_together`.
 
-    In order: a batch is full when the next track of its kind would not fit.
+    In order: a batch is full when the next track of its kind would not fit. A track counts as 0.1 s at least.
     """
     batches: list[list[int]] = []
     open_: dict[tuple, tuple[list[int], float]] = {}
     for index, audio in enumerate(tracks):
-        seconds = audio.track.seconds
+        seconds = max(audio.track.seconds, _LEAST_SECONDS)
         wanted = torch.device(audio.device).type == "cuda" if pack is None else pack
-        fits = audio.track.one_block and 0.0 < seconds <= max_batch_seconds
+        fits = audio.track.one_block and len(audio.mono) > 0 and seconds <= max_batch_seconds
         if not (wanted and fits and is_pcm(audio.mono)):
             batches.append([index])
             continue
