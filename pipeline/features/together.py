@@ -6,8 +6,9 @@ the mel spectrogram, the peaks that tell the tuning, the constant-Q chroma, the 
 spectral descriptors of all of them. Each track's extractors then run as ever, on views.
 
 Tracks are packed on a GPU only. On a CPU it gains nothing, for there chunks are as small as its caches, and matrix
-products of other sizes round otherwise, while the columns of a track must not depend on its neighbours, bit for
-bit. On a GPU they may differ from those of the track alone by 1e-3 dB, and others by 1e-5 of their range.
+products of other sizes round otherwise (the power is the same bit for bit, mel and chroma are not), while there
+the columns of a track must not depend on its neighbours in a single bit. On a GPU the tolerance is 1e-3 dB, and
+1e-5 of the largest value of other columns.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ from pipeline.features.spectra import SharedSpectra, is_pcm
 T = TypeVar("T")
 
 BATCH_SECONDS = 300.0
-"""Audio of one packed batch, a bound on its memory: at 22050 Hz and the usual spectrogram of 176 kB/s, 53 MB for
-that and some 0.5 GB of temporaries. A longer track is worked on alone."""
-
+"""Audio of one packed batch, a bound on its memory: 0.3 GB at 22050 Hz and the usual parameters, 53 MB of it the
+power spectrogram, however the seconds divide into tracks. (Measured on a CPU with the chunks of a GPU, less what
+CUDA and its libraries take.) A longer track is worked on alone."""
 
 # A track of a few samples has a frame of its own, and counts as more than it lasts.
 _LEAST_SECONDS = 0.1
