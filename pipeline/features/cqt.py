@@ -19,8 +19,8 @@ OCTAVES = 7
 BINS_PER_OCTAVE = 36
 C1_HZ = 440.0 * 2.0 ** (-45 / 12)
 
-# Frames per matrix product: their samples stay within the cache of a core.
-_CHUNK_FRAMES = 2048
+# Frames per matrix product: their samples stay within the cache of a core. A GPU wants more at a time.
+CHUNK_FRAMES = {"cpu": 2048, "cuda": 1 << 14}
 
 # A filter of a Hann window of length L has decayed by 3 dB at 0.75 / L from its centre (Harris, 1978), and is
 # zero at 2 / L.
@@ -120,15 +120,33 @@ def octave_matrices(octaves: list[Octave], sample_rate: float) -> Iterator[torch
     """`octave_matrix` of each: an octave lower at half the rate has the same filters, but for their gain."""
     known: Octave | None = None
     for octave in octaves:
-        lower = known is not None and np.allclose(
-            octave.frequencies * 2**octave.halvings,
-            known.frequencies * 2**known.halvings,
-            rtol=1e-12,
-            atol=0.0,
-        )
-        if not lower:
+        if known is None or not same_filters(octave, known):
             known, matrix = octave, octave_matrix(octave, sample_rate)
-        yield matrix * math.sqrt(known.frequencies[0] / octave.frequencies[0])
+        yield matrix * relative_gain(octave, known)
+
+
+def same_filters(octave: Octave, known: Octave) -> bool:
+    """Whether the filters of two octaves, each at its own rate, are the same but for their gain."""
+    a, b = (o.frequencies * 2**o.halvings for o in (octave, known))
+    return np.allclose(a, b, rtol=1e-12, atol=0.0)
+
+
+def relative_gain(octave: Octave, known: Octave) -> float:
+    """Gain of the filters of ``octave`` over those of ``known``, where `same_filters` holds."""
+    return math.sqrt(known.frequencies[0] / octave.frequencies[0])
+
+
+def pitch_class_fold() -> torch.Tensor:
+    """Sums the bins of an octave by pitch class: ``[BINS_PER_OCTAVE, 12]``.
+
+    A pitch class is the bin on its pitch and one on either side; bin 0 is the pitch of C.
+    """
+    return torch.eye(12).repeat_interleave(BINS_PER_OCTAVE // 12, dim=0).roll(-1, dims=0)
+
+
+def chunk_frames(device: torch.device) -> int:
+    """Frames per matrix product on a device."""
+    return CHUNK_FRAMES.get(device.type, CHUNK_FRAMES["cpu"])
 
 
 def half_band_taps() -> np.ndarray:
@@ -156,8 +174,9 @@ def halve_rate(samples: torch.Tensor) -> torch.Tensor:
     matrix = torch.from_numpy(band).to(samples.device)
     halved = samples.new_empty((blocks, block))
     windows = odd.unfold(0, len(band), block)
-    for start in range(0, blocks, _CHUNK_FRAMES):
-        rows = slice(start, start + _CHUNK_FRAMES)
+    step = chunk_frames(samples.device)
+    for start in range(0, blocks, step):
+        rows = slice(start, start + step)
         torch.mm(windows[rows], matrix, out=halved[rows])
     return halved.reshape(-1)[:length].add_(samples[::2], alpha=0.5)
 
@@ -210,16 +229,13 @@ def _add_octave(
     chroma: torch.Tensor, samples: torch.Tensor, matrix: torch.Tensor, centre: float, hop: float
 ) -> None:
     """Add the magnitudes of one octave to ``chroma`` ``[frames, 12]``; ``centre`` and ``hop`` may be fractions."""
-    # A pitch class is the bin on its pitch and one on either side; bin 0 is the pitch of C.
-    fold = (
-        torch.eye(12, device=samples.device).repeat_interleave(BINS_PER_OCTAVE // 12, dim=0).roll(-1, dims=0)
-    )
+    fold, step = pitch_class_fold().to(samples.device), chunk_frames(samples.device)
     before = len(matrix) // 2
     # Half a sample up, so that the index of the nearest sample is a floor.
     after = max(0, math.floor(centre + (len(chroma) - 1) * hop + 0.5) - before + len(matrix) - len(samples))
     windows = torch.nn.functional.pad(samples, (before, after)).unfold(0, len(matrix), 1)
-    for start in range(0, len(chroma), _CHUNK_FRAMES):
-        rows = chroma[start : start + _CHUNK_FRAMES]
+    for start in range(0, len(chroma), step):
+        rows = chroma[start : start + step]
         if hop == int(hop) and centre == int(centre):
             chosen = windows[int(centre) + start * int(hop) :: int(hop)][: len(rows)]
         else:

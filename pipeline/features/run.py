@@ -36,13 +36,16 @@ class Outcome:
         extractor: which one.
         extraction: its columns, None where it failed.
         error: what it failed with.
-        seconds: what it took, in all passes.
+        seconds: what it took, in all passes; of what a batch computed for all its tracks, the track's share.
+        batch_items, batch_audio_s: tracks, and seconds of audio, that were worked on together.
     """
 
     extractor: Extractor
     extraction: Extraction | None = None
     error: Exception | None = None
     seconds: float = 0.0
+    batch_items: int = 1
+    batch_audio_s: float | None = None
 
 
 @dataclass

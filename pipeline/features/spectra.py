@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from pipeline.features.onset import Rises, rises
 from pipeline.features.pitch import PeakVotes, pitch_tuning, strong_peaks
 from pipeline.features.stft import hann_window, power_spectrogram
 from pipeline.features.track import Axis, TrackInfo
+
+if TYPE_CHECKING:
+    from pipeline.features.together import SpectraBatch
 
 __all__ = [
     "ChannelLevels",
@@ -134,8 +137,16 @@ class SharedSpectra:
             self._cache[key] = compute()
         return self._cache[key]  # type: ignore[return-value]
 
-    def result(self, key: tuple, compute: Callable[[SharedSpectra], T]) -> T:
-        """``compute`` of this block, of the first who asks for ``key``: for intermediates of one extractor."""
+    def result(
+        self,
+        key: tuple,
+        compute: Callable[[SharedSpectra], T],
+        compute_each: Callable[[SpectraBatch], Sequence[T]] | None = None,
+    ) -> T:
+        """``compute`` of this block, of the first who asks for ``key``: for intermediates of one extractor.
+
+        ``compute_each`` is the same of all tracks of a batch at once, see `pipeline.features.together`.
+        """
         return self._once(key, lambda: compute(self))
 
     def channels(self) -> list[SharedSpectra]:
@@ -349,15 +360,19 @@ class SharedSpectra:
 
         return self._once(("chroma_stft", n_fft, hop_length), compute)
 
-    def chroma_cqt(self, n_fft: int, hop_length: int) -> torch.Tensor:
-        """Constant-Q chroma magnitudes, see `pipeline.features.cqt.chroma_cqt`: float32 ``[12, frames]``.
+    def cqt_tuning(self, n_fft: int, hop_length: int) -> float:
+        """Tuning of the constant-Q transform, fraction of a CQT bin.
 
-        The fine tuning is librosa's own, a fraction of a CQT bin. A track more than a sixth of a semitone off
-        is shifted by whole bins on top, or its notes would lie at the edges of their pitch classes.
+        The fine tuning is librosa's own. A track more than a sixth of a semitone off is shifted by whole bins
+        on top, or its notes would lie at the edges of their pitch classes.
         """
         fine = self.tuning(n_fft, hop_length, BINS_PER_OCTAVE) or 0.0
         coarse = (self.tuning(n_fft, hop_length) or 0.0) * BINS_PER_OCTAVE / 12
-        tuning = fine + round(coarse - fine)
+        return fine + round(coarse - fine)
+
+    def chroma_cqt(self, n_fft: int, hop_length: int) -> torch.Tensor:
+        """Constant-Q chroma magnitudes, see `pipeline.features.cqt.chroma_cqt`: float32 ``[12, frames]``."""
+        tuning = self.cqt_tuning(n_fft, hop_length)
 
         def compute() -> torch.Tensor:
             frames = self.axis.frames(hop_length)
@@ -381,7 +396,12 @@ class SharedSpectra:
         )
 
 
-def _require_pcm(view: str, samples: np.ndarray) -> None:
+def is_pcm(samples: np.ndarray) -> bool:
+    """Whether no sample is NaN, infinite or beyond ±1e9."""
     # Written so that NaN, which compares false, is refused too; max and min need no temporary array.
-    if samples.size and not (samples.max() <= _LARGEST_SAMPLE and samples.min() >= -_LARGEST_SAMPLE):
+    return not samples.size or bool(samples.max() <= _LARGEST_SAMPLE and samples.min() >= -_LARGEST_SAMPLE)
+
+
+def _require_pcm(view: str, samples: np.ndarray) -> None:
+    if not is_pcm(samples):
         raise ValueError(f"the {view} audio holds samples that are NaN, infinite or beyond ±1e9")

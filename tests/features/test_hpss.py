@@ -216,7 +216,8 @@ def test_the_power_spectrum_is_shared_with_mel(chord, spectra_of):
     Mel().extract(spectra)
     before = dict(spectra.counts)
     Hpss().extract(spectra)
-    assert spectra.counts == before
+    assert {key[0] for key in spectra.counts.keys() - before.keys()} == {"hpss"}
+    assert set(spectra.counts.values()) == {1}
 
 
 def test_bands_without_a_bin_are_recorded(chord, spectra_of):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from pipeline.engine.timing import Cost, StageClock
 from pipeline.features.base import Extraction, Extractor, stable_key
 from pipeline.features.run import BLOCK_SECONDS, Outcome, TrackAudio, run_extractors
 from pipeline.features.streamed import StreamedAudio
+from pipeline.features.together import run_together
 
 NAME = "features"
 LARGEST = float(np.finfo(np.float32).max)
@@ -42,7 +43,7 @@ class NonFiniteValue(Exception):
 class FeaturesStage:
     """Fills the columns of the enabled extractors.
 
-    ``gpu_peak_bytes`` of each is that of the track: they share its spectra.
+    ``gpu_peak_bytes`` of each is that of all tracks in memory, which share spectra, or of the one long track.
 
     Args:
         extractors: with their parameters.
@@ -84,20 +85,39 @@ class FeaturesStage:
         """The table with one more set of columns; rows without audio get nulls."""
         clock = StageClock()
         tracks = tracks_of(table)
-        for track in tracks:
-            wanted = [e for e in self.extractors if track.wants(e.name)]
-            if track.decoded and wanted:
-                self._one(track, wanted)
+        for track, outcomes in self._all_outcomes([t for t in tracks if t.decoded]):
+            self._one(track, outcomes)
         return add_stage(table, tracks, NAME, self.fields, clock, drop=self.drop.__contains__)
 
-    def _one(self, track: Track, extractors: Sequence[Extractor]) -> None:
+    def _all_outcomes(self, tracks: Sequence[Track]) -> Iterator[tuple[Track, list[Outcome]]]:
+        """Those of the tracks in memory, worked on together where they lack the same, then those of each long one."""
+        groups: dict[tuple[str, ...], list[Track]] = {}
+        for track in tracks:
+            wanted = tuple(e.name for e in self.extractors if track.wants(e.name))
+            if wanted:
+                groups.setdefault(wanted, []).append(track)
+        for names, group in groups.items():
+            extractors = [e for e in self.extractors if e.name in names]
+            short = [track for track in group if not track.long]
+            self._forget_peak()
+            together = run_together(extractors, [self._audio(track) for track in short])
+            yield from zip(short, together, strict=True)
+            for track in group:
+                if track.long:
+                    self._forget_peak()
+                    yield track, self._outcomes_of_long(track, extractors)
+
+    def _forget_peak(self) -> None:
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
+
+    def _one(self, track: Track, outcomes: Sequence[Outcome]) -> None:
         track.fallbacks.extend(self.standing)
-        for outcome in self._outcomes(track, extractors):
+        for outcome in outcomes:
             extractor, found = outcome.extractor, outcome.extraction
             stage = f"{NAME}.{extractor.name}"
-            cost = Cost(stage, outcome.seconds, self.device, batch_audio_s=track.duration_s or 0.0)
+            cost = Cost(stage, outcome.seconds, self.device, batch_items=outcome.batch_items)
+            cost.batch_audio_s = outcome.batch_audio_s or track.duration_s or 0.0
             track.costs.append(cost)
             if found is None:
                 track.fail(stage, outcome.error, key=self.keys[extractor.name])
@@ -114,10 +134,7 @@ class FeaturesStage:
             for cost in track.costs:
                 cost.gpu_peak_bytes = torch.cuda.max_memory_allocated()
 
-    def _outcomes(self, track: Track, extractors: Sequence[Extractor]) -> list[Outcome]:
-        if not track.long:
-            audio = self._audio(track)
-            return run_extractors(extractors, audio.track, audio.blocks)
+    def _outcomes_of_long(self, track: Track, extractors: Sequence[Extractor]) -> list[Outcome]:
         try:
             with self.fetcher.fetch(track, NAME) as source:
                 streamed = self._streamed(source)
