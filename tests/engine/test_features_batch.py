@@ -11,7 +11,7 @@ import soundfile
 
 from pipeline.dataset.sources import SourceItem
 from pipeline.engine.batch import collect
-from pipeline.engine.plan import pack
+from pipeline.engine.plan import pack, planned
 from pipeline.engine.stages import features
 from pipeline.engine.stages.decode import DecodeStage, ViewSpec
 from pipeline.engine.stages.features import FeaturesStage
@@ -37,9 +37,8 @@ def block(tmp_path):
         if number == 1:
             path.write_bytes(b"")
         items.append(SourceItem(str(path), path.stat().st_size))
-    (found,) = pack(items, 300.0, 8)
-    (decoded,) = DecodeStage(VIEWS)(found)
-    return decoded
+    (found,) = pack(planned(items), 300.0, 8)
+    return DecodeStage(VIEWS)(found)
 
 
 def run(block, monkeypatch, packed: bool):
