@@ -27,11 +27,6 @@ class Columns:
         self._dtype = np.dtype([(name, np.dtype(kind)) for name, kind in dtypes.items()])
         self._chunks: list[np.ndarray] = []
 
-    @property
-    def bytes_per_row(self) -> int:
-        """Memory of a row."""
-        return self._dtype.itemsize
-
     def append(self, rows: int, **values: np.ndarray | int) -> None:
         """Add ``rows`` rows; a single number stands for all of them."""
         chunk = np.empty(rows, dtype=self._dtype)
@@ -47,12 +42,12 @@ class Columns:
 
 
 class Lookup:
-    """Rows by digest: a sorted order over a column that stays where it is (8 bytes a row)."""
+    """Rows by digest: a sorted copy of a column and its order, 24 bytes a row."""
 
     def __init__(self, keys: np.ndarray) -> None:
-        self.keys = keys
         self.order = np.argsort(keys, kind="stable")
         self._sorted = keys[self.order]
+        self.nbytes = self.order.nbytes + self._sorted.nbytes
 
     def rows(self, key: bytes) -> np.ndarray:
         """Numbers of the rows that have ``key``."""
