@@ -9,12 +9,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.dataset.output import TABLES, Output
+from pipeline.dataset.schemas import FAILURES, IDENTITY, SEGMENTS, TIMINGS
 from pipeline.dataset.spaces import embedding_space
 from pipeline.dataset.storage import explain, one_line
 from pipeline.dataset.verify.findings import Finding, Findings
 
 RERUN = "run the job again: only what is missing is computed"
+ONE_SCHEMA = (
+    "one output holds one set of columns: run the job with its config again, or type output.overwrite=true"
+)
 ASIDE = "move the part out of the table, then " + RERUN
+
+# Without these nothing can be said of a part; what else a table has, it may have had under an older schema.
+NEEDED = {
+    "tracks": (pa.schema(IDENTITY), ("asset_id", "uri", "status", "run_id", "extractor_keys")),
+    "segments": (SEGMENTS, tuple(SEGMENTS.names)),
+    "timings": (TIMINGS, ("asset_id", "stage", "compute_s")),
+    "failures": (FAILURES, ("asset_id", "uri", "stage", "run_id")),
+}
 
 
 class Parts:
@@ -54,12 +66,25 @@ class Parts:
         except Exception as error:  # noqa: BLE001  every fsspec backend raises its own classes
             raise explain(f"{self.output.uri}/{part}", error) from None
         try:
-            return pq.read_table(pa.BufferReader(data))
+            found = pq.read_table(pa.BufferReader(data))
+            found.validate(full=True)
         except (pa.ArrowException, OSError, ValueError) as error:
             self.unreadable.add(part)
             said = f"cannot be read ({one_line(error, 100)})"
             self.findings.add(Finding("unreadable_part", part, said, advice=ASIDE))
             return None
+        schema, names = NEEDED[part.partition("/")[0]]
+        wrong = [
+            n
+            for n in names
+            if n not in found.column_names or found.schema.field(n).type != schema.field(n).type
+        ]
+        if wrong:
+            self.unreadable.add(part)
+            said = f"has no column {', '.join(wrong)} of the type that the table has"
+            self.findings.add(Finding("schema", part, said, advice=ASIDE))
+            return None
+        return found
 
     def _shared(self, schema: pa.Schema) -> pa.Schema:
         return self._distinct.setdefault(_words(schema), schema)
@@ -88,15 +113,14 @@ class Parts:
 
     def check_schemas(self) -> None:
         """Parts whose columns differ from those of most others; of those that were read so far."""
-        for table, found in self._schemas.items():
+        for found in self._schemas.values():
             if not found:
                 continue
             usual, _ = Counter(map(_words, found.values())).most_common(1)[0]
             for part, schema in found.items():
                 if _words(schema) != usual:
                     said = _difference(schema, self._distinct[usual])
-                    advice = "one output holds one set of columns: run the job with its config again, or type output.overwrite=true"
-                    self.findings.add(Finding("schema", part, said, advice=advice))
+                    self.findings.add(Finding("schema", part, said, advice=ONE_SCHEMA))
 
 
 def _words(schema: pa.Schema) -> str:

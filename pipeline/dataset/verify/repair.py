@@ -16,7 +16,10 @@ from pipeline.dataset.verify.runs import PROBE
 
 
 def mend(output: Output, findings: Iterable[Finding]) -> list[Finding]:
-    """Mend what can be; returns those findings. Rows first: what they referred to is then an orphan for the next round."""
+    """Mend what can be mended and return those findings.
+
+    Rows first: a file that they referred to is an orphan for the next round only.
+    """
     mended = [f for f in findings if f.mend is not None]
     edits: dict[str, list[Edit]] = defaultdict(list)
     for finding in mended:
