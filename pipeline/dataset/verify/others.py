@@ -33,6 +33,7 @@ class OtherTables:
         for part, table in self.parts.read("segments"):
             _, ids = index.add(part, table)
             self._check_trackless("segments", part, table, index)
+            self._check_stale(part, index)
             wrong = bad_embeddings(table[EMBEDDING])
             for name in ("start_s", "end_s", "rms_dbfs"):
                 wrong |= {row: f"has {name} NaN or infinite" for row in non_finite_rows(table[name]).tolist()}
@@ -152,6 +153,16 @@ class OtherTables:
             edits = tuple(Edit(part, row, drop=True) for row in rows)
             said = f"{len(rows)} rows are of no track"
             self.findings.add(Finding(f"{kind}_without_track", part, said, DROP, edits=edits))
+
+    def _check_stale(self, part: str, index: _Assets) -> None:
+        """Segments whose track lost its embedding: no row of the asset has clap's key."""
+        rows = self.tracks.rows
+        known = np.isin(index.last, rows["asset"])
+        stale = np.flatnonzero(known & ~np.isin(index.last, rows["asset"][rows["keyed"]])).tolist()
+        if stale and self.whole:
+            edits = tuple(Edit(part, row, drop=True) for row in stale)
+            said = f"{len(stale)} rows are of tracks without an embedding"
+            self.findings.add(Finding("stale_segments", part, said, DROP, edits=edits))
 
     def _check_repeats(self, index: _Assets, column: str, allowed: Callable[[bytes], int]) -> None:
         """More rows of an asset with one ``column`` than ``allowed``: those of the newest run stay."""

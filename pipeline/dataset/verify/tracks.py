@@ -20,10 +20,11 @@ AGAIN = "the extractor's key leaves extractor_keys, so that the next run compute
 
 
 class Tracks:
-    """What has to be known of every row: 46 bytes each, and 48 to look rows up by uri and by asset.
+    """What has to be known of every row: 47 bytes each, and 48 to look rows up by uri and by asset.
 
     ``rows`` has ``uri``, ``asset`` (digests), ``part`` (position in ``parts``), ``row``, ``run`` (position in
-    ``runs``, which sorts by time), ``status`` and ``clap`` (has windows with sound).
+    ``runs``, which sorts by time), ``status``, ``clap`` (has windows with sound) and ``keyed`` (has
+    the key of clap).
     """
 
     def __init__(self, reader: Parts, files: Files, findings: Findings) -> None:
@@ -31,7 +32,9 @@ class Tracks:
         self.files = files
         self.parts: list[str] = []
         seen: dict[str, int] = {}
-        columns = Columns(uri="S16", asset="S16", part="u4", row="u4", run="u4", status="u1", clap="?")
+        columns = Columns(
+            uri="S16", asset="S16", part="u4", row="u4", run="u4", status="u1", clap="?", keyed="?"
+        )
         for part, table in reader.read("tracks"):
             number = len(self.parts)
             self.parts.append(part)
@@ -46,6 +49,7 @@ class Tracks:
                 run=runs,
                 status=[STATUS.get(s, 0) for s in table["status"].to_pylist()],
                 clap=[bool(w) for w in windows] if windows else False,
+                keyed=["clap" in dict(keys or ()) for keys in table["extractor_keys"].to_pylist()],
             )
             self._check_values(part, table)
             self._check_files(part, table)
