@@ -1,7 +1,7 @@
 """Whether an output holds what it promises, and mending it where it does not.
 
 Everything is read part by part. What has to be known of all rows at once takes, beside one part and the listing
-of one of 256 folders: 95 bytes per track, 21 more with segments and 37 with timings, 29 per failure and 49 per
+of one of 256 folders: 99 bytes per track, 21 more with segments and 37 with timings, 29 per failure and 49 per
 blob or stem; see `Report.index_bytes`.
 """
 

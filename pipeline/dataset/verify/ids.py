@@ -59,6 +59,15 @@ class Lookup:
         """How many rows have each of ``keys``."""
         return np.searchsorted(self._sorted, keys, "right") - np.searchsorted(self._sorted, keys, "left")
 
+    def running(self, marks: np.ndarray) -> np.ndarray:
+        """Running count of ``marks`` (one per row) in the order of the keys, for `marked`: 4 bytes a row."""
+        return np.concatenate([[0], np.cumsum(marks[self.order])]).astype(np.uint32)
+
+    def marked(self, keys: np.ndarray, running: np.ndarray) -> np.ndarray:
+        """How many marked rows have each of ``keys``."""
+        high, low = (np.searchsorted(self._sorted, keys, side) for side in ("right", "left"))
+        return running[high] - running[low]
+
     def repeated(self) -> np.ndarray:
         """The keys that more than one row has, each once."""
         same = self._sorted[1:] == self._sorted[:-1]

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from pipeline.dataset.verify.findings import Edit, Finding, Findings
-from pipeline.dataset.verify.ids import Columns, digests
+from pipeline.dataset.verify.findings import MOST, Edit, Finding, Findings
+from pipeline.dataset.verify.ids import Columns, Lookup, digests
 from pipeline.dataset.verify.parts import RERUN, Parts
 from pipeline.dataset.verify.tracks import AGAIN, CLAP_COLUMNS, STATUS, Tracks
 from pipeline.dataset.verify.values import EMBEDDING, bad_embeddings, is_float, non_finite_rows
@@ -29,7 +29,7 @@ class OtherTables:
 
     def check_segments(self) -> None:
         """Bad embeddings and values, repeated windows, windows of no track, tracks without windows."""
-        index = _Assets("segments", self.parts, self.tracks)
+        index = _Assets("segments")
         for part, table in self.parts.read("segments"):
             _, ids = index.add(part, table)
             self._check_trackless("segments", part, table, index)
@@ -62,7 +62,7 @@ class OtherTables:
 
     def check_timings(self) -> None:
         """Times that cannot be, rows of no track, repeated stages, tracks that were never decoded."""
-        index = _Assets("timings", self.parts, self.tracks)
+        index = _Assets("timings")
         decoded = []
         for part, table in self.parts.read("timings"):
             assets, ids = index.add(part, table)
@@ -123,6 +123,7 @@ class OtherTables:
 
     def _check_status(self, found: np.ndarray, parts: Sequence[str]) -> None:
         rows = self.tracks.rows
+        by_uri = Lookup(found["uri"])
         failed = np.isin(rows["uri"], found["uri"])
         undecoded = np.isin(rows["uri"], found["uri"][found["decode"]])
         if not self.parts.broken("failures"):
@@ -135,7 +136,7 @@ class OtherTables:
                 said = f"row {rows['row'][i]} is {names[int(rows['status'][i])]} and no failure says why"
                 self.findings.add(Finding("status_without_failure", part, said, advice=RERUN))
         for i in np.flatnonzero((rows["status"] == STATUS["ok"]) & failed).tolist():
-            own = found[found["uri"] == rows["uri"][i]]
+            own = found[by_uri.rows(rows["uri"][i])]
             part = self.tracks.parts[rows["part"][i]]
             said = f"row {rows['row'][i]} is ok and has {len(own)} failures"
             old = bool((own["run"] < rows["run"][i]).all())
@@ -156,9 +157,9 @@ class OtherTables:
 
     def _check_stale(self, part: str, index: _Assets) -> None:
         """Segments whose track lost its embedding: no row of the asset has clap's key."""
-        rows = self.tracks.rows
-        known = np.isin(index.last, rows["asset"])
-        stale = np.flatnonzero(known & ~np.isin(index.last, rows["asset"][rows["keyed"]])).tolist()
+        by_asset = self.tracks.by_asset
+        known = by_asset.count(index.last) > 0
+        stale = np.flatnonzero(known & (by_asset.marked(index.last, self.tracks.keyed) == 0)).tolist()
         if stale and self.whole:
             edits = tuple(Edit(part, row, drop=True) for row in stale)
             said = f"{len(stale)} rows are of tracks without an embedding"
@@ -169,6 +170,8 @@ class OtherTables:
         suspects = index.suspects(allowed)
         if not suspects:
             return
+        # Their rows are held in memory: those beyond come in the next round.
+        suspects = set(sorted(suspects)[:MOST])
         held: dict[tuple[bytes, object], list[tuple[int, str, int]]] = defaultdict(list)
         for part, table in self.parts.read(index.name, only=index.parts_of(suspects)):
             keys = digests(table["asset_id"].to_pylist()).tolist()
@@ -191,8 +194,8 @@ class OtherTables:
 class _Assets:
     """Which assets a table has rows of, in which parts: 21 bytes per asset and part."""
 
-    def __init__(self, name: str, parts: Parts, tracks: Tracks) -> None:
-        self.name, self._tracks = name, tracks
+    def __init__(self, name: str) -> None:
+        self.name = name
         self._columns = Columns(asset="S16", part="u4", again="u1")
         self._parts: list[str] = []
         self.last = np.empty(0, "S16")

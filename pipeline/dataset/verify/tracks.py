@@ -20,7 +20,7 @@ AGAIN = "the extractor's key leaves extractor_keys, so that the next run compute
 
 
 class Tracks:
-    """What has to be known of every row: 47 bytes each, and 48 to look rows up by uri and by asset.
+    """What has to be known of every row: 47 bytes each, and 52 to look rows up by uri and by asset.
 
     ``rows`` has ``uri``, ``asset`` (digests), ``part`` (position in ``parts``), ``row``, ``run`` (position in
     ``runs``, which sorts by time), ``status``, ``clap`` (has windows with sound) and ``keyed`` (has
@@ -59,12 +59,12 @@ class Tracks:
         ranks = np.array([place[run] for run in seen] or [0], dtype=np.uint32)
         self.rows["run"] = ranks[self.rows["run"]]
         self.by_uri, self.by_asset = Lookup(self.rows["uri"]), Lookup(self.rows["asset"])
-        self.nbytes = self.rows.nbytes + self.by_uri.nbytes + self.by_asset.nbytes
+        self.keyed = self.by_asset.running(self.rows["keyed"])
+        self.nbytes = self.keyed.nbytes + self.rows.nbytes + self.by_uri.nbytes + self.by_asset.nbytes
         # Positions in `runs` of each part's newest row: which copy of an asset's rows is the newest.
-        self.part_run = {
-            part.partition("/")[2]: int(self.rows["run"][self.rows["part"] == n].max(initial=0))
-            for n, part in enumerate(self.parts)
-        }
+        newest = np.zeros(len(self.parts), dtype=np.uint32)
+        np.maximum.at(newest, self.rows["part"], self.rows["run"])
+        self.part_run = {p.partition("/")[2]: int(run) for p, run in zip(self.parts, newest, strict=True)}
 
     def edits(self, rows: Iterable[int], forget: str | None, null: Sequence[str] = ()) -> tuple[Edit, ...]:
         """The change of these rows: an extractor forgotten and columns null; or the rows dropped."""
