@@ -1,0 +1,74 @@
+"""Does an output hold what it promises? Finds what interrupted runs and lost files leave, and mends it if asked.
+
+Changes nothing without repair=true. Run it while no job writes there.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import keyvalue
+
+from pipeline.dataset.output import Output
+from pipeline.errors import UserError
+
+EXAMPLES = """examples:
+  python jobs/verify.py output.uri=out/tables                      what is wrong, if anything
+  python jobs/verify.py output.uri=out/tables repair=true          mend it, then look again
+  python jobs/verify.py output.uri=out/tables report=verify.json   every finding as JSON
+  python jobs/verify.py output.uri=s3://bucket/tables 'output.storage_options={endpoint: "http://host:9000"}'
+
+Exit codes: 0 clean, or all of it mended; 1 problems remain; 2 the command is wrong.
+"""
+
+
+@dataclass
+class Options:
+    """The command line."""
+
+    uri: str = field(
+        metadata={"key": "output.uri", "help": "root of the tables, folder or URL", "example": "FOLDER"}
+    )
+    repair: bool = field(
+        default=False,
+        metadata={
+            "key": "repair",
+            "kind": bool,
+            "help": "true: mend what can be mended, and say what was done",
+        },
+    )
+    report: str | None = field(
+        default=None, metadata={"key": "report", "help": "local file for all findings as JSON"}
+    )
+    storage_options: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "key": "output.storage_options",
+            "kind": dict,
+            "help": "of a URL: {endpoint: …, key: …, secret: …}",
+        },
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the job and return the exit code."""
+    try:
+        given = sys.argv[1:] if arguments is None else arguments
+        options = keyvalue.parse(Options, given, __doc__, EXAMPLES)
+        from pipeline.workflows import verify  # after the command line: it loads the extractors
+
+        output = Output(options.uri, options.storage_options)
+        return verify.run(output, options.repair, options.report).exit_code
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

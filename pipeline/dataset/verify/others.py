@@ -1,0 +1,235 @@
+"""Checks of ``segments``, ``timings`` and ``failures`` against the index of ``tracks``."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.dataset.verify.findings import MOST, Edit, Finding, Findings
+from pipeline.dataset.verify.ids import Columns, Lookup, digests
+from pipeline.dataset.verify.parts import RERUN, Parts
+from pipeline.dataset.verify.tracks import AGAIN, CLAP_COLUMNS, STATUS, Tracks
+from pipeline.dataset.verify.values import EMBEDDING, bad_embeddings, is_float, non_finite_rows
+
+DROP = "the rows are removed"
+
+
+class OtherTables:
+    """The three tables whose rows belong to a track. 21 bytes per asset and part (37 for timings), 29 per failure."""
+
+    def __init__(self, parts: Parts, tracks: Tracks, findings: Findings) -> None:
+        self.parts, self.tracks, self.findings = parts, tracks, findings
+        self.whole = not parts.broken("tracks")  # else a row without a track may have one
+        self.nbytes = 0
+        # run → stage → [seconds, rows]
+        self.spent: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0]))
+
+    def check_segments(self) -> None:
+        """Bad embeddings and values, repeated windows, windows of no track, tracks without windows."""
+        index = _Assets("segments")
+        for part, table in self.parts.read("segments"):
+            _, ids = index.add(part, table)
+            self._check_trackless("segments", part, table, index)
+            self._check_stale(part, index)
+            wrong = bad_embeddings(table[EMBEDDING])
+            for name in ("start_s", "end_s", "rms_dbfs"):
+                wrong |= {row: f"has {name} NaN or infinite" for row in non_finite_rows(table[name]).tolist()}
+            said = {ids[row]: text for row, text in reversed(wrong.items())}  # one finding per asset
+            for asset, text in said.items():
+                self._forget_clap(part, f"a window of {asset} {text}", asset, ids)
+        self.nbytes += index.table().nbytes
+        self._check_repeats(index, "segment_index", lambda asset: 1)
+        if self.parts.broken("segments"):
+            return
+        clap = self.tracks.rows["clap"]
+        lacking = np.flatnonzero(clap)[~np.isin(self.tracks.rows["asset"][clap], index.table()["asset"])]
+        for row in lacking.tolist():
+            part = self.tracks.parts[self.tracks.rows["part"][row]]
+            said = f"row {self.tracks.rows['row'][row]} has clap_windows and no segments"
+            mend = f"clap columns become null; {AGAIN}"
+            edits = self.tracks.edits([row], "clap", CLAP_COLUMNS)
+            self.findings.add(Finding("missing_segments", part, said, mend, edits=edits))
+
+    def _forget_clap(self, part: str, said: str, asset: str, ids: Sequence[str]) -> None:
+        [key] = digests([asset])
+        edits = self.tracks.edits(self.tracks.by_asset.rows(key).tolist(), "clap", CLAP_COLUMNS)
+        edits += tuple(Edit(part, row, drop=True) for row, found in enumerate(ids) if found == asset)
+        mend = f"clap columns become null and the segments of the asset are removed; {AGAIN}"
+        self.findings.add(Finding("segment_value", part, said, mend, edits=edits))
+
+    def check_timings(self) -> None:
+        """Times that cannot be, rows of no track, repeated stages, tracks that were never decoded."""
+        index = _Assets("timings")
+        decoded = []
+        for part, table in self.parts.read("timings"):
+            assets, ids = index.add(part, table)
+            self._check_trackless("timings", part, table, index)
+            for name in (f.name for f in table.schema if is_float(f.type)):
+                for row in non_finite_rows(table[name]).tolist():
+                    self._bad_time(part, f"{name} of {ids[row]} is NaN or infinite")
+            seconds, stages = table["compute_s"].to_pylist(), table["stage"].to_pylist()
+            for row, spent in enumerate(seconds):
+                if spent is None or spent < 0:
+                    self._bad_time(part, f"compute_s of {ids[row]} in {stages[row]} is {spent}")
+            run = self.tracks.part_run.get(part.partition("/")[2], 0)
+            for stage, spent in zip(stages, seconds, strict=True):
+                total = self.spent[run][stage]
+                total[0], total[1] = total[0] + (spent or 0.0), total[1] + 1
+            rows = [row for row, stage in enumerate(stages) if stage == "decode"]
+            decoded.append(np.unique(assets[rows]) if rows else np.empty(0, "S16"))
+        self.nbytes += index.table().nbytes + sum(found.nbytes for found in decoded)
+        self._check_repeats(index, "stage", lambda key: self.tracks.by_asset.rows(key).size)
+        if self.parts.broken("timings"):
+            return
+        rows = self.tracks.rows
+        known = np.concatenate(decoded) if decoded else np.empty(0, "S16")
+        alive = rows["status"] != STATUS["failed"]
+        for row in np.flatnonzero(alive)[~np.isin(rows["asset"][alive], known)].tolist():
+            part = self.tracks.parts[rows["part"][row]]
+            said = f"row {rows['row'][row]} has no timing of its decode"
+            advice = "only its cost is unknown; output.overwrite=true measures all of it again"
+            self.findings.add(Finding("missing_timing", part, said, advice=advice))
+
+    def _bad_time(self, part: str, said: str) -> None:
+        advice = "only its cost is wrong; output.overwrite=true measures all of it again"
+        self.findings.add(Finding("bad_timing", part, said, advice=advice))
+
+    def check_failures(self) -> None:
+        """Failures of no track, and rows whose status says something else than their failures."""
+        columns = Columns(uri="S16", part="u4", row="u4", run="u4", decode="?")
+        parts: list[str] = []
+        place = {run: number for number, run in enumerate(self.tracks.runs)}
+        for part, table in self.parts.read("failures"):
+            columns.append(
+                table.num_rows,
+                uri=digests(table["uri"].to_pylist()),
+                part=len(parts),
+                row=np.arange(table.num_rows),
+                run=[place.get(run, 0) for run in table["run_id"].to_pylist()],
+                decode=[stage == "decode" for stage in table["stage"].to_pylist()],
+            )
+            parts.append(part)
+        found = columns.table()
+        self.nbytes += found.nbytes
+        at = self.tracks.by_uri.count(found["uri"])
+        for row in found[at == 0] if self.whole else ():
+            edit = Edit(parts[row["part"]], int(row["row"]), drop=True)
+            said = f"row {row['row']} is of no track"
+            self.findings.add(Finding("failure_without_track", parts[row["part"]], said, DROP, edits=(edit,)))
+        self._check_status(found, parts)
+
+    def _check_status(self, found: np.ndarray, parts: Sequence[str]) -> None:
+        rows = self.tracks.rows
+        by_uri = Lookup(found["uri"])
+        failed = np.isin(rows["uri"], found["uri"])
+        undecoded = np.isin(rows["uri"], found["uri"][found["decode"]])
+        if not self.parts.broken("failures"):
+            lacking = ((rows["status"] != STATUS["ok"]) & ~failed) | (
+                (rows["status"] == STATUS["failed"]) & failed & ~undecoded
+            )
+            names = {number: name for name, number in STATUS.items()}
+            for i in np.flatnonzero(lacking).tolist():
+                part = self.tracks.parts[rows["part"][i]]
+                said = f"row {rows['row'][i]} is {names[int(rows['status'][i])]} and no failure says why"
+                self.findings.add(Finding("status_without_failure", part, said, advice=RERUN))
+        for i in np.flatnonzero((rows["status"] == STATUS["ok"]) & failed).tolist():
+            own = found[by_uri.rows(rows["uri"][i])]
+            part = self.tracks.parts[rows["part"][i]]
+            said = f"row {rows['row'][i]} is ok and has {len(own)} failures"
+            old = bool((own["run"] < rows["run"][i]).all())
+            edits = tuple(Edit(parts[r["part"]], int(r["row"]), drop=True) for r in own) if old else ()
+            mend = "the failures of an older run are removed" if old else None
+            self.findings.add(
+                Finding("failure_of_ok_track", part, said, mend, "" if old else RERUN, edits=edits)
+            )
+
+    def _check_trackless(self, kind: str, part: str, table: pa.Table, index: _Assets) -> None:
+        if not self.whole or not table.num_rows:
+            return
+        rows = np.flatnonzero(self.tracks.by_asset.count(index.last) == 0).tolist()
+        if rows:
+            edits = tuple(Edit(part, row, drop=True) for row in rows)
+            said = f"{len(rows)} rows are of no track"
+            self.findings.add(Finding(f"{kind}_without_track", part, said, DROP, edits=edits))
+
+    def _check_stale(self, part: str, index: _Assets) -> None:
+        """Segments whose track lost its embedding: no row of the asset has clap's key."""
+        by_asset = self.tracks.by_asset
+        known = by_asset.count(index.last) > 0
+        stale = np.flatnonzero(known & (by_asset.marked(index.last, self.tracks.keyed) == 0)).tolist()
+        if stale and self.whole:
+            edits = tuple(Edit(part, row, drop=True) for row in stale)
+            said = f"{len(stale)} rows are of tracks without an embedding"
+            self.findings.add(Finding("stale_segments", part, said, DROP, edits=edits))
+
+    def _check_repeats(self, index: _Assets, column: str, allowed: Callable[[bytes], int]) -> None:
+        """More rows of an asset with one ``column`` than ``allowed``: those of the newest run stay."""
+        suspects = index.suspects(allowed)
+        if not suspects:
+            return
+        # Their rows are held in memory: those beyond come in the next round.
+        suspects = set(sorted(suspects)[:MOST])
+        held: dict[tuple[bytes, object], list[tuple[int, str, int]]] = defaultdict(list)
+        for part, table in self.parts.read(index.name, only=index.parts_of(suspects)):
+            keys = digests(table["asset_id"].to_pylist()).tolist()
+            run = self.tracks.part_run.get(part.partition("/")[2], 0)
+            for row, (key, value) in enumerate(zip(keys, table[column].to_pylist(), strict=True)):
+                if key in suspects:
+                    held[key, value].append((-run, part, row))
+        extra: dict[bytes, list[Edit]] = defaultdict(list)
+        for (key, _), places in held.items():
+            spare = sorted(places)[max(1, allowed(key)) :]
+            if spare:
+                extra[key] += [Edit(part, row, drop=True) for _, part, row in spare]
+        for edits in extra.values():
+            said = f"{len(edits)} rows repeat the (asset, {column}) of others, from row {edits[0].row} on"
+            kind = "duplicate_segment" if index.name == "segments" else "duplicate_timing"
+            mend = "the newest run's rows stay"
+            self.findings.add(Finding(kind, edits[0].part, said, mend, edits=tuple(edits)))
+
+
+class _Assets:
+    """Which assets a table has rows of, in which parts: 21 bytes per asset and part."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._columns = Columns(asset="S16", part="u4", again="u1")
+        self._parts: list[str] = []
+        self.last = np.empty(0, "S16")
+
+    def add(self, part: str, table: pa.Table) -> tuple[np.ndarray, list[str]]:
+        """Take in a part; return the digest and the id of each of its rows."""
+        ids = table["asset_id"].to_pylist()
+        self.last = digests(ids)
+        column = "stage" if self.name == "timings" else "segment_index"
+        groups = table.group_by(["asset_id", column]).aggregate([([], "count_all")])
+        most: dict[str, int] = {}
+        for asset, count in zip(groups["asset_id"].to_pylist(), groups["count_all"].to_pylist(), strict=True):
+            most[asset] = max(most.get(asset, 0), count)
+        self._columns.append(
+            len(most), asset=digests(most), part=len(self._parts), again=[min(n, 255) for n in most.values()]
+        )
+        self._parts.append(part)
+        return self.last, ids
+
+    def table(self) -> np.ndarray:
+        """``asset``, ``part``, and ``again``: the most rows of one key there (255 for more)."""
+        return self._columns.table()
+
+    def suspects(self, allowed: Callable[[bytes], int]) -> set[bytes]:
+        """Assets that may have a row too many: in several parts, or repeated in one."""
+        rows = self.table()
+        names, inverse = np.unique(rows["asset"], return_inverse=True)
+        totals = np.bincount(inverse, rows["again"], minlength=len(names))
+        return {
+            key for key in names[totals > 1].tolist() if totals[np.searchsorted(names, key)] > allowed(key)
+        }
+
+    def parts_of(self, assets: set[bytes]) -> set[str]:
+        """The parts that have rows of ``assets``."""
+        rows = self.table()
+        found = np.isin(rows["asset"], np.array(sorted(assets), dtype="S16"))
+        return {self._parts[number] for number in np.unique(rows["part"][found])}
