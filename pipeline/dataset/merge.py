@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.dataset.output import Output
 from pipeline.dataset.schemas import CLAP, CLAP_SIMILARITY, IDENTITY, SEPARATION
-from pipeline.features.base import REGISTRY, Extractor
+from pipeline.features.base import Extractor
 
 DECODE, FEATURES = "decode", "features"
 SHARED_STAGES = frozenset({DECODE, "write"})
@@ -71,7 +71,11 @@ class OldPart:
 
 
 def column_owners(extractors: Sequence[Extractor] = ()) -> dict[str, str]:
-    """Column of `tracks` → the extractor or network that fills it."""
+    """Column of `tracks` → the extractor or network that fills it; ``extractors`` beside those that are registered."""
+    from pipeline.features import (
+        REGISTRY,  # loads every extractor, and torch: not for a process that only writes
+    )
+
     owners = {f.name: "clap" for f in (*CLAP, CLAP_SIMILARITY)}
     owners |= {f.name: "separation" for f in SEPARATION}
     for extractor in (*(REGISTRY[name].widest() for name in sorted(REGISTRY)), *extractors):

@@ -226,6 +226,21 @@ class ExtractConfig:
         _check_rest(self)
 
 
+def config_from(values: dict[str, Any]) -> ExtractConfig:
+    """The config that a run wrote down as ``config.yaml``; what it does not say, or this version does not know, is
+    the default."""
+    return _filled(ExtractConfig(), values)
+
+
+def _filled(config: Any, values: dict[str, Any]) -> Any:
+    for f in dataclasses.fields(config):
+        if f.name in values:
+            current, value = getattr(config, f.name), values[f.name]
+            nested = dataclasses.is_dataclass(current) and isinstance(value, dict)
+            setattr(config, f.name, _filled(current, value) if nested else value)
+    return config
+
+
 def nearest(word: str, choices: typing.Iterable[str]) -> str:
     """``"; did you mean X?"`` for the choice most like ``word``, or an empty string."""
     match = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)

@@ -10,6 +10,8 @@ from pipeline.dataset.failures import RetryRequest, Summary, retry_request, summ
 from pipeline.dataset.output import Output
 from pipeline.dataset.storage import explain, is_local
 from pipeline.errors import UserError
+from pipeline.workflows import features
+from pipeline.workflows.config import config_from
 
 
 def show(output: Output, where: str | None = None, limit: int = 3) -> str:
@@ -89,7 +91,9 @@ def _require_options(request: RetryRequest, output: Output, source_options: dict
 
 
 def _rerun(request: RetryRequest, output: Output, source_options: dict[str, Any]) -> int:
-    """Run the main job on ``request.uris`` only. To be wired to ``features.run(config, retry=...)``."""
-    raise UserError(
-        "retry=true is not wired to the main job yet: run jobs/extract_features.py with source.manifest"
-    )
+    """The main job once more: what is done stays, these files are tried again."""
+    config = config_from(request.config)
+    config.output.uri, config.output.overwrite = output.uri, False
+    config.source.storage_options = source_options
+    config.output.storage_options = dict(output.options)
+    return features.run(config, retry=request.uris).exit_code

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.dataset.merge import column_owners
 from pipeline.dataset.output import Output
 from pipeline.dataset.schemas import tracks_schema
 from pipeline.engine.graph import Node
@@ -143,6 +144,7 @@ def build_graph(
         "tracks": schema or run_schema(config, models),
         "standing_fallbacks": [vars(f) for f in models.fallbacks],
         "extractors": {e.name: e.version for e in extractors},
+        "owners": column_owners(extractors),
         "fenced": True,
     }
     return [*nodes, Node("write", SinkStage, sink)]

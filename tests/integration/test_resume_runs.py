@@ -10,8 +10,9 @@ from undisturbed import config, contents, write_files
 
 from pipeline.dataset.lock import OutputLock
 from pipeline.dataset.output import Output
+from pipeline.dataset.verify import verify
 from pipeline.errors import UserError
-from pipeline.workflows import features
+from pipeline.workflows import failures, features
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -118,5 +119,35 @@ def test_two_jobs_do_not_write_to_one_output(outputs):
     try:
         with pytest.raises(UserError, match="is being written by run other"):
             features.run(config(source, output), quiet=True)
+    finally:
+        lock.release()
+
+
+def test_a_retry_tries_what_failed_again_and_nothing_else(outputs, capsys):
+    source, output, _, _ = outputs
+    before = tracks(output)
+    # The disk gave back other bytes that day: the file is whole, and nothing in the listing says that it changed.
+    listed = (source / "cut.wav").stat()
+    good = (source / "001.wav").read_bytes()
+    (source / "cut.wav").write_bytes(good[: listed.st_size])
+    os.utime(source / "cut.wav", ns=(listed.st_atime_ns, listed.st_mtime_ns))
+    code = failures.retry(Output(str(output)), "error_class = 'TruncatedAudio'")
+    assert code == 0
+    assert "1 files to run again" in capsys.readouterr().out
+    after = tracks(output)
+    assert list(after[after["run_id"] != before["run_id"]].index) == ["cut.wav"]
+    table = pd.read_parquet(output / "failures")
+    assert sorted(table["uri"].str.rsplit("/", n=1).str[-1]) == ["cut.wav", "no_audio.mp3"]
+
+
+def test_what_real_runs_leave_verifies_clean(outputs):
+    _, output, _, _ = outputs
+    found = verify(Output(str(output)))
+    assert not found.found, found.remaining.kept
+    lock = OutputLock(Output(str(output)), "other")
+    lock.acquire()
+    try:
+        with pytest.raises(UserError, match="is being written by run other"):
+            verify(Output(str(output)), repair=True)
     finally:
         lock.release()

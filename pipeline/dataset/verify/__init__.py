@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.dataset.lock import OutputLock
 from pipeline.dataset.output import Output
 from pipeline.dataset.verify.files import Files
 from pipeline.dataset.verify.findings import Finding, Findings
@@ -115,8 +116,17 @@ def verify(output: Output, repair: bool = False, said: Callable[[str], None] = l
     Raises:
         UserError: there are no tables, the storage fails, or a job is writing there.
     """
-    if repair:
-        _require_idle(output)
+    if not repair:
+        return _verify(output, False, said)
+    lock = OutputLock(output, "verify")
+    lock.acquire(said)
+    try:
+        return _verify(output, True, said)
+    finally:
+        lock.release()
+
+
+def _verify(output: Output, repair: bool, said: Callable[[str], None]) -> Report:
     findings, rows, size = check(output)
     report = Report(rows, size, Counter(findings.counts), findings)
     while repair and report.rounds < ROUNDS and any(report.remaining.mendable.values()):
@@ -128,8 +138,3 @@ def verify(output: Output, repair: bool = False, said: Callable[[str], None] = l
         said(f"round {report.rounds}: mended {len(done)} of {before} problems; checking again")
         report.remaining, report.tracks, _ = check(output)
     return report
-
-
-def _require_idle(output: Output) -> None:
-    """Refuse to change an output that a job is writing. Raises `UserError`."""
-    # To be wired to pipeline.dataset.lock: output.lock says that a job is writing.

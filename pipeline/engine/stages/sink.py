@@ -18,7 +18,6 @@ from pipeline.dataset.merge import (
     MergedTracks,
     OldPart,
     Update,
-    column_owners,
     conform,
     kept_rows,
     merge_tracks,
@@ -46,6 +45,7 @@ class SinkStage:
         tracks: schema of `tracks`.
         standing_fallbacks: recorded in every decoded row (a stage that was skipped for the whole run).
         extractors: DSP extractor → version, for the manifest.
+        owners: column → the extractor or network that fills it, see `column_owners`.
         fenced: refuse to write while the output's lock is not this run's: after its driver died a worker may live
             on into the next run.
     """
@@ -57,6 +57,7 @@ class SinkStage:
         tracks: pa.Schema,
         standing_fallbacks: Sequence[dict[str, str]] = (),
         extractors: Mapping[str, str] | None = None,
+        owners: Mapping[str, str] | None = None,
         fenced: bool = False,
     ) -> None:
         self.fenced = fenced
@@ -66,7 +67,7 @@ class SinkStage:
         self.segments = segments_schema(embedding_space(tracks))
         self.standing_fallbacks = list(standing_fallbacks)
         self.extractors = dict(extractors or {})
-        self.owners = column_owners()
+        self.owners = dict(owners or {})
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Write the rows of ``table``, which are those of one part; return their receipt."""
