@@ -303,7 +303,8 @@ def _finish(
     merge_manifest(output, folder.run_id, header, len(progress.committed))
     found = overview(output)
     report = folder.write("report.html", render(numbers, env, found, output.uri))
-    rate = progress.failed() / max(1, progress.files)
+    # Of all that was asked for: a run that goes on where another one stopped has fewer files of its own.
+    rate = progress.failed() / max(1, len(items))
     folder.log("done", summary_text(progress, numbers), **progress.fields())
     for (stage, error_class), count in progress.failures.most_common(10):
         folder.log("failures", f"{count} × {error_class} in {stage}", level="warning", count=count)

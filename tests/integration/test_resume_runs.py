@@ -124,15 +124,9 @@ def test_two_jobs_do_not_write_to_one_output(outputs):
 
 
 def test_a_retry_tries_what_failed_again_and_nothing_else(outputs, capsys):
-    source, output, _, _ = outputs
+    _, output, _, _ = outputs
     before = tracks(output)
-    # The disk gave back other bytes that day: the file is whole, and nothing in the listing says that it changed.
-    listed = (source / "cut.wav").stat()
-    good = (source / "001.wav").read_bytes()
-    (source / "cut.wav").write_bytes(good[: listed.st_size])
-    os.utime(source / "cut.wav", ns=(listed.st_atime_ns, listed.st_mtime_ns))
-    code = failures.retry(Output(str(output)), "error_class = 'TruncatedAudio'")
-    assert code == 0
+    assert failures.retry(Output(str(output)), "error_class = 'TruncatedAudio'") == 0
     assert "1 files to run again" in capsys.readouterr().out
     after = tracks(output)
     assert list(after[after["run_id"] != before["run_id"]].index) == ["cut.wav"]
