@@ -40,6 +40,7 @@ MIN_MEMORY_BYTES = 512 << 20
 """The decoders and their libraries alone take 80 MB, a file in memory up to 256 MiB."""
 
 _START_TIMEOUT_S = 60.0
+_LONGEST_TIMEOUT_S = 1e6  # what the system's clocks hold
 _DECODER = "pipeline.audio.views:decode_views"
 _START = "import sys; sys.path[:] = sys.argv[2:]; from pipeline.audio.isolated_child import main; main(sys.argv[1])"
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -254,7 +255,7 @@ class _Child:
             raise DecoderDied(self._cause()) from None
 
     def _receive(self, timeout_s: float) -> dict[str, Any]:
-        self._channel.settimeout(timeout_s)
+        self._channel.settimeout(min(timeout_s, _LONGEST_TIMEOUT_S))
         try:
             packet = self._channel.recv(PACKET)
         except TimeoutError:
