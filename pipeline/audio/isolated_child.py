@@ -46,7 +46,8 @@ def main(settings: str) -> None:
     """Serve until the other side ends. ``settings`` is JSON, see `pipeline.audio.isolated`."""
     told = json.loads(settings)
     _end_with_parent(told["lifeline"], told["parent"])
-    faulthandler.enable()
+    with suppress(RuntimeError):  # without a stderr
+        faulthandler.enable()
     decode = _function(told["decoder"])
     _limit(told["memory_bytes"])
     wanted = Wanted(tuple(View(*view) for view in told["views"]), told["max_bytes"], told["max_seconds"])
@@ -83,7 +84,9 @@ def _end_with_parent(lifeline: int, parent: int) -> None:
 
 def _limit(memory_bytes: int) -> None:
     """Bound the memory that is this process's own; maps of files and what it shares do not count."""
-    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    _, allowed = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = memory_bytes if allowed == resource.RLIM_INFINITY else min(memory_bytes, allowed)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     # A crash must not leave a core file wherever this runs.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # If the kernel itself has to choose a victim, let it be this one and not the actor.

@@ -55,6 +55,7 @@ class Lender:
         self._size = 3 * largest
         self._end = 0
         self._lent: list[weakref.ref] = []
+        self._owner = os.getpid()
         self.segment = Segment(self._size)
 
     def start(self) -> int:
@@ -62,13 +63,15 @@ class Lender:
         self._lent = [lent for lent in self._lent if lent() is not None]
         if not self._lent:
             self._end = 0
-        if self._end > self._size // 3 or (not self._lent and self.segment.resident_bytes > KEPT_BYTES):
+        too_large = not self._lent and self.segment.resident_bytes > KEPT_BYTES
+        # After a fork the segment is the other process's.
+        if self._end > self._size // 3 or too_large or self._owner != os.getpid():
             self.replace()
         return self._end
 
     def replace(self) -> None:
         """Take a new segment; arrays that are out keep the old one."""
-        self._end, self._lent, self.segment = 0, [], Segment(self._size)
+        self._end, self._lent, self._owner, self.segment = 0, [], os.getpid(), Segment(self._size)
 
     def lend(self, places: Iterable[tuple[int, tuple[int, int]]]) -> list[np.ndarray]:
         """Read-only float32 arrays in the segment, without a copy.

@@ -279,18 +279,24 @@ def test_it_ends_when_closed_and_when_forgotten():
 FORKED = """
 import os, sys
 sys.path[:0] = sys.argv[1:]
-from test_isolated import WANTED, good
+from test_isolated import WANTED, encode, good, music
 from pipeline.audio.isolated import IsolatedDecoder
+from pipeline.audio.stream import AudioFile
+OTHER = encode(music(1, 8000), 8000, "flac")
 decoder = IsolatedDecoder(WANTED)
 pid = decoder.pid
+before = decoder.decode(good())
+kept = before.stored["native"].copy()
 if not os.fork():
-    decoder.decode(good())
+    decoder.decode(good("good1.wav"))
+    decoder.decode(AudioFile("x.flac", len(OTHER), OTHER))
     assert decoder.pid != pid
     decoder.close()
     os._exit(7)
 assert os.waitstatus_to_exitcode(os.wait()[1]) == 7
 decoder.decode(good())
 assert decoder.pid == pid
+assert (before.stored["native"] == kept).all()
 """
 
 
