@@ -22,6 +22,7 @@ from pipeline.audio.stream import PcmStream
 from pipeline.audio.validate import Limits
 from pipeline.engine.batch import Track, add_stage, pcm_array, tracks_of
 from pipeline.engine.ledger import Claims
+from pipeline.engine.results import Results, audio_key
 from pipeline.engine.source_file import Fetcher, SourceFile
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.errors import Fallback
@@ -75,6 +76,7 @@ class DecodeStage:
         fetch_attempts: tries per remote file before it becomes a failure.
         max_track_bytes: views of a longer track do not travel between stages.
         max_track_hours: a longer track is a failure; a damaged header may claim any sample rate.
+        results: the result cache; a track of which it has everything is not decoded.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class DecodeStage:
         fetch_attempts: int = 3,
         max_track_bytes: int = 1_500_000_000,
         max_track_hours: float = 24.0,
+        results: Results | None = None,
     ) -> None:
         # The view that lives longest owns the samples; equal ones refer to it.
         self.views = sorted(views, key=lambda v: -v.last_stage)
@@ -92,6 +95,8 @@ class DecodeStage:
         self.claims = Claims(ledger)
         self.max_track_bytes = max_track_bytes
         self.limits = Limits(3600.0 * max_track_hours, None)
+        self.results = results
+        self.audio_key = audio_key(KEY, self.views, max_track_bytes)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The same rows with what is known of each file, and its audio."""
@@ -101,6 +106,9 @@ class DecodeStage:
         for view in self.views:
             column = pcm_array([stored.get(view.name) for stored in audio])
             table = table.append_column(f"pcm@{view.name}", column)
+        if self.results is not None:
+            table = self.results.attach(table, tracks)
+            self.results.settle(tracks)
         return add_stage(table, tracks, NAME, FIELDS, clock)
 
     def _one(self, track: Track) -> dict[str, np.ndarray]:
@@ -121,10 +129,11 @@ class DecodeStage:
                 track.values["size_bytes"] = source.size
                 fetched = True
                 if self._is_due(track):
-                    stored = self._decode(track, cost, source)
+                    stored = self._audio(track, cost, source)
         except Exception as error:  # noqa: BLE001  s3fs, gcsfs and adlfs each raise classes of their own
             # What cannot be read today may be read tomorrow: no key, so that the next run tries again.
             track.fail(NAME, error, getattr(error, "attempts", 1), KEY if fetched or track.problem else None)
+            track.cached.clear()
             # Not at the price of what was computed when it could.
             track.values["kept"] = not fetched and track.known_asset is not None
         track.values["views"] = json.dumps(track.views)
@@ -145,6 +154,25 @@ class DecodeStage:
                 track.values["copy_of"] = owner
                 return False
         return True
+
+    def _audio(self, track: Track, cost: Cost, source: SourceFile) -> dict[str, np.ndarray]:
+        """What later stages read: from the cache or from the file; nothing where the cache has all results."""
+        if self.results is None:
+            return self._decode(track, cost, source)
+        entry = self.results.recall(track)
+        found = entry or self.results.recall_audio(track, self.audio_key, self.views)
+        if found is None:
+            stored = self._decode(track, cost, source)
+            self.results.describe(track)
+            self.results.keep_audio(track, self.audio_key, stored)
+            return stored
+        cost.cache_hit = True
+        track.views = found.values.pop("views", {})
+        track.values.update(found.values)
+        track.duration_s = cost.batch_audio_s = found.values["duration_s"]
+        cost.backend = found.values["codec"]
+        track.fallbacks += found.fallbacks
+        return found.arrays
 
     def _decode(self, track: Track, cost: Cost, source: SourceFile) -> dict[str, np.ndarray]:
         with source.open(self.limits) as stream:

@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from pipeline.dataset.cache_entry import DamagedEntry, Entry
 from pipeline.dataset.output import blob_path, npy_bytes
 from pipeline.engine.batch import Blob, Track, add_stage, tracks_of
 from pipeline.engine.process import start_torch
+from pipeline.engine.results import Results
 from pipeline.engine.source_file import Fetcher, SourceFile
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.features.base import Extraction, Extractor, stable_key
@@ -20,6 +22,7 @@ from pipeline.features.run import BLOCK_SECONDS, Outcome, TrackAudio, run_extrac
 from pipeline.features.streamed import StreamedAudio
 
 NAME = "features"
+_SERIES = ("_blob", "_inline", "_shape")
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -54,6 +57,7 @@ class FeaturesStage:
         block_seconds: longer tracks are worked on in blocks of this length.
         storage_options: of the source, for the tracks that are too long to travel.
         drop: names of the columns nobody reads after this stage.
+        results: the result cache.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class FeaturesStage:
         block_seconds: float = BLOCK_SECONDS,
         storage_options: dict[str, Any] | None = None,
         drop: frozenset[str] = frozenset(),
+        results: Results | None = None,
     ) -> None:
         self.device, self.standing = start_torch(NAME, device, threads, seed)
         self.extractors = list(extractors)
@@ -77,7 +82,10 @@ class FeaturesStage:
         self.max_inline_elements = max_inline_elements
         self.block_seconds = block_seconds
         self.fetcher = Fetcher(storage_options)
-        self.drop = drop
+        self.drop = drop | {f"cached@{NAME}"}
+        self.results = results
+        # What another device computed than the key says would differ in its last bits.
+        self.keeps = results is not None and self.device == device
         self.fields = [f for e in extractors for f in (*e.columns(), pa.field(f"key@{e.name}", pa.string()))]
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -86,8 +94,10 @@ class FeaturesStage:
         tracks = tracks_of(table)
         for track in tracks:
             wanted = [e for e in self.extractors if track.wants(e.name)]
-            if track.decoded and wanted:
+            if wanted and all(track.can_have(e.name) for e in wanted):
                 self._one(track, wanted)
+        if self.results is not None:
+            self.results.settle(tracks)
         return add_stage(table, tracks, NAME, self.fields, clock, drop=self.drop.__contains__)
 
     def _one(self, track: Track, extractors: Sequence[Extractor]) -> None:
@@ -103,10 +113,14 @@ class FeaturesStage:
                 track.fail(stage, outcome.error, key=self.keys[extractor.name])
                 continue
             cost.backend = found.backend
-            started = time.perf_counter()
+            cost.cache_hit = extractor.name in track.cached
+            started, trouble = time.perf_counter(), len(track.failures)
             try:
-                self._store(track, extractor, found)
+                series = self._store(track, extractor, found)
                 track.values[f"key@{extractor.name}"] = self.keys[extractor.name]
+                if self.keeps and not cost.cache_hit and len(track.failures) == trouble:
+                    entry = Entry(found.values, series, found.fallbacks, found.backend)
+                    self.results.put(track, extractor.name, entry)
             except Exception as error:  # noqa: BLE001  one extractor must not cost the others
                 track.fail(stage, error, key=self.keys[extractor.name])
             cost.compute_s += time.perf_counter() - started
@@ -115,6 +129,26 @@ class FeaturesStage:
                 cost.gpu_peak_bytes = torch.cuda.max_memory_allocated()
 
     def _outcomes(self, track: Track, extractors: Sequence[Extractor]) -> list[Outcome]:
+        """Of each extractor in order, from the cache or computed."""
+        missing = [e for e in extractors if e.name not in track.cached]
+        computed = iter(self._computed(track, missing) if missing else ())
+        return [self._recalled(track, e) if e.name in track.cached else next(computed) for e in extractors]
+
+    def _recalled(self, track: Track, extractor: Extractor) -> Outcome:
+        started = time.perf_counter()
+        try:
+            entry = self.results.take(track, extractor.name)
+        except DamagedEntry as error:
+            return Outcome(extractor, error=error)
+        # Where a series lies is never taken from a cache.
+        columns = {f.name for f in extractor.columns() if not f.name.endswith(_SERIES)}
+        values = {name: value for name, value in entry.values.items() if name in columns}
+        # As `_stored` left them: what is not halved must stay as it is.
+        exact = frozenset(name for name, array in entry.arrays.items() if array.dtype != np.float16)
+        found = Extraction(values, entry.arrays, entry.fallbacks, entry.backend, exact)
+        return Outcome(extractor, found, seconds=time.perf_counter() - started)
+
+    def _computed(self, track: Track, extractors: Sequence[Extractor]) -> list[Outcome]:
         if not track.long:
             audio = self._audio(track)
             return run_extractors(extractors, audio.track, audio.blocks)
@@ -152,7 +186,9 @@ class FeaturesStage:
             context_seconds=max(e.context_seconds(track.view_rate(mono)) for e in self.extractors),
         )
 
-    def _store(self, track: Track, extractor: Extractor, found: Extraction) -> None:
+    def _store(self, track: Track, extractor: Extractor, found: Extraction) -> dict[str, np.ndarray]:
+        """Put what was found into the row and its blobs; returns the series as they are stored."""
+        series: dict[str, np.ndarray] = {}
         stage = f"{NAME}.{extractor.name}"
         track.fallbacks.extend(found.fallbacks)
         for name, value in found.values.items():
@@ -166,15 +202,22 @@ class FeaturesStage:
                 track.fail(stage, NonFiniteValue(f"{name}: series holds NaN or infinity and is left out"))
                 continue
             track.values[f"{name}_shape"] = list(array.shape)
+            series[name] = stored = self._stored(array, name in found.full_precision)
             if array.size <= self.max_inline_elements:
-                track.values[f"{name}_inline"] = array.astype(np.float32).ravel()
+                track.values[f"{name}_inline"] = stored.ravel()
                 continue
             path = blob_path(track.asset_id, extractor.name, self.keys[extractor.name], name)
             track.values[f"{name}_blob"] = path
+            track.blobs.append(Blob(path, name, list(array.shape), npy_bytes(stored)))
+        return series
+
+    def _stored(self, array: np.ndarray, exact: bool) -> np.ndarray:
+        """Halved where it goes to a file, does not have to be exact, and fits into float16."""
+        if array.size > self.max_inline_elements and not exact:
             half = array.astype(np.float16)
-            exact = name in found.full_precision or not np.isfinite(half).all()
-            data = npy_bytes(array.astype(np.float32) if exact else half)
-            track.blobs.append(Blob(path, name, list(array.shape), data))
+            if np.isfinite(half).all():
+                return half
+        return array.astype(np.float32)
 
 
 def finite(value: Any) -> tuple[Any, int]:
