@@ -55,10 +55,14 @@ class SourceConfig:
 
 @dataclass
 class OutputConfig:
-    """Where the tables go. With no storage options of its own it uses the source's."""
+    """Where the tables go. With no storage options of its own it uses the source's.
+
+    ``accept_other_numbers`` goes on where this machine computes other values than those in the tables.
+    """
 
     uri: Optional[str] = None
     overwrite: bool = False
+    accept_other_numbers: bool = False
     storage_options: dict[str, Any] = field(default_factory=dict)
 
 

@@ -37,6 +37,7 @@ from pipeline.report.performance import markdown, performance
 from pipeline.workflows.availability import Models, find_models
 from pipeline.workflows.caching import tidy
 from pipeline.workflows.config import ExtractConfig, redacted
+from pipeline.workflows.golden_job import settle_golden
 from pipeline.workflows.hardware import resolve_hardware
 from pipeline.workflows.keys import wanted_keys
 from pipeline.workflows.passes import Passes, TooManyFailures, count_rows
@@ -156,6 +157,7 @@ def _run(
         folder.write("config.yaml", yaml.safe_dump(redacted(config), sort_keys=False, allow_unicode=True))
         folder.log("done", f"nothing to do: all {len(items)} files are done")
         return Result(EXIT_OK, folder.run_id, output.uri)
+    golden = settle_golden(config, models, output, folder)
     cluster = connect(
         config.ray.address, config.ray.num_cpus, config.ray.object_store_memory, config.perf.threads
     )
@@ -174,7 +176,7 @@ def _run(
     schema = ordered_schema(run_schema(config, models), state.schema)
 
     def nodes(ledger: Any) -> list[Node]:
-        return build_graph(config, models, output, folder.run_id, schema, ledger, keys)
+        return build_graph(config, models, output, folder.run_id, schema, ledger, keys, golden)
 
     resources = plan_resources(
         [n.name for n in nodes(None)],

@@ -17,6 +17,7 @@ from pipeline.engine.stages.decode import DecodeStage, ViewSpec
 from pipeline.engine.stages.features import FeaturesStage
 from pipeline.engine.stages.separation import SeparationStage
 from pipeline.engine.stages.sink import SinkStage
+from pipeline.features.golden import Golden
 from pipeline.workflows.availability import Models
 from pipeline.workflows.caching import run_results
 from pipeline.workflows.config import ExtractConfig, HardwareConfig
@@ -70,6 +71,7 @@ def build_graph(
     schema: pa.Schema | None = None,
     ledger: Any = None,
     keys: Mapping[str, str] | None = None,
+    golden: Golden | None = None,
 ) -> list[Node]:
     """The stages that this config asks for and the found models allow, in order.
 
@@ -77,6 +79,7 @@ def build_graph(
         schema: of `tracks`, with the columns that are there already; None takes `run_schema`.
         ledger: decides who computes a content that several files have, see `pipeline.engine.ledger`.
         keys: extractor → key, for the result cache; None works without.
+        golden: what every node's extractors must say of a known signal; None lets them say what they will.
     """
     extractors = config.extractors()
     names = stage_names(config, models)
@@ -106,6 +109,7 @@ def build_graph(
             "blob_names": config.blobs.names,
             "max_inline_elements": config.blobs.max_inline_elements,
             "block_seconds": config.features.block_seconds,
+            "golden": golden,
             "storage_options": config.source.storage_options,
             "drop": drops.get("features", frozenset()),
         }),

@@ -18,6 +18,7 @@ from pipeline.engine.results import Results
 from pipeline.engine.source_file import Fetcher, SourceFile
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.features.base import Extraction, Extractor, stable_key
+from pipeline.features.golden import Golden
 from pipeline.features.run import BLOCK_SECONDS, Outcome, TrackAudio, run_extractors
 from pipeline.features.streamed import StreamedAudio
 
@@ -58,6 +59,10 @@ class FeaturesStage:
         storage_options: of the source, for the tracks that are too long to travel.
         drop: names of the columns nobody reads after this stage.
         results: the result cache.
+        golden: what the driver's extractors say of a known signal.
+
+    Raises:
+        OtherNumbers: those of this process say something else.
     """
 
     def __init__(
@@ -73,8 +78,11 @@ class FeaturesStage:
         storage_options: dict[str, Any] | None = None,
         drop: frozenset[str] = frozenset(),
         results: Results | None = None,
+        golden: Golden | None = None,
     ) -> None:
         self.device, self.standing = start_torch(NAME, device, threads, seed)
+        if golden is not None:
+            golden.require(extractors, sample_rate)
         self.extractors = list(extractors)
         self.sample_rate = sample_rate
         self.keys = {e.name: feature_key(e, sample_rate, blob_names, max_inline_elements) for e in extractors}
