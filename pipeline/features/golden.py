@@ -34,7 +34,7 @@ _PICKED = 16
 _UNDEFINED = -1e9
 
 
-class OtherNumbers(Exception):
+class OtherNumbersError(Exception):
     """This process computes other values than the one that leads the job."""
 
 
@@ -50,14 +50,15 @@ class Golden:
     values: Mapping[str, Sequence[float]]
     versions: Mapping[str, str | None]
 
-    def require(self, extractors: Sequence[Extractor], sample_rate: int) -> None:
-        """Check that this process has the same numbers. Raises `OtherNumbers`."""
+    def refusal(self, extractors: Sequence[Extractor], sample_rate: int) -> OtherNumbersError | None:
+        """Why this process must not write: its numbers are others. None where they are the same."""
         apart = compare(self.values, golden_values(extractors, sample_rate))
-        if apart:
-            raise OtherNumbers(
-                f"{socket.gethostname()} computes other numbers than the driver ({'; '.join(apart)}); "
-                f"{told_versions(self.versions, versions())}: install the same versions on every node"
-            )
+        if not apart:
+            return None
+        return OtherNumbersError(
+            f"{socket.gethostname()} computes other numbers than the driver ({'; '.join(apart)}); "
+            f"{told_versions(self.versions, versions())}: every node needs the same"
+        )
 
 
 def golden_signal() -> np.ndarray:

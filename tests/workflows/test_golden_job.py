@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
 
 from pipeline.dataset.output import Output
 from pipeline.dataset.run import RunFolder
+from pipeline.engine.guard import StageFailed
+from pipeline.engine.session import root_cause
 from pipeline.engine.stages.features import FeaturesStage
 from pipeline.errors import UserError
-from pipeline.features.golden import Golden, OtherNumbers
+from pipeline.features.golden import Golden, OtherNumbersError
 from pipeline.workflows import features
 from pipeline.workflows.availability import Models
 from pipeline.workflows.config import ExtractConfig
@@ -157,12 +160,20 @@ def test_without_extractors_there_is_nothing_to_compare(settle, config):
     assert not Output(config.output.uri).fs.exists(Output(config.output.uri).path(PATH))
 
 
-def test_an_actor_with_other_numbers_does_not_start(settle, config):
+def test_an_actor_with_other_numbers_takes_no_table(settle, config):
     _, golden = settle()
-    FeaturesStage(config.extractors(), 22050, golden=golden)
+    nothing = pa.table({"index": pa.array([], pa.int64()), "uri": pa.array([], pa.string())})
+    assert FeaturesStage(config.extractors(), 22050, golden=golden)(nothing).num_rows == 0
     values = {**golden.values, "mel": [x + 1 for x in golden.values["mel"]]}
-    with pytest.raises(OtherNumbers, match="mel: "):
-        FeaturesStage(config.extractors(), 22050, golden=Golden(values, golden.versions))
+    stage = FeaturesStage(config.extractors(), 22050, golden=Golden(values, golden.versions))
+    with pytest.raises(OtherNumbersError, match="mel: "):
+        stage(nothing)
+
+
+def test_what_a_worker_refuses_is_one_line_of_the_log():
+    refusal = OtherNumbersError("node-7 computes other numbers than the driver")
+    told = f"Traceback (most recent call last):\n  File x\npipeline.features.golden.OtherNumbersError: {refusal}\n"
+    assert root_cause(StageFailed(told)).endswith(f"OtherNumbersError: {refusal}")
 
 
 @pytest.mark.timeout(300)

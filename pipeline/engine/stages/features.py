@@ -59,10 +59,8 @@ class FeaturesStage:
         storage_options: of the source, for the tracks that are too long to travel.
         drop: names of the columns nobody reads after this stage.
         results: the result cache.
-        golden: what the driver's extractors say of a known signal.
-
-    Raises:
-        OtherNumbers: those of this process say something else.
+        golden: what the driver's extractors say of a known signal. Where those of this process say something else,
+            the first table is refused: `OtherNumbersError`.
     """
 
     def __init__(
@@ -81,8 +79,8 @@ class FeaturesStage:
         golden: Golden | None = None,
     ) -> None:
         self.device, self.standing = start_torch(NAME, device, threads, seed)
-        if golden is not None:
-            golden.require(extractors, sample_rate)
+        # Raised with the first table: Ray tries a constructor that raises again, and buries what it said.
+        self.refusal = golden.refusal(extractors, sample_rate) if golden is not None else None
         self.extractors = list(extractors)
         self.sample_rate = sample_rate
         self.keys = {e.name: feature_key(e, sample_rate, blob_names, max_inline_elements) for e in extractors}
@@ -98,6 +96,8 @@ class FeaturesStage:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The table with one more set of columns; rows without audio get nulls."""
+        if self.refusal is not None:
+            raise self.refusal
         clock = StageClock()
         tracks = tracks_of(table)
         for track in tracks:
