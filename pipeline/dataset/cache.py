@@ -3,9 +3,9 @@
     <uri>/shards/<when>-<random>.shard    many entries each, see `pipeline.dataset.cache_shard`
     <uri>/used/<when>-<shard>             empty; says that the shard was read then
 
-Every process writes shards of its own, and no file is ever changed: concurrent runs need no lock. A shard that is gone
-when it is read (evicted, merged) is a miss. Whatever else goes wrong is a miss, too, and a recorded fallback; nothing
-here raises into a job.
+Every process writes shards of its own, and no file is ever changed: concurrent runs need no lock. Where a shard is gone
+when it is read, its entries are elsewhere now (merged), or a miss (evicted). Whatever else goes wrong is a miss, too,
+and a recorded fallback; nothing here raises into a job.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from pipeline.dataset.cache_shard import (
     TAIL_BYTES,
     DamagedShard,
     Shard,
-    build,
     index_bytes,
     key_hash,
-    new_name,
     parse_name,
     read_index,
 )
+from pipeline.dataset.cache_writer import ShardWriter
 from pipeline.dataset.output import Output
 from pipeline.dataset.storage import one_line
 from pipeline.errors import Fallback
@@ -84,11 +83,11 @@ class Cache:
 
     def _reset(self) -> None:
         self.hits = self.misses = self.corrupt = 0
-        self._pending: dict[int, bytes] = {}
-        self._pending_bytes = 0
+        self._writer = ShardWriter(self.store, self.clock)
         self._shards: list[Shard | None] = []
         self._places = np.empty(0, _PLACE)
         self._refreshed: float | None = None
+        self._gone = False
         self._touched: dict[str, float] = {}
         self._used: set[str] = set()
         self._paused_until = 0.0
@@ -109,25 +108,34 @@ class Cache:
 
     def has(self, asset_id: str, key: str) -> bool:
         """Whether there seems to be a result; whether it is whole shows only in reading it."""
-        return key_hash(asset_id, key) in self._pending or bool(self._find(key_hash(asset_id, key)))
+        hashed = key_hash(asset_id, key)
+        return hashed in self._writer.pending or bool(self._find(hashed))
 
     def get_many(self, asset_id: str, keys: Iterable[str]) -> dict[str, bytes]:
         """Of ``keys`` those whose results are there, as `pack` made them, and whole."""
         found: dict[str, bytes] = {}
+        wanted = list(dict.fromkeys(keys))
+        self._gone = False
+        self._look_up(asset_id, wanted, found)
+        if self._gone:
+            self._refreshed = float("-inf")
+            self._look_up(asset_id, [key for key in wanted if key not in found], found)
+        self.hits += len(found)
+        self.misses += len(wanted) - len(found)
+        return found
+
+    def _look_up(self, asset_id: str, keys: Iterable[str], found: dict[str, bytes]) -> None:
         candidates: dict[str, list[np.void]] = {}
         for key in keys:
             hashed = key_hash(asset_id, key)
-            if hashed in self._pending:
-                self._keep(found, asset_id, key, self._pending[hashed])
+            if hashed in self._writer.pending:
+                self._keep(found, asset_id, key, self._writer.pending[hashed])
             else:
                 candidates[key] = self._find(hashed)
         while pending := {key: places for key, places in candidates.items() if places and key not in found}:
             # The newest copy of each; an older one only where that is damaged or gone.
             for key, data in self._read({key: places.pop(0) for key, places in pending.items()}).items():
                 self._keep(found, asset_id, key, data)
-        self.hits += len(found)
-        self.misses += len({*candidates, *found}) - len(found)
-        return found
 
     def put(self, asset_id: str, key: str, entry: Entry) -> None:
         """Keep a result. It can be read at once in this process, and elsewhere after `flush`."""
@@ -141,25 +149,22 @@ class Cache:
             return
         if self._paused():
             return
-        self._pending[key_hash(asset_id, key)] = data
-        self._pending_bytes += len(data)
-        if self._pending_bytes >= SHARD_BYTES:
+        self._writer.add(key_hash(asset_id, key), data)
+        if self._writer.pending_bytes >= SHARD_BYTES:
             self.flush()
 
     def flush(self) -> None:
         """Write what waits, as one shard, and which shards were read."""
-        if self._pending and not self._paused():
-            now = self.clock()
-            data, rows = build(list(self._pending.items()))
-            shard = Shard(new_name(now), now, len(data))
-            try:
-                self.store.write(f"shards/{shard.name}", data)
-            except Exception as error:  # noqa: BLE001  every fsspec backend raises its own classes
-                self._failed("written", error)
-            else:
-                self._add([(shard, rows)])
-        self._pending.clear()
-        self._pending_bytes = 0
+        if self._paused():
+            self._writer.drop()
+            return
+        try:
+            written = self._writer.flush()
+        except Exception as error:  # noqa: BLE001  every fsspec backend raises its own classes
+            self._failed("written", error)
+            return
+        self._add(written.added)
+        self._drop(written.removed)
         self._touch()
 
     def evict(self) -> dict[str, int]:
@@ -309,7 +314,7 @@ class Cache:
             data = self.store.fs.cat_file(self.store.path(f"shards/{shard.name}"), start=start, end=stop)
         except FileNotFoundError:  # evicted or merged; in the second case its entries are elsewhere
             self._drop([shard.name])
-            self._refreshed = float("-inf")
+            self._gone = True
             return None
         except Exception as error:  # noqa: BLE001  every fsspec backend raises its own classes
             self._failed("read", error)

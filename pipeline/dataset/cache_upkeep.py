@@ -16,18 +16,13 @@ import numpy as np
 
 from pipeline.dataset.cache_entry import intact
 from pipeline.dataset.cache_shard import DamagedShard, Shard, build, new_name
+from pipeline.dataset.cache_writer import MERGED_AGES_S, SMALL_BYTES
 from pipeline.dataset.storage import is_local
 
 if TYPE_CHECKING:
     from pipeline.dataset.cache import Cache
 
-SMALL_BYTES = 8 << 20
-"""Smaller shards are merged: every stage leaves one per block of files."""
-
 MERGED_BYTES = 64 << 20
-MERGED_AGES_S = 24 * 3600.0
-"""A merged shard is as old as its oldest entry; no entry of it is younger than that by more."""
-
 _LEFTOVER_S = 24 * 3600.0
 _USED = re.compile(r"(\d{10})-(\d{13}-[0-9a-f]{16}\.shard)")
 

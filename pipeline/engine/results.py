@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 DECODE = "decode"
 DESCRIPTION = {"container": str, "codec": str, "sample_rate": int, "channels": int, "duration_s": float}
-# Of the way to the file and not of what was found in it.
-_PASSING = "fetch"
+# Steps on the way to the file, which say nothing of what was found in it.
+_PASSING = frozenset(("fetch", "the running decoder"))
 
 
 @dataclass
@@ -118,7 +118,7 @@ def audio_key(decode_key: str, views: Sequence[ViewSpec], max_track_bytes: int) 
 
 
 def _description(track: Track) -> Entry:
-    steps: list[Fallback] = [f for f in track.fallbacks if f.wanted != _PASSING]
+    steps: list[Fallback] = [f for f in track.fallbacks if f.wanted not in _PASSING]
     return Entry({name: track.values[name] for name in DESCRIPTION}, {}, steps)
 
 

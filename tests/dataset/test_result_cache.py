@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.dataset import cache_upkeep
+from pipeline.dataset import cache_upkeep, cache_writer
 from pipeline.dataset.cache import PAUSE_S, REFRESH_S, TOUCH_S, Cache
 from pipeline.dataset.cache_entry import DamagedEntry, Entry, pack, unpack
 from pipeline.errors import Fallback
@@ -216,7 +216,8 @@ def test_a_reader_whose_shard_was_evicted_has_a_miss(tmp_path):
     assert reader.get(ASSET, "key1")
 
 
-def test_small_shards_become_one_and_lose_nothing(tmp_path):
+def test_small_shards_become_one_and_lose_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_writer, "FAN", 100)
     clock = Clock()
     writer = Cache(str(tmp_path), clock=clock)
     for n in range(20):
@@ -228,10 +229,41 @@ def test_small_shards_become_one_and_lose_nothing(tmp_path):
     done = writer.evict()
     assert (done["merged_shards"], done["shards"]) == (20, 1)
     assert len(shards(tmp_path)) == 1
-    assert reader.get(ASSET, "key1") is None, "the shard it knew is gone"
     for n in range(15):
         assert reader.get(ASSET, f"key{n}").values == {"x": float(n + 15 if n < 5 else n)}
     assert writer.evict()["merged_shards"] == 0
+
+
+def test_a_process_leaves_few_shards_however_often_it_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_writer, "SMALL_BYTES", 200_000)
+    clock = Clock()
+    writer, reader = (Cache(str(tmp_path), clock=clock) for _ in range(2))
+    for n in range(600):
+        writer.put(ASSET, f"key{n}", entry(n))
+        writer.flush()
+        clock.now += 1
+        if n == 10:
+            assert reader.get(ASSET, "key3")
+    assert reader.get(ASSET, "key3").values == {"x": 3}, "merged under its feet"
+    assert len(shards(tmp_path)) < 3 * cache_writer.FAN
+    for cache in (writer, Cache(str(tmp_path), clock=clock)):
+        assert [cache.get(ASSET, f"key{n}").values["x"] for n in range(600)] == list(range(600))
+        assert (cache.misses, cache.corrupt) == (0, 0)
+    before = set(shards(tmp_path))
+    clock.now += 2 * DAY
+    writer.put(ASSET, "late", entry())
+    writer.flush()
+    assert before < set(shards(tmp_path)), "what is much older is not merged with it"
+
+
+def test_shards_that_are_large_enough_stay_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_writer, "SMALL_BYTES", 5_000)
+    writer = Cache(str(tmp_path))
+    for n in range(40):
+        writer.put(ASSET, f"key{n}", entry(n, 1000 if n % 2 else 2000))
+        writer.flush()
+    assert len(shards(tmp_path)) == 20 + 10, "the small ones two by two"
+    assert [Cache(str(tmp_path)).get(ASSET, f"key{n}").values["x"] for n in range(40)] == list(range(40))
 
 
 def test_merging_stops_at_a_good_size_and_at_other_ages(tmp_path, monkeypatch):
@@ -468,8 +500,7 @@ def test_the_same_on_s3(server):
     assert reader.take_fallbacks() == []
     done = writer.evict()
     assert (done["merged_shards"], done["shards"]) == (4, 1)
-    assert reader.get(ASSET, "key2") is None, "merged under its feet"
-    assert reader.get(ASSET, "key2").values == {"x": 2}
+    assert reader.get(ASSET, "key2").values == {"x": 2}, "merged under its feet"
     clock.now += 49 * 3600
     assert writer.evict()["removed_shards"] == 1
     assert writer.listing() == []

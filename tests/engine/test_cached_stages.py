@@ -166,7 +166,9 @@ def test_off_cold_and_warm_give_the_same_rows_and_blobs(job, off, monkeypatch):
     cold = job().table()
     assert_bits(cold, off)
     assert not any(map(any, hits(cold).values()))
-    forbid(monkeypatch, (FeaturesStage, "_computed"), (SeparationStage, "_choose"), (DecodeStage, "_views"))
+    forbid(
+        monkeypatch, (FeaturesStage, "_computed"), (SeparationStage, "_choose"), (DecodeStage, "_describe")
+    )
     warm = job().table()
     assert_bits(warm, off)
     found = hits(warm)
@@ -217,7 +219,7 @@ def test_what_is_never_kept_makes_decoding_necessary(job, off):
 
 def test_decoded_audio_is_kept_where_that_is_asked_for(job, off, monkeypatch):
     job(audio=True).table()
-    forbid(monkeypatch, (DecodeStage, "_views"))
+    forbid(monkeypatch, (DecodeStage, "_describe"))
     found = job(audio=True, keys={**KEYS, "mel": "new", "clap": "new", "separation": "new"}).table()
     assert_bits(found, off)
     assert hits(found)["decode"] == [True, True, True, False]
