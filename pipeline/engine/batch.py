@@ -12,6 +12,7 @@ Columns of the table that travels:
   it, so that dropping a column after its stage frees it; ``views`` says where each view of the row lies;
 - ``timings@<stage>``, ``failures@<stage>``, ``fallbacks@<stage>``, ``blobs@<stage>``: lists of structs;
 - the columns of ``tracks`` as their stages compute them, and ``segments`` from CLAP;
+- ``cached@<stage>``: results of the stage that were in the cache, see `pipeline.engine.results`;
 - ``done_at``: when the stage before ended, seconds since the epoch.
 """
 
@@ -51,6 +52,7 @@ BLOB = pa.struct(
         ("data", pa.large_binary()),
     ]
 )
+CACHED = pa.struct([("name", pa.string()), ("data", pa.large_binary())])
 
 
 @dataclass
@@ -86,6 +88,7 @@ class Track:
     long: bool | None = None
     done_at: float | None = None
     views: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+    cached: dict[str, bytes] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     costs: list[Cost] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
@@ -98,6 +101,10 @@ class Track:
     def decoded(self) -> bool:
         """Whether there is audio to work on."""
         return bool(self.views) or bool(self.long)
+
+    def can_have(self, name: str) -> bool:
+        """Whether there is audio for ``name``, or its result from the cache."""
+        return self.decoded or name in self.cached
 
     def wants(self, name: str) -> bool:
         """Whether extractor or network ``name`` is to be computed."""
@@ -151,6 +158,9 @@ def tracks_of(table: pa.Table) -> list[Track]:
         track = Track(**row, _table=table, _row=number)
         track.views = {name: tuple(place) for name, place in json.loads(placed or "{}").items()}
         tracks.append(track)
+    for rows in (table[name].to_pylist() for name in table.column_names if name.startswith("cached@")):
+        for track, found in zip(tracks, rows, strict=True):
+            track.cached.update((entry["name"], entry["data"]) for entry in found or ())
     return tracks
 
 

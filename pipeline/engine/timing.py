@@ -46,6 +46,7 @@ class Cost:
     padding_fraction: float = 0.0
     gpu_peak_bytes: int | None = None
     wait_s: float = 0.0
+    cache_hit: bool = False
 
     def struct(self) -> dict:
         """As a `TIMING` value."""
@@ -59,7 +60,7 @@ class Cost:
             "batch_audio_s": self.batch_audio_s,
             "padding_fraction": self.padding_fraction,
             "gpu_peak_bytes": self.gpu_peak_bytes,
-            "cache_hit": False,
+            "cache_hit": self.cache_hit,
             "node": NODE,
             "pid": os.getpid(),
         }

@@ -17,7 +17,12 @@ def group(stage: str) -> str:
 
 
 def performance(
-    run_id: str, progress: Progress, wall_s: float, startup_s: float, busy_s: dict[str, float]
+    run_id: str,
+    progress: Progress,
+    wall_s: float,
+    startup_s: float,
+    busy_s: dict[str, float],
+    cache: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The numbers of a run.
 
@@ -25,12 +30,14 @@ def performance(
         wall_s: of the whole graph, first block to last receipt.
         startup_s: before it: listing, models, Ray.
         busy_s: per actor pool, the time Ray itself measured inside the stage classes.
+        cache: what is left of the result cache; None where it is off.
     """
     total = sum(s["compute_s"] for s in progress.stages.values())
     stages = {
         name: {
             "device": s["device"],
             "rows": int(s["rows"]),
+            "cache_hits": int(s.get("cache_hits", 0)),
             "compute_s": s["compute_s"],
             "share": s["compute_s"] / total if total else None,
             "wait_s": s["wait_s"],
@@ -55,6 +62,7 @@ def performance(
         "busy_s": busy_total or None,
         "compute_over_busy": total / busy_total if busy_total else None,
         "stages": stages,
+        "cache": None if cache is None else {**cache_counts(stages), **cache},
         "actors": {n: {"compute_s": timed.get(n, 0.0), "busy_s": busy_s.get(n)} for n in {*timed, *busy_s}},
         "processes": sorted(progress.processes.values(), key=lambda p: (p["stage"], -p["peak_rss_bytes"])),
         "failures": [
@@ -62,6 +70,13 @@ def performance(
         ],
         "fallbacks": fallback_counts(progress),
     }
+
+
+def cache_counts(stages: dict[str, dict[str, Any]]) -> dict[str, int]:
+    """``hits`` and ``misses``: results that came from the cache, and those that had to be computed."""
+    asked = [s for name, s in stages.items() if name != "write"]
+    hits = sum(s["cache_hits"] for s in asked)
+    return {"hits": hits, "misses": sum(s["rows"] for s in asked) - hits}
 
 
 def fallback_counts(progress: Progress, most: int = MOST_FALLBACKS) -> list[dict[str, Any]]:
@@ -98,12 +113,13 @@ def markdown(p: dict[str, Any], environment: dict[str, Any]) -> str:
         "",
         "## Stages",
         "",
-        "| stage | device | files | compute s | share | waiting s | × real time | padding |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| stage | device | files | from cache | compute s | share | waiting s | × real time | padding |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, s in p["stages"].items():
         lines.append(
-            f"| {name} | {s['device']} | {s['rows']} | {s['compute_s']:.2f} | {_number(s['share'], '.1%')} | "
+            f"| {name} | {s['device']} | {s['rows']} | {s['cache_hits']} | {s['compute_s']:.2f} | "
+            f"{_number(s['share'], '.1%')} | "
             f"{s['wait_s']:.1f} | {_number(s['real_time_factor'], '.1f')} | {_number(s['padding_fraction'], '.1%')} |"
         )
     lines += [
@@ -116,6 +132,7 @@ def markdown(p: dict[str, Any], environment: dict[str, Any]) -> str:
             if p["busy_s"]
             else "Ray gave no measurement of its own to compare with."
         ),
+        *_cache_lines(p["cache"]),
         "",
         "## Peak memory per process",
         "",
@@ -142,6 +159,18 @@ def markdown(p: dict[str, Any], environment: dict[str, Any]) -> str:
         lines += ["", "## Failures", "", "| stage | class | rows |", "| --- | --- | ---: |"]
         lines += [f"| {f['stage']} | {f['error_class']} | {f['count']} |" for f in p["failures"]]
     return "\n".join(lines) + "\n"
+
+
+def _cache_lines(cache: dict[str, Any] | None) -> list[str]:
+    if cache is None:
+        return []
+    lines = ["", f"Result cache: {cache['hits']} results from it, {cache['misses']} computed."]
+    if "bytes" in cache:
+        lines[-1] += (
+            f" It holds {cache['bytes'] / 1e6:.1f} MB in {cache['shards']} shards; "
+            f"{cache['removed_bytes'] / 1e6:.1f} MB were evicted."
+        )
+    return lines
 
 
 def _number(value: float | None, form: str) -> str:

@@ -21,6 +21,7 @@ from pipeline.features.run import BLOCK_SECONDS
 from pipeline.models.precision import AMP, normalise_amp
 from pipeline.models.separation import AUTO, BACKEND_NAMES, SeparationOptions
 from pipeline.models.separation.choose import AUTO_CPU_SECONDS
+from pipeline.workflows.cache_config import CacheConfig
 
 AGGREGATES = ("mean", "weighted", "robust")
 ON_UNAVAILABLE = ("skip", "fail")
@@ -55,10 +56,14 @@ class SourceConfig:
 
 @dataclass
 class OutputConfig:
-    """Where the tables go. With no storage options of its own it uses the source's."""
+    """Where the tables go. With no storage options of its own it uses the source's.
+
+    ``accept_other_numbers`` goes on where this machine computes other values than those in the tables.
+    """
 
     uri: Optional[str] = None
     overwrite: bool = False
+    accept_other_numbers: bool = False
     storage_options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -104,16 +109,6 @@ class BlobsConfig:
 
     max_inline_elements: int = 4096
     names: list[str] = field(default_factory=lambda: list(BLOB_NAMES))
-
-
-@dataclass
-class CacheConfig:
-    """Reserved: the versioned cache reads these keys; nothing does yet, and enabling it is refused."""
-
-    enabled: bool = False
-    uri: Optional[str] = None
-    ttl_hours: float = 720.0
-    max_bytes: int = 50_000_000_000
 
 
 @dataclass
@@ -353,8 +348,7 @@ def _check_separation(separation: SeparationConfig) -> None:
 
 
 def _check_rest(config: ExtractConfig) -> None:
-    if config.cache.enabled:
-        raise UserError("cache.enabled=true: this version has no cache yet; type cache.enabled=false")
+    config.cache.check(config.ray.address not in (None, "local"))
     if not 0 <= config.max_failure_rate <= 1:
         raise UserError(f"max_failure_rate={config.max_failure_rate:g} must lie within 0..1")
     if config.max_strikes < 1:

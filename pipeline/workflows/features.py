@@ -35,7 +35,9 @@ from pipeline.report.html import clock, render
 from pipeline.report.overview import overview
 from pipeline.report.performance import markdown, performance
 from pipeline.workflows.availability import Models, find_models
+from pipeline.workflows.caching import tidy
 from pipeline.workflows.config import ExtractConfig, redacted
+from pipeline.workflows.golden_job import settle_golden
 from pipeline.workflows.hardware import resolve_hardware
 from pipeline.workflows.keys import wanted_keys
 from pipeline.workflows.passes import Passes, TooManyFailures, count_rows
@@ -152,6 +154,7 @@ def _run(
         folder.write("config.yaml", yaml.safe_dump(redacted(config), sort_keys=False, allow_unicode=True))
         folder.log("done", f"nothing to do: all {len(items)} files are done")
         return Result(EXIT_OK, folder.run_id, output.uri)
+    golden = settle_golden(config, models, output, folder)
     cluster = connect(
         config.ray.address, config.ray.num_cpus, config.ray.object_store_memory, config.perf.threads
     )
@@ -170,7 +173,7 @@ def _run(
     schema = ordered_schema(run_schema(config, models), state.schema)
 
     def nodes(ledger: Any) -> list[Node]:
-        return build_graph(config, models, output, folder.run_id, schema, ledger)
+        return build_graph(config, models, output, folder.run_id, schema, ledger, keys, golden)
 
     resources = plan_resources(
         [n.name for n in nodes(None)],
@@ -292,7 +295,8 @@ def _finish(
     error: BaseException | None,
 ) -> Result:
     output.fill_empty({"segments": segments_schema(models.clap_model), "failures": FAILURES})
-    numbers = performance(folder.run_id, progress, progress.elapsed(), startup, busy)
+    cache = tidy(config, lambda text: folder.log("fallback", text, level="warning"))
+    numbers = performance(folder.run_id, progress, progress.elapsed(), startup, busy, cache)
     folder.write_json("performance.json", numbers)
     folder.write("PERFORMANCE_METRICS.md", markdown(numbers, env))
     header = {

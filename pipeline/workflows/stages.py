@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +18,9 @@ from pipeline.engine.stages.decode import DecodeStage, ViewSpec
 from pipeline.engine.stages.features import FeaturesStage
 from pipeline.engine.stages.separation import SeparationStage
 from pipeline.engine.stages.sink import SinkStage
+from pipeline.features.golden import Golden
 from pipeline.workflows.availability import Models
+from pipeline.workflows.caching import run_results
 from pipeline.workflows.config import ExtractConfig, HardwareConfig
 
 BLOCKS_PER_CPU = 16
@@ -69,12 +71,16 @@ def build_graph(
     run_id: str,
     schema: pa.Schema | None = None,
     ledger: Any = None,
+    keys: Mapping[str, str] | None = None,
+    golden: Golden | None = None,
 ) -> list[Node]:
     """The stages that this config asks for and the found models allow, in order.
 
     Args:
         schema: of `tracks`, with the columns that are there already; None takes `run_schema`.
         ledger: decides who computes a content that several files have, see `pipeline.engine.ledger`.
+        keys: extractor → key, for the result cache; None works without.
+        golden: what every node's extractors must say of a known signal; None lets them say what they will.
     """
     extractors = config.extractors()
     names = stage_names(config, models)
@@ -86,6 +92,7 @@ def build_graph(
     }
     device = {stage: "cuda" if n else "cpu" for stage, n in config.hardware.gpu_shares.items()}
     threads = config.perf.threads
+    results = run_results(config, keys) if keys else None
     arguments: dict[str, tuple[type, dict[str, Any]]] = {
         "decode": (DecodeStage, {
             "views": views,
@@ -105,6 +112,7 @@ def build_graph(
             "blob_names": config.blobs.names,
             "max_inline_elements": config.blobs.max_inline_elements,
             "block_seconds": config.features.block_seconds,
+            "golden": golden,
             "storage_options": config.source.storage_options,
             "drop": drops.get("features", frozenset()),
         }),
@@ -137,7 +145,7 @@ def build_graph(
             "drop": drops.get("separation", frozenset()),
         }),
     }  # fmt: skip
-    nodes = [Node(name, *arguments[name]) for name in names]
+    nodes = [Node(name, arguments[name][0], {**arguments[name][1], "results": results}) for name in names]
     sink = {
         "output": output,
         "run_id": run_id,

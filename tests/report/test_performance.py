@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from pipeline.engine.progress import OTHERS, Progress
-from pipeline.report.performance import fallback_counts, performance
+from pipeline.report.performance import fallback_counts, markdown, performance
 
 KEYS = ("stage", "wanted", "used", "reason")
 
@@ -38,3 +38,29 @@ def test_what_is_left_out_is_counted_per_stage():
 
 def test_a_run_without_fallbacks_says_so():
     assert performance("r", Progress(files=0), 1.0, 0.0, {})["fallbacks"] == []
+
+
+def staged(hits: int) -> Progress:
+    sums = {"compute_s": 1.0, "wait_s": 0.0, "padding_weighted": 0.0, "rows": 4, "device": "cpu"}
+    stages = {"features.mel": {**sums, "cache_hits": hits}, "write": {**sums, "cache_hits": 0}}
+    return Progress(files=4, stages=stages)
+
+
+def test_hits_and_misses_are_counted_where_there_is_a_cache():
+    left = {
+        "shards": 2,
+        "bytes": 3_000_000,
+        "removed_shards": 1,
+        "removed_bytes": 500_000,
+        "merged_shards": 0,
+    }
+    numbers = performance("r", staged(3), 1.0, 0.0, {}, left)
+    assert numbers["cache"] == {"hits": 3, "misses": 1, **left}
+    assert numbers["stages"]["features.mel"]["cache_hits"] == 3
+    text = markdown(numbers, {"cpu_count": 1, "python": "3", "packages": {"ray": "2", "torch": "2"}})
+    assert "3 results from it, 1 computed. It holds 3.0 MB in 2 shards; 0.5 MB were evicted." in text
+    off = performance("r", staged(0), 1.0, 0.0, {})
+    assert off["cache"] is None
+    assert "Result cache" not in markdown(
+        off, {"cpu_count": 1, "python": "3", "packages": {"ray": "2", "torch": "2"}}
+    )

@@ -90,7 +90,9 @@ def test_auto_leaves_everything_to_be_worked_out(compose):
         ("perf.threads=0", "at least 1"),
         ("perf.threads=two", "perf.threads"),
         ("source.limit=0", "source.limit"),
-        ("cache.enabled=true", "no cache yet"),
+        ("cache.ttl_hours=0", "cache.ttl_hours=0 must be greater than 0"),
+        ("cache.max_bytes=0", "cache.max_bytes=0 must be greater than 0"),
+        ("cache.max_byte=1", "did you mean cache.max_bytes?"),
         ("features.enabled=[mel,mel]", "twice"),
         ("output.uri=memory://x", "one process only"),
         ("output.uri=s3://k:s@bucket/x", "storage_options"),
@@ -109,6 +111,31 @@ def test_a_mistake_is_one_line_that_names_the_key(compose, override, says):
     assert message.strip()
     assert "\n" not in message
     assert "Traceback" not in message
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("cache.uri=memory://x", "one process only"),
+        ("cache.uri=s3://k:s@bucket/x", "put them into cache.storage_options"),
+    ],
+)
+def test_where_the_cache_cannot_be_is_said_once_it_is_wanted(compose, override, says):
+    compose.load([*BASE, override])
+    with pytest.raises(UserError, match=says):
+        compose.load([*BASE, override, "cache.enabled=true"])
+    with pytest.raises(UserError, match="cache.uri=here is relative"):
+        compose.load(
+            ["source.uri=/a", "output.uri=/b", "ray.address=auto", "cache.enabled=true", "cache.uri=here"]
+        )
+
+
+def test_the_cache_has_a_place_of_its_own_and_its_secrets_stay_there(compose, monkeypatch):
+    assert compose.load([*BASE, "cache.enabled=true"]).cache.location() == "~/.cache/soundmill/results"
+    monkeypatch.setenv("CACHE_DIR", "/big/cache")
+    config = compose.load([*BASE, "cache.enabled=true", "cache.storage_options={key: K, secret: hush}"])
+    assert config.cache.location() == "/big/cache"
+    assert "hush" not in str(redacted(config))
 
 
 def test_shares_are_not_fixed_where_auto_works_them_out(compose):

@@ -11,9 +11,11 @@ import pyarrow as pa
 import torch
 
 from pipeline.audio.reader import AudioReader
+from pipeline.dataset.cache_entry import DamagedEntry, Entry
 from pipeline.dataset.schemas import CLAP, CLAP_SIMILARITY
 from pipeline.engine.batch import Track, add_stage, tracks_of
 from pipeline.engine.process import start_torch
+from pipeline.engine.results import Results
 from pipeline.engine.source_file import Fetcher
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.features.base import stable_key
@@ -39,6 +41,7 @@ FIELDS = (
     pa.field("segments", pa.list_(SEGMENT)),
     pa.field(f"key@{NAME}", pa.string()),
 )
+_NAMES = tuple(f.name for f in FIELDS if not f.name.startswith("key@"))
 
 
 def clap_key(
@@ -80,6 +83,7 @@ class ClapStage:
         queries: texts to compare each track with.
         storage_options: of the source, for the tracks that are too long to travel.
         drop: names of the columns nobody reads after this stage.
+        results: the result cache.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class ClapStage:
         queries: TextQueries | None = None,
         storage_options: dict[str, Any] | None = None,
         drop: frozenset[str] = frozenset(),
+        results: Results | None = None,
     ) -> None:
         self.device, moved = start_torch(NAME, device, threads, seed)
         self.embedder = ClapEmbedder(
@@ -105,7 +110,10 @@ class ClapStage:
         self.aggregate = aggregate
         self.queries = queries
         self.fetcher = Fetcher(storage_options)
-        self.drop = drop
+        self.drop = drop | {f"cached@{NAME}"}
+        self.results = results
+        # What another device computed than the key says would differ in its last bits.
+        self.keeps = results is not None and self.device == device
         self.key = clap_key(self.embedder.info.sha256, window_seconds, hop_seconds, aggregate, amp, queries)
         self.embedder.warm_up()
 
@@ -116,14 +124,41 @@ class ClapStage:
             torch.cuda.reset_peak_memory_stats()
         tracks = tracks_of(table)
         with ExitStack() as stack:
-            heard, readers = self._readers([t for t in tracks if t.decoded and t.wants(NAME)], stack)
+            wanted = [t for t in tracks if t.can_have(NAME) and t.wants(NAME)]
+            heard, readers = self._readers([t for t in wanted if not self._recalled(t)], stack)
             results, report = self.embedder.embed_tracks(readers)
+        steps = self.embedder.take_fallbacks()
         for number, (track, result) in enumerate(zip(heard, results, strict=True)):
             self._store(track, result, self._cost(report, number))
-        for step in self.embedder.take_fallbacks():
+            # After such a step it may be another device's result.
+            if self.keeps and not steps and not track.failures:
+                values = {name: track.values[name] for name in _NAMES if name in track.values}
+                self.results.put(track, NAME, Entry(values, backend=self.embedder.backend))
+        for step in steps:
             for track in heard:
                 track.fallbacks.append(step)
+        if self.results is not None:
+            self.results.settle(tracks)
         return add_stage(table, tracks, NAME, FIELDS, clock, drop=self.drop.__contains__)
+
+    def _recalled(self, track: Track) -> bool:
+        """Fill in what the cache has of a track; false where it has nothing."""
+        if NAME not in track.cached:
+            return False
+        started = time.perf_counter()
+        cost = Cost(NAME, device=self.device, batch_audio_s=track.duration_s or 0.0, cache_hit=True)
+        track.costs.append(cost)
+        try:
+            entry = self.results.take(track, NAME)
+        except DamagedEntry as error:
+            track.fail(NAME, error)
+        else:
+            cost.backend = entry.backend
+            track.fallbacks.extend(self.fallbacks)
+            track.values.update({name: entry.values[name] for name in _NAMES if name in entry.values})
+            track.values[f"key@{NAME}"] = self.key
+        cost.compute_s = time.perf_counter() - started
+        return True
 
     def _readers(
         self, tracks: list[Track], stack: ExitStack

@@ -21,6 +21,7 @@ from pipeline.audio.isolated import TIMEOUT_S, IsolatedDecoder
 from pipeline.audio.views import DecodedViews, View, Wanted
 from pipeline.engine.batch import Track, add_stage, pcm_array, tracks_of
 from pipeline.engine.ledger import Claims
+from pipeline.engine.results import Results, audio_key
 from pipeline.engine.source_file import Fetcher, SourceFile, UnreadableSource
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.errors import Fallback
@@ -77,6 +78,7 @@ class DecodeStage:
         decode_timeout_s: a file of which no samples come for so long is a failure.
         decode_memory_bytes: of the process that decodes, besides the views; 0 for
             `pipeline.audio.isolated.default_memory_bytes`.
+        results: the result cache; a track of which it has everything is not decoded.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class DecodeStage:
         max_track_hours: float = 24.0,
         decode_timeout_s: float = TIMEOUT_S,
         decode_memory_bytes: int = 0,
+        results: Results | None = None,
     ) -> None:
         # The view that lives longest owns the samples; equal ones refer to it.
         self.views = sorted(views, key=lambda v: -v.last_stage)
@@ -96,6 +99,8 @@ class DecodeStage:
         self.claims = Claims(ledger)
         forms = tuple(View(view.name, view.sample_rate, view.channels) for view in self.views)
         wanted = Wanted(forms, max_track_bytes, 3600.0 * max_track_hours)
+        self.results = results
+        self.audio_key = audio_key(KEY, self.views, max_track_bytes)
         self.decoder = IsolatedDecoder(wanted, decode_timeout_s, decode_memory_bytes)
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -106,6 +111,9 @@ class DecodeStage:
         for view in self.views:
             column = pcm_array([stored.get(view.name) for stored in audio])
             table = table.append_column(f"pcm@{view.name}", column)
+        if self.results is not None:
+            table = self.results.attach(table, tracks)
+            self.results.settle(tracks)
         return add_stage(table, tracks, NAME, FIELDS, clock)
 
     def _one(self, track: Track) -> dict[str, np.ndarray]:
@@ -126,11 +134,12 @@ class DecodeStage:
                 track.values["size_bytes"] = source.size
                 fetched = True
                 if self._is_due(track):
-                    stored = self._decode(track, cost, source)
+                    stored = self._audio(track, cost, source)
         except Exception as error:  # noqa: BLE001  s3fs, gcsfs and adlfs each raise classes of their own
             # What cannot be read today may be read tomorrow: no key, so that the next run tries again.
             hopeless = fetched or isinstance(error, UnreadableSource)
             track.fail(NAME, error, getattr(error, "attempts", 1), KEY if hopeless else None)
+            track.cached.clear()
             # Not at the price of what was computed when it could.
             track.values["kept"] = not fetched and track.known_asset is not None
         track.values["views"] = json.dumps(track.views)
@@ -151,6 +160,25 @@ class DecodeStage:
                 track.values["copy_of"] = owner
                 return False
         return True
+
+    def _audio(self, track: Track, cost: Cost, source: SourceFile) -> dict[str, np.ndarray]:
+        """What later stages read: from the cache or from the file; nothing where the cache has all results."""
+        if self.results is None:
+            return self._decode(track, cost, source)
+        entry = self.results.recall(track)
+        found = entry or self.results.recall_audio(track, self.audio_key, self.views)
+        if found is None:
+            stored = self._decode(track, cost, source)
+            self.results.describe(track)
+            self.results.keep_audio(track, self.audio_key, stored)
+            return stored
+        cost.cache_hit = True
+        track.views = found.values.pop("views", {})
+        track.values.update(found.values)
+        track.duration_s = cost.batch_audio_s = found.values["duration_s"]
+        cost.backend = found.values["codec"]
+        track.fallbacks += found.fallbacks
+        return found.arrays
 
     def _decode(self, track: Track, cost: Cost, source: SourceFile) -> dict[str, np.ndarray]:
         found = self.decoder.decode(source)

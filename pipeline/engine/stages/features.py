@@ -10,17 +10,21 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from pipeline.dataset.cache_entry import DamagedEntry, Entry
 from pipeline.dataset.output import blob_path, npy_bytes
 from pipeline.engine.batch import Blob, Track, add_stage, tracks_of
 from pipeline.engine.process import start_torch
+from pipeline.engine.results import Results
 from pipeline.engine.source_file import Fetcher, SourceFile
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.features.base import Extraction, Extractor, stable_key
+from pipeline.features.golden import Golden
 from pipeline.features.run import BLOCK_SECONDS, Outcome, TrackAudio, run_extractors
 from pipeline.features.streamed import StreamedAudio
 from pipeline.features.together import run_together
 
 NAME = "features"
+_SERIES = ("_blob", "_inline", "_shape")
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -55,6 +59,9 @@ class FeaturesStage:
         block_seconds: longer tracks are worked on in blocks of this length.
         storage_options: of the source, for the tracks that are too long to travel.
         drop: names of the columns nobody reads after this stage.
+        results: the result cache.
+        golden: what the driver's extractors say of a known signal. Where those of this process say something else,
+            the first table is refused: `OtherNumbersError`.
     """
 
     def __init__(
@@ -69,8 +76,12 @@ class FeaturesStage:
         block_seconds: float = BLOCK_SECONDS,
         storage_options: dict[str, Any] | None = None,
         drop: frozenset[str] = frozenset(),
+        results: Results | None = None,
+        golden: Golden | None = None,
     ) -> None:
         self.device, self.standing = start_torch(NAME, device, threads, seed)
+        # Raised with the first table: Ray tries a constructor that raises again, and buries what it said.
+        self.refusal = golden.refusal(extractors, sample_rate) if golden is not None else None
         self.extractors = list(extractors)
         self.sample_rate = sample_rate
         self.keys = {e.name: feature_key(e, sample_rate, blob_names, max_inline_elements) for e in extractors}
@@ -78,34 +89,65 @@ class FeaturesStage:
         self.max_inline_elements = max_inline_elements
         self.block_seconds = block_seconds
         self.fetcher = Fetcher(storage_options)
-        self.drop = drop
+        self.drop = drop | {f"cached@{NAME}"}
+        self.results = results
+        # What another device computed than the key says would differ in its last bits.
+        self.keeps = results is not None and self.device == device
         self.fields = [f for e in extractors for f in (*e.columns(), pa.field(f"key@{e.name}", pa.string()))]
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The table with one more set of columns; rows without audio get nulls."""
+        if self.refusal is not None:
+            raise self.refusal
         clock = StageClock()
         tracks = tracks_of(table)
-        for track, outcomes in self._all_outcomes([t for t in tracks if t.decoded]):
+        for track, outcomes in self._all_outcomes(tracks):
             self._one(track, outcomes)
+        if self.results is not None:
+            self.results.settle(tracks)
         return add_stage(table, tracks, NAME, self.fields, clock, drop=self.drop.__contains__)
 
     def _all_outcomes(self, tracks: Sequence[Track]) -> Iterator[tuple[Track, list[Outcome]]]:
-        """Those of the tracks in memory, worked on together where they lack the same, then those of each long one."""
+        """Of each track what is wanted of it, in the order of the extractors, from the cache or computed."""
         groups: dict[tuple[str, ...], list[Track]] = {}
         for track in tracks:
-            wanted = tuple(e.name for e in self.extractors if track.wants(e.name))
-            if wanted:
-                groups.setdefault(wanted, []).append(track)
+            wanted = [e.name for e in self.extractors if track.wants(e.name)]
+            if wanted and all(map(track.can_have, wanted)):
+                missing = tuple(name for name in wanted if name not in track.cached)
+                groups.setdefault(missing, []).append(track)
         for names, group in groups.items():
-            extractors = [e for e in self.extractors if e.name in names]
-            short = [track for track in group if not track.long]
-            self._forget_peak()
-            together = run_together(extractors, [self._audio(track) for track in short])
-            yield from zip(short, together, strict=True)
-            for track in group:
-                if track.long:
-                    self._forget_peak()
-                    yield track, self._outcomes_of_long(track, extractors)
+            missing = [e for e in self.extractors if e.name in names]
+            for track, computed in self._computed(missing, group) if missing else ((t, []) for t in group):
+                found = {outcome.extractor.name: outcome for outcome in computed}
+                wanted = [e for e in self.extractors if track.wants(e.name)]
+                yield track, [found.get(e.name) or self._recalled(track, e) for e in wanted]
+
+    def _computed(
+        self, extractors: Sequence[Extractor], tracks: Sequence[Track]
+    ) -> Iterator[tuple[Track, list[Outcome]]]:
+        """Those of the tracks in memory, worked on together, then those of each long one."""
+        short = [track for track in tracks if not track.long]
+        self._forget_peak()
+        together = run_together(extractors, [self._audio(track) for track in short])
+        yield from zip(short, together, strict=True)
+        for track in tracks:
+            if track.long:
+                self._forget_peak()
+                yield track, self._outcomes_of_long(track, extractors)
+
+    def _recalled(self, track: Track, extractor: Extractor) -> Outcome:
+        started = time.perf_counter()
+        try:
+            entry = self.results.take(track, extractor.name)
+        except DamagedEntry as error:
+            return Outcome(extractor, error=error)
+        # Where a series lies is never taken from a cache.
+        columns = {f.name for f in extractor.columns() if not f.name.endswith(_SERIES)}
+        values = {name: value for name, value in entry.values.items() if name in columns}
+        # As `_stored` left them: what is not halved must stay as it is.
+        exact = frozenset(name for name, array in entry.arrays.items() if array.dtype != np.float16)
+        found = Extraction(values, entry.arrays, entry.fallbacks, entry.backend, exact)
+        return Outcome(extractor, found, seconds=time.perf_counter() - started)
 
     def _forget_peak(self) -> None:
         if self.device == "cuda":
@@ -123,10 +165,16 @@ class FeaturesStage:
                 track.fail(stage, outcome.error, key=self.keys[extractor.name])
                 continue
             cost.backend = found.backend
-            started = time.perf_counter()
+            cost.cache_hit = extractor.name in track.cached
+            started, trouble = time.perf_counter(), len(track.failures)
             try:
-                self._store(track, extractor, found)
+                series = self._store(track, extractor, found)
                 track.values[f"key@{extractor.name}"] = self.keys[extractor.name]
+                if self.keeps and not cost.cache_hit and len(track.failures) == trouble:
+                    # That a batch was too large says nothing of its tracks.
+                    steps = [step for step in found.fallbacks if step.used != "each track alone"]
+                    entry = Entry(found.values, series, steps, found.backend)
+                    self.results.put(track, extractor.name, entry)
             except Exception as error:  # noqa: BLE001  one extractor must not cost the others
                 track.fail(stage, error, key=self.keys[extractor.name])
             cost.compute_s += time.perf_counter() - started
@@ -169,7 +217,9 @@ class FeaturesStage:
             context_seconds=max(e.context_seconds(track.view_rate(mono)) for e in self.extractors),
         )
 
-    def _store(self, track: Track, extractor: Extractor, found: Extraction) -> None:
+    def _store(self, track: Track, extractor: Extractor, found: Extraction) -> dict[str, np.ndarray]:
+        """Put what was found into the row and its blobs; returns the series as they are stored."""
+        series: dict[str, np.ndarray] = {}
         stage = f"{NAME}.{extractor.name}"
         track.fallbacks.extend(found.fallbacks)
         for name, value in found.values.items():
@@ -183,15 +233,22 @@ class FeaturesStage:
                 track.fail(stage, NonFiniteValue(f"{name}: series holds NaN or infinity and is left out"))
                 continue
             track.values[f"{name}_shape"] = list(array.shape)
+            series[name] = stored = self._stored(array, name in found.full_precision)
             if array.size <= self.max_inline_elements:
-                track.values[f"{name}_inline"] = array.astype(np.float32).ravel()
+                track.values[f"{name}_inline"] = stored.ravel()
                 continue
             path = blob_path(track.asset_id, extractor.name, self.keys[extractor.name], name)
             track.values[f"{name}_blob"] = path
+            track.blobs.append(Blob(path, name, list(array.shape), npy_bytes(stored)))
+        return series
+
+    def _stored(self, array: np.ndarray, exact: bool) -> np.ndarray:
+        """Halved where it goes to a file, does not have to be exact, and fits into float16."""
+        if array.size > self.max_inline_elements and not exact:
             half = array.astype(np.float16)
-            exact = name in found.full_precision or not np.isfinite(half).all()
-            data = npy_bytes(array.astype(np.float32) if exact else half)
-            track.blobs.append(Blob(path, name, list(array.shape), data))
+            if np.isfinite(half).all():
+                return half
+        return array.astype(np.float32)
 
 
 def finite(value: Any) -> tuple[Any, int]:

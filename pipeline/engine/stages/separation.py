@@ -13,10 +13,12 @@ import pyarrow as pa
 import torch
 
 from pipeline.audio.reader import AudioReader
+from pipeline.dataset.cache_entry import DamagedEntry, Entry
 from pipeline.dataset.output import Output, blob_path, stem_path
 from pipeline.dataset.schemas import SEPARATION
 from pipeline.engine.batch import Track, add_stage, tracks_of
 from pipeline.engine.process import start_torch
+from pipeline.engine.results import Results
 from pipeline.engine.source_file import Fetcher
 from pipeline.engine.stages.stems import StemFiles
 from pipeline.engine.timing import Cost, StageClock
@@ -38,6 +40,8 @@ from pipeline.models.separation.choose import AUTO_CPU_SECONDS
 
 NAME = "separation"
 FIELDS = (*SEPARATION, pa.field(f"key@{NAME}", pa.string()), pa.field(f"failkey@{NAME}", pa.string()))
+# No stems are kept, so nothing says where they lie.
+_NAMES = tuple(f.name for f in SEPARATION if not f.name.endswith("_blob"))
 
 
 def separation_key(
@@ -88,6 +92,7 @@ class SeparationStage:
         storage_options: of the source, for the tracks that are too long to travel.
         drop: names of the columns nobody reads after this stage.
         key: of the columns, see `separation_key`; None makes one.
+        results: the result cache. It has no stems: where they are saved they are computed.
 
     Raises:
         ValueError: stems are to be saved and there is no ``output``.
@@ -107,6 +112,7 @@ class SeparationStage:
         storage_options: dict[str, Any] | None = None,
         drop: frozenset[str] = frozenset(),
         key: str | None = None,
+        results: Results | None = None,
     ) -> None:
         if (save_stems or save_arrays) and output is None:
             raise ValueError("stems are to be saved and there is no output")
@@ -118,7 +124,10 @@ class SeparationStage:
         self.output = output
         self.threads = threads
         self.fetcher = Fetcher(storage_options)
-        self.drop = drop
+        self.drop = drop | {f"cached@{NAME}"}
+        self.results = results
+        # What another device computed than the key says would differ in its last bits.
+        self.keeps = results is not None and self.device == device and not (save_stems or save_arrays)
         moved = pick_precision(self.options.amp, self.device).fallback(NAME)
         self.standing += [moved] if moved else []
         choose(self.backends, self._load)  # so that no track waits for the weights
@@ -132,11 +141,33 @@ class SeparationStage:
         tracks = tracks_of(table)
         groups: dict[str, list[Track]] = {}
         for track in tracks:
-            if track.decoded and track.wants(NAME):
+            if track.can_have(NAME) and track.wants(NAME) and not self._recalled(track):
                 self._choose(track, groups)
         for name, group in groups.items():
             self._separate(self._load(name), group)
+        if self.results is not None:
+            self.results.settle(tracks)
         return add_stage(table, tracks, NAME, FIELDS, clock, drop=self.drop.__contains__)
+
+    def _recalled(self, track: Track) -> bool:
+        """Fill in what the cache has of a track; false where it has nothing."""
+        if NAME not in track.cached:
+            return False
+        started = time.perf_counter()
+        cost = Cost(NAME, device=self.device, batch_audio_s=track.duration_s or 0.0, cache_hit=True)
+        track.costs.append(cost)
+        track.fallbacks.extend(self.standing)
+        try:
+            entry = self.results.take(track, NAME)
+        except DamagedEntry as error:
+            track.fail(NAME, error)
+        else:
+            cost.backend = entry.backend
+            track.fallbacks.extend(entry.fallbacks)
+            track.values.update({name: entry.values[name] for name in _NAMES if name in entry.values})
+            track.values[f"key@{NAME}"] = self.key
+        cost.compute_s = time.perf_counter() - started
+        return True
 
     def _load(self, name: str) -> Separator:
         return load_backend(name, self.device, self.options)
@@ -162,6 +193,8 @@ class SeparationStage:
             groups.setdefault(choice.separator.name, []).append(track)
 
     def _separate(self, separator: Separator, tracks: list[Track]) -> None:
+        chosen = [track.fallbacks[len(self.standing) :] for track in tracks]
+        by_index = dict(zip((track.index for track in tracks), chosen, strict=True))
         started = time.perf_counter()
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -184,6 +217,11 @@ class SeparationStage:
             cost.compute_s = elapsed * (audio / sum(seconds) if sum(seconds) else 1 / len(tracks))
             if self.device == "cuda":
                 cost.gpu_peak_bytes = torch.cuda.max_memory_allocated()
+            # After such a step it may be another device's result.
+            if self.keeps and not steps and f"key@{NAME}" in track.values:
+                values = {name: track.values[name] for name in _NAMES if name in track.values}
+                entry = Entry(values, {}, by_index[track.index], separator.name)
+                self.results.put(track, NAME, entry)
 
     def _readers(self, tracks: list[Track], stack: ExitStack) -> tuple[list[Track], list[AudioReader]]:
         """The tracks whose audio is there, and that audio; the others are failures."""

@@ -337,12 +337,12 @@ def _stage_sums(timings: list[list[dict[str, Any]]]) -> dict[str, dict[str, floa
     sums: dict[str, dict[str, float]] = {}
     for row in timings:
         for t in row:
-            s = sums.setdefault(
-                t["stage"],
-                {"compute_s": 0.0, "wait_s": 0.0, "rows": 0, "padding_weighted": 0.0, "device": t["device"]},
-            )
+            zeros = dict.fromkeys(("compute_s", "wait_s", "padding_weighted"), 0.0)
+            counts = dict.fromkeys(("rows", "cache_hits"), 0)
+            s = sums.setdefault(t["stage"], {**zeros, **counts, "device": t["device"]})
             s["compute_s"] += t["compute_s"]
             s["wait_s"] += t["wait_s"]
             s["rows"] += 1
+            s["cache_hits"] += bool(t["cache_hit"])
             s["padding_weighted"] += t["compute_s"] * t["padding_fraction"]
     return sums
