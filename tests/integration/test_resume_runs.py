@@ -112,6 +112,22 @@ def test_adding_an_extractor_computes_it_and_carries_the_others_over(outputs):
     assert pids["features.loudness"] == pids["features.quality"] != pids["features.mel"]
 
 
+def test_arrays_under_an_older_key_are_removed_once_nothing_refers_to_them(outputs, tmp_path):
+    source, _, _, _ = outputs
+    made = config(source, tmp_path / "out")
+    made.features.enabled = ["mel"]
+    made.source.glob = "00*.wav"
+    assert features.run(made, quiet=True).exit_code == 0
+    before = contents(tmp_path / "out")
+    made.features.mel.n_mels = 64
+    assert features.run(made, quiet=True).exit_code == 0
+    after = contents(tmp_path / "out")
+    assert len(after["blobs"]) == len(before["blobs"])
+    assert not after["blobs"].keys() & before["blobs"].keys()
+    assert {len(r["mel_mean"]) for r in after["tracks"]} == {64}
+    assert not verify(Output(str(tmp_path / "out"))).found
+
+
 def test_two_jobs_do_not_write_to_one_output(outputs):
     source, output, _, _ = outputs
     lock = OutputLock(Output(str(output)), "other")

@@ -90,6 +90,7 @@ class SinkStage:
         part.write("timings", _rows(rows, parts["timings"], TIMINGS))
         self._require_lock()
         self.output.write_table(f"tracks/{part.name}", merged.table)  # the marker: now the rows count
+        part.remove_superseded(merged.table)
         summary = self._summary(table, updated, parts, clock)
         return pa.table({"receipt": [json.dumps({**summary, "copies": copies})]})
 
@@ -276,13 +277,25 @@ class _Part:
         self.updates = _updates(table)
         shared = table["shared"].to_pylist() if "shared" in table.column_names else []
         # A copy elsewhere may refer to the rows of a content that its own file has no longer.
-        self.still_used = {
-            asset for asset, is_shared in zip(known, shared, strict=False) if asset and is_shared
-        }
+        self.still_shared = frozenset(
+            a for a, is_shared in zip(known, shared, strict=False) if a and is_shared
+        )
+        self.still_used = set(self.still_shared)
 
     def settle(self, tracks: pa.Table) -> None:
         """Take note of the assets that the part has in the end."""
         self.still_used |= set(tracks["asset_id"].to_pylist())
+
+    def remove_superseded(self, tracks: pa.Table) -> None:
+        """Remove the arrays that rows of this part referred to and do not any more: their key has changed.
+
+        Not those of a content that other files may have, whose rows refer to them, too.
+        """
+        if self.old.tracks is None:
+            return
+        for blob in sorted(_blobs(self.old.tracks) - _blobs(tracks)):
+            if blob.split("/")[2] not in self.still_shared:
+                self.output.discard(blob)
 
     def write(self, name: str, new: pa.Table) -> None:
         """Write one of the tables that go with `tracks`: the old rows that stay, and the new ones."""
@@ -293,6 +306,13 @@ class _Part:
             self.output.write_table(f"{name}/{self.name}", new)
         else:  # an attempt that died before `tracks` may have left one
             self.output.discard(f"{name}/{self.name}")
+
+
+def _blobs(tracks: pa.Table) -> set[str]:
+    """The files that rows refer to."""
+    columns = [name for name in tracks.column_names if name.endswith("_blob")]
+    paths = {path for name in columns for path in tracks[name].to_pylist() if path}
+    return {path for path in paths if path.count("/") == 3 and path.startswith("blobs/")}
 
 
 def _updates(table: pa.Table) -> list[Update]:
