@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from pipeline.features.base import Extractor, column
-from pipeline.models.separation.base import STEMS
+from pipeline.models.separation.names import STEMS
 
 SCHEMA_VERSION = "soundmill_tracks_v1"
 MANIFEST_VERSION = "audio_manifest_v1"

@@ -11,15 +11,8 @@ from pipeline.errors import Fallback, UserError
 from pipeline.models import weights
 from pipeline.models.clap.checkpoint import read_checkpoint
 from pipeline.models.clap.text import TextQueries, TextUnavailable, embed_queries
-from pipeline.models.separation import (
-    AUTO,
-    BACKEND_NAMES,
-    BackendUnavailable,
-    Separator,
-    choose,
-    load_backend,
-)
-from pipeline.models.separation.choose import forget_backends
+from pipeline.models.separation import AUTO, BACKEND_NAMES, BackendUnavailable, Separator, load_backend
+from pipeline.models.separation.choose import choose, forget_backends
 from pipeline.workflows.config import ClapConfig, ExtractConfig
 
 # The checkpoint that is taken when the config names none and several are fetched: music first.

@@ -4,15 +4,8 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.models.separation import (
-    AUTO,
-    BACKEND_NAMES,
-    BackendUnavailable,
-    Separator,
-    choose,
-    load_backend,
-)
-from pipeline.models.separation.choose import forget_backends
+from pipeline.models.separation import AUTO, BACKEND_NAMES, BackendUnavailable, Separator, load_backend
+from pipeline.models.separation.choose import choose, forget_backends
 from pipeline.models.separation.midside import MidSide
 
 

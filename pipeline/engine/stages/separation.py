@@ -32,11 +32,10 @@ from pipeline.models.separation import (
     SeparationStream,
     Separator,
     StemFold,
-    choose,
     load_backend,
 )
 from pipeline.models.separation.base import SAMPLE_RATE
-from pipeline.models.separation.choose import AUTO_CPU_SECONDS
+from pipeline.models.separation.choose import AUTO_CPU_SECONDS, choose
 
 NAME = "separation"
 FIELDS = (*SEPARATION, pa.field(f"key@{NAME}", pa.string()), pa.field(f"failkey@{NAME}", pa.string()))

@@ -1,16 +1,41 @@
-"""Source separation behind one small interface; one backend per file."""
+"""Source separation behind one small interface; one backend per file.
 
-from pipeline.models.separation import demucs, midside, openunmix, spleeter
-from pipeline.models.separation.base import (
-    REGISTRY,
-    STEMS,
-    BackendUnavailable,
-    SeparationOptions,
-    Separator,
-)
-from pipeline.models.separation.choose import AUTO, BACKEND_NAMES, Choice, choose, load_backend
-from pipeline.models.separation.statistics import StemFold
-from pipeline.models.separation.stream import SeparationStream, separate_track, stream_track
+What is named here is loaded when it is first asked for: processes that only need the names of the stems do not pay
+for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.models.separation.base import (
+        REGISTRY,
+        BackendUnavailable,
+        SeparationOptions,
+        Separator,
+    )
+    from pipeline.models.separation.choose import AUTO, BACKEND_NAMES, Choice, load_backend
+    from pipeline.models.separation.names import STEMS
+    from pipeline.models.separation.statistics import StemFold
+    from pipeline.models.separation.stream import SeparationStream, separate_track, stream_track
+
+_HOMES = {
+    "AUTO": "choose",
+    "BACKEND_NAMES": "choose",
+    "REGISTRY": "choose",  # which loads every backend
+    "STEMS": "names",
+    "BackendUnavailable": "base",
+    "Choice": "choose",
+    "SeparationOptions": "base",
+    "SeparationStream": "stream",
+    "Separator": "base",
+    "StemFold": "statistics",
+    "load_backend": "choose",
+    "separate_track": "stream",
+    "stream_track": "stream",
+}
 
 __all__ = [
     "AUTO",
@@ -23,12 +48,13 @@ __all__ = [
     "SeparationStream",
     "Separator",
     "StemFold",
-    "choose",
-    "demucs",
     "load_backend",
-    "midside",
-    "openunmix",
     "separate_track",
-    "spleeter",
     "stream_track",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -17,8 +17,6 @@ from torch import Tensor
 
 from pipeline.audio.reader import AudioReader
 
-STEMS = ("vocals", "drums", "bass", "other", "guitar", "piano", "accompaniment")
-"""Every stem that has columns in ``tracks``."""
 SAMPLE_RATE = 44100
 """Rate of the audio that the stage hands out, Hz: that of every published model."""
 

@@ -8,14 +8,15 @@ from typing import NamedTuple
 
 from pipeline.errors import Fallback, UserError
 from pipeline.models.model_cache import MODELS, ModelKey
+from pipeline.models.separation import demucs, midside, openunmix, spleeter  # noqa: F401  each registers itself
 from pipeline.models.separation.base import (
     REGISTRY,
     SAMPLE_RATE,
-    STEMS,
     BackendUnavailable,
     SeparationOptions,
     Separator,
 )
+from pipeline.models.separation.names import STEMS
 
 # In the order of preference, which `auto` follows.
 BACKEND_NAMES = ("demucs", "openunmix", "spleeter", "midside")
