@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.dataset.output import Output
-from pipeline.dataset.storage import is_local
+from pipeline.dataset.storage import is_local, one_line
 
 PACKAGES = (
     "soundmill", "ray", "pyarrow", "numpy", "torch", "torchaudio", "laion-clap", "demucs", "librosa", "pyloudnorm",
@@ -104,12 +104,17 @@ class RunFolder:
 
     def close(self) -> None:
         """Copy the log for the last time and remove the spool."""
-        if not self._log.closed:
-            with contextlib.suppress(OSError):
-                self._log.close()
+        if self._log.closed:
+            return
+        with contextlib.suppress(OSError):
+            self._log.close()
+        try:
             self.sync()
-            if not self._in_place:
-                self._spool.unlink()
+        except Exception as error:  # noqa: BLE001  every fsspec backend raises its own classes
+            # The run is over, well or badly; the terminal has had every line of it.
+            print(f"warning: the log could not be copied: {one_line(error)}", file=sys.stderr)
+        if not self._in_place:
+            self._spool.unlink()
 
 
 def interrupted_runs(output: Output, newest: int = 20) -> list[str]:

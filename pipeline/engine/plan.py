@@ -28,6 +28,7 @@ SCHEMA = pa.schema(
         ("known_asset", pa.string()),
         ("todo", pa.list_(pa.string())),
         ("shared", pa.bool_()),
+        ("elsewhere", pa.bool_()),
     ]
 )
 
@@ -50,6 +51,7 @@ class PlannedFile:
         todo: what is to be computed while the content is that of ``known_asset``; None is everything. Of a file
             with other content it is everything anyway.
         shared: another file may have the same content.
+        elsewhere: another row has the content of ``known_asset``, and refers to its arrays.
     """
 
     index: int
@@ -58,6 +60,7 @@ class PlannedFile:
     known_asset: str | None = None
     todo: tuple[str, ...] | None = None
     shared: bool = False
+    elsewhere: bool = False
 
 
 def planned(items: Iterable[SourceItem]) -> list[PlannedFile]:
@@ -111,6 +114,7 @@ def block_of(files: Sequence[PlannedFile]) -> pa.Table:
             "known_asset": file.known_asset,
             "todo": None if file.todo is None else list(file.todo),
             "shared": file.shared,
+            "elsewhere": file.elsewhere,
         }
         for file in files
     ]

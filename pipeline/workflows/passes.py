@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -78,7 +78,7 @@ class Passes:
             self._until_settled(files, owners)
             left = self._copies(files)
             if left:
-                self._until_settled([PlannedFile(**{**vars(f), "shared": False}) for f in left], {})
+                self._until_settled([replace(f, shared=False) for f in left], {})
         except Exception as error:  # noqa: BLE001  whatever Ray raises, the user gets one line and the log has the rest
             self.folder.log(
                 "failed",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -78,6 +78,7 @@ def plan_work(
         part = state.parts[parts[place].as_py()]
         plan.files.append(PlannedFile(int(index), item, part, assets[place].as_py(), of_keyset))
     plan.done = len(items) - len(plan.files)
+    _mark_elsewhere(plan, state)
     _share(plan, state)
     return plan
 
@@ -110,6 +111,16 @@ def missing_keys(
     return left
 
 
+def _mark_elsewhere(plan: WorkPlan, state: State) -> None:
+    """Mark the files whose known content another row has, too."""
+    known = pa.array([f.known_asset for f in plan.files if f.known_asset is not None], pa.string())
+    rows = state.rows["asset_id"].filter(pc.is_in(state.rows["asset_id"], value_set=known))
+    often = {c["values"] for c in pc.value_counts(rows).to_pylist() if c["counts"] > 1}
+    for number, file in enumerate(plan.files):
+        if file.known_asset in often:
+            plan.files[number] = replace(file, elsewhere=True)
+
+
 def _share(plan: WorkPlan, state: State) -> None:
     """Mark the files that may have the content of another one: those that share their size with it."""
     sizes = [f.item.size_bytes for f in plan.files]
@@ -126,7 +137,7 @@ def _share(plan: WorkPlan, state: State) -> None:
     for number, (file, size) in enumerate(zip(plan.files, planned.tolist(), strict=True)):
         others = by_size.get(size, 0) - (file.part is not None and size in there)
         if size in often or others > 0:
-            plan.files[number] = PlannedFile(**{**vars(file), "shared": True})
+            plan.files[number] = replace(file, shared=True)
     if there:
         candidates = state.rows.filter(pa.array(np.isin(known, values) & (known >= 0)))
         for uri, asset, number in zip(

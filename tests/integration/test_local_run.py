@@ -191,7 +191,7 @@ def test_the_run_folder_is_complete_and_readable(local_run):
     names = {p.name for p in local_run.folder.iterdir()}
     assert names == {
         "config.yaml", "environment.json", "manifest.json", "performance.json", "PERFORMANCE_METRICS.md",
-        "report.html", "log.jsonl",
+        "report.html", "log.jsonl", "status.json",
     }  # fmt: skip
     events = [json.loads(line) for line in (local_run.folder / "log.jsonl").read_text().splitlines()]
     assert {"start", "device", "plan", "parameters", "fallback", "done", "report"} <= {

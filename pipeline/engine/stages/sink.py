@@ -275,11 +275,9 @@ class _Part:
         known = table["known_asset"].to_pylist() if "known_asset" in table.column_names else [None]
         self.old = OldPart.read(output, self.name) if any(known) else OldPart()
         self.updates = _updates(table)
-        shared = table["shared"].to_pylist() if "shared" in table.column_names else []
+        elsewhere = table["elsewhere"].to_pylist() if "elsewhere" in table.column_names else []
         # A copy elsewhere may refer to the rows of a content that its own file has no longer.
-        self.still_shared = frozenset(
-            a for a, is_shared in zip(known, shared, strict=False) if a and is_shared
-        )
+        self.still_shared = frozenset(a for a, other in zip(known, elsewhere, strict=False) if a and other)
         self.still_used = set(self.still_shared)
 
     def settle(self, tracks: pa.Table) -> None:

@@ -100,16 +100,15 @@ def test_a_server_that_is_killed_and_comes_back(files, server, tmp_path):
 
 @pytest.mark.chaos
 def test_objects_that_never_can_be_read_are_failures(server, tmp_path):
-    proxy = FaultyProxy(server.endpoint, always=lambda method, path: method == "GET" and "/songs/00" in path)
+    proxy = FaultyProxy(server.endpoint, always=lambda method, path: method == "GET" and "/songs/000" in path)
     with faulty_proxy(proxy) as endpoint:
         code = run_to_the_end(
-            "s3://songs", str(tmp_path / "out"), tmp_path / "log", max_failure_rate=0.5, **options(endpoint)
+            "s3://songs", str(tmp_path / "out"), tmp_path / "log", max_failure_rate=0.1, **options(endpoint)
         )
     assert code == 3, (tmp_path / "log").read_text()[-3000:]
     found = contents(tmp_path / "out")
-    broken = [r for r in found["failures"] if "/songs/00" in r["uri"]]
-    assert len(broken) == 10
-    assert {(r["stage"], r["attempts"]) for r in broken} == {("decode", 3)}
+    [broken] = [r for r in found["failures"] if "/songs/000" in r["uri"]]
+    assert (broken["stage"], broken["attempts"]) == ("decode", 3)
     # Another day, the server works: what could not be read is tried again without being asked to.
     code = run_to_the_end("s3://songs", str(tmp_path / "out"), tmp_path / "log2", **options(server.endpoint))
     assert code == 0
