@@ -9,7 +9,8 @@ import pytest
 import soundfile
 import torch
 
-pytestmark = pytest.mark.timeout(400)
+# Two whole benchmarks, if small ones: `make chaos` runs it with the other slow tests.
+pytestmark = [pytest.mark.timeout(400), pytest.mark.chaos]
 
 
 def test_the_report_has_a_measured_cpu_half_and_never_an_estimated_gpu_half(repo, tmp_path):

@@ -12,7 +12,8 @@ from undisturbed import contents, job, run_to_the_end, undisturbed, wait_for, wr
 
 from pipeline.dataset.storage import filesystem
 
-pytestmark = pytest.mark.timeout(900)
+# The fast subset of these tests is in test_killed.py: a server, a proxy and a job take a minute and a half.
+pytestmark = [pytest.mark.timeout(900), pytest.mark.chaos]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,6 @@ def test_requests_that_fail_now_and_then_change_nothing(files, server, tmp_path)
     assert SECRET not in log
 
 
-@pytest.mark.chaos
 @pytest.mark.parametrize("fault", ["500", "503", "reset", "truncated", "stall"])
 def test_each_fault_alone_in_a_fifth_of_the_requests(files, server, tmp_path, fault):
     source, expected = files
@@ -85,7 +85,6 @@ def test_each_fault_alone_in_a_fifth_of_the_requests(files, server, tmp_path, fa
     assert_same_but_for_the_place(download(server, tmp_path / "found"), expected, source)
 
 
-@pytest.mark.chaos
 def test_a_server_that_is_killed_and_comes_back(files, server, tmp_path):
     source, expected = files
     fs, _ = filesystem("s3://results", server.options)
@@ -98,7 +97,6 @@ def test_a_server_that_is_killed_and_comes_back(files, server, tmp_path):
     assert_same_but_for_the_place(download(server, tmp_path / "found"), expected, source)
 
 
-@pytest.mark.chaos
 def test_objects_that_never_can_be_read_are_failures(server, tmp_path):
     proxy = FaultyProxy(server.endpoint, always=lambda method, path: method == "GET" and "/songs/000" in path)
     with faulty_proxy(proxy) as endpoint:
@@ -115,7 +113,6 @@ def test_objects_that_never_can_be_read_are_failures(server, tmp_path):
     assert {r["status"] for r in contents(tmp_path / "out")["tracks"] if "/songs/0" in r["uri"]} == {"ok"}
 
 
-@pytest.mark.chaos
 def test_a_server_that_stays_away_ends_the_job_with_one_line(files, server, tmp_path):
     with job("s3://songs", "s3://results/run", tmp_path / "log", **options(server.endpoint)) as process:
         fs, _ = filesystem("s3://results", server.options)
