@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.engine.stages.separation import separation_key
+from pipeline.engine.keys import separation_key
 from pipeline.errors import Fallback, UserError
 from pipeline.models import weights
 from pipeline.models.clap.checkpoint import read_checkpoint

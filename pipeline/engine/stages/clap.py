@@ -14,18 +14,16 @@ from pipeline.audio.reader import AudioReader
 from pipeline.dataset.cache_entry import DamagedEntry, Entry
 from pipeline.dataset.schemas import CLAP, CLAP_SIMILARITY
 from pipeline.engine.batch import Track, add_stage, tracks_of
+from pipeline.engine.keys import clap_key
 from pipeline.engine.process import start_torch
 from pipeline.engine.results import Results
 from pipeline.engine.source_file import Fetcher
 from pipeline.engine.timing import Cost, StageClock
-from pipeline.features.base import stable_key
 from pipeline.models.clap.embed import ClapEmbedder, EmbedReport, TrackWindows
 from pipeline.models.clap.text import TextQueries
 from pipeline.models.clap.tower import SAMPLE_RATE
-from pipeline.models.precision import normalise_amp
 
 NAME = "clap"
-VERSION = "2"
 SEGMENT = pa.struct(
     [
         ("segment_index", pa.int32()),
@@ -42,33 +40,6 @@ FIELDS = (
     pa.field(f"key@{NAME}", pa.string()),
 )
 _NAMES = tuple(f.name for f in FIELDS if not f.name.startswith("key@"))
-
-
-def clap_key(
-    sha256: str,
-    window_seconds: float,
-    hop_seconds: float,
-    aggregate: str,
-    amp: str | bool,
-    queries: TextQueries | None = None,
-) -> str:
-    """The key of CLAP's columns: model and parameters.
-
-    Not the batch limit, which changes no number, nor the device: float32 and bfloat16 agree within the tolerance
-    that a network has anyway, and the tables of a laptop may be finished on a cluster.
-    """
-    parameters = {
-        "name": NAME,
-        "version": VERSION,
-        "model": sha256,
-        "window_seconds": window_seconds,
-        "hop_seconds": hop_seconds,
-        "aggregate": aggregate,
-        "bfloat16_allowed": normalise_amp(amp) != "false",
-    }
-    if queries is not None:
-        parameters |= {"text_queries": list(queries.texts), "text_model": queries.model_id}
-    return stable_key(parameters)
 
 
 class ClapStage:

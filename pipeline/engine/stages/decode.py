@@ -20,12 +20,12 @@ import pyarrow as pa
 from pipeline.audio.isolated import TIMEOUT_S, IsolatedDecoder
 from pipeline.audio.views import DecodedViews, View, Wanted
 from pipeline.engine.batch import Track, add_stage, pcm_array, tracks_of
+from pipeline.engine.keys import DECODE_KEY
 from pipeline.engine.ledger import Claims
 from pipeline.engine.results import Results, audio_key
 from pipeline.engine.source_file import Fetcher, SourceFile, UnreadableSource
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.errors import Fallback
-from pipeline.features.base import stable_key
 
 NAME = "decode"
 FIELDS = (
@@ -42,8 +42,6 @@ FIELDS = (
     pa.field("copy_of", pa.string()),
     pa.field("kept", pa.bool_()),
 )
-KEY = stable_key({"name": NAME, "version": "1"})
-"""Of decoding: a file that it failed on is not tried again before it changes."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ class DecodeStage:
         forms = tuple(View(view.name, view.sample_rate, view.channels) for view in self.views)
         wanted = Wanted(forms, max_track_bytes, 3600.0 * max_track_hours)
         self.results = results
-        self.audio_key = audio_key(KEY, self.views, max_track_bytes)
+        self.audio_key = audio_key(DECODE_KEY, self.views, max_track_bytes)
         self.decoder = IsolatedDecoder(wanted, decode_timeout_s, decode_memory_bytes)
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -138,7 +136,7 @@ class DecodeStage:
         except Exception as error:  # noqa: BLE001  s3fs, gcsfs and adlfs each raise classes of their own
             # What cannot be read today may be read tomorrow: no key, so that the next run tries again.
             hopeless = fetched or isinstance(error, UnreadableSource)
-            track.fail(NAME, error, getattr(error, "attempts", 1), KEY if hopeless else None)
+            track.fail(NAME, error, getattr(error, "attempts", 1), DECODE_KEY if hopeless else None)
             track.cached.clear()
             # Not at the price of what was computed when it could.
             track.values["kept"] = not fetched and track.known_asset is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,12 @@ import torch
 from pipeline.dataset.cache_entry import DamagedEntry, Entry
 from pipeline.dataset.output import blob_path, npy_bytes
 from pipeline.engine.batch import Blob, Track, add_stage, tracks_of
+from pipeline.engine.keys import feature_key
 from pipeline.engine.process import start_torch
 from pipeline.engine.results import Results
 from pipeline.engine.source_file import Fetcher, SourceFile
 from pipeline.engine.timing import Cost, StageClock
-from pipeline.features.base import Extraction, Extractor, stable_key
+from pipeline.features.base import Extraction, Extractor
 from pipeline.features.golden import Golden
 from pipeline.features.run import BLOCK_SECONDS, Outcome, TrackAudio, run_extractors
 from pipeline.features.streamed import StreamedAudio
@@ -26,18 +27,6 @@ from pipeline.features.together import run_together
 NAME = "features"
 _SERIES = ("_blob", "_inline", "_shape")
 LARGEST = float(np.finfo(np.float32).max)
-
-
-def feature_key(
-    extractor: Extractor, sample_rate: int, blob_names: Collection[str] = (), max_inline_elements: int = 4096
-) -> str:
-    """The key of what this stage stores for ``extractor``: its own, and where its series go if it has any."""
-    key = extractor.key(sample_rate)
-    series = [c.name.removesuffix("_blob") for c in extractor.columns() if c.name.endswith("_blob")]
-    if not series:
-        return key
-    kept = sorted(name for name in series if name in blob_names)
-    return stable_key({"extractor": key, "series": kept, "inline": max_inline_elements if kept else None})
 
 
 class NonFiniteValue(Exception):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,17 +16,14 @@ from pipeline.dataset.cache_entry import DamagedEntry, Entry
 from pipeline.dataset.output import Output, blob_path, stem_path
 from pipeline.dataset.schemas import SEPARATION
 from pipeline.engine.batch import Track, add_stage, tracks_of
+from pipeline.engine.keys import separation_key
 from pipeline.engine.process import start_torch
 from pipeline.engine.results import Results
 from pipeline.engine.source_file import Fetcher
 from pipeline.engine.stages.stems import StemFiles
 from pipeline.engine.timing import Cost, StageClock
-from pipeline.features.base import stable_key
 from pipeline.models.precision import pick_precision
 from pipeline.models.separation import (
-    AUTO,
-    BACKEND_NAMES,
-    BackendUnavailable,
     SeparationOptions,
     SeparationStream,
     Separator,
@@ -41,36 +37,6 @@ NAME = "separation"
 FIELDS = (*SEPARATION, pa.field(f"key@{NAME}", pa.string()), pa.field(f"failkey@{NAME}", pa.string()))
 # No stems are kept, so nothing says where they lie.
 _NAMES = tuple(f.name for f in SEPARATION if not f.name.endswith("_blob"))
-
-
-def separation_key(
-    backends: Sequence[str],
-    load: Callable[[str], Separator],
-    options: SeparationOptions,
-    auto_cpu_seconds: float,
-    save_stems: bool,
-    save_arrays: bool,
-) -> str:
-    """The key of the separation columns: what could be chosen from, and what is stored.
-
-    Of each backend that can run the model and its weights are in it: where a better one was installed since, a
-    later run computes the tracks anew.
-    """
-    models = []
-    for name in BACKEND_NAMES if AUTO in backends else backends:
-        with contextlib.suppress(BackendUnavailable):
-            separator = load(name)
-            models.append((name, separator.version, separator.model_id()))
-    return stable_key(
-        {
-            "name": NAME,
-            "models": models,
-            "bfloat16_allowed": options.amp != "false",
-            "auto_cpu_seconds": auto_cpu_seconds if AUTO in backends else None,
-            "stems": save_stems,
-            "arrays": save_arrays,
-        }
-    )
 
 
 class SeparationStage:
