@@ -7,7 +7,7 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -129,6 +129,23 @@ class Fetcher:
             for block in view_blocks(stream, stream.sample_rate, sample_rate, channels):
                 spool.write(block)
         return spool
+
+    def readers(
+        self, tracks: Iterable[Track], stage: str, view: str, sample_rate: int, stack: ExitStack
+    ) -> tuple[list[Track], list[AudioReader]]:
+        """`reader` of each track: those whose audio is there, and that audio.
+
+        The others are failures without a key: a source that is away now may be there for the next run.
+        """
+        heard: list[Track] = []
+        found: list[AudioReader] = []
+        for track in tracks:
+            try:
+                found.append(self.reader(track, stage, view, sample_rate, stack))
+                heard.append(track)
+            except Exception as error:  # noqa: BLE001  the source may be gone since it was decoded
+                track.fail(stage, error)
+        return heard, found
 
     def _tried(self, track: Track, stage: str, read: Callable[[], T]) -> T:
         for attempt in range(1, self.attempts + 1):

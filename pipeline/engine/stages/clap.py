@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline.audio.reader import AudioReader
 from pipeline.dataset.cache_entry import DamagedEntry, Entry
 from pipeline.dataset.schemas import CLAP, CLAP_SIMILARITY
 from pipeline.engine.batch import Track, add_stage, tracks_of
@@ -96,8 +95,12 @@ class ClapStage:
         tracks = tracks_of(table)
         with ExitStack() as stack:
             wanted = [t for t in tracks if t.can_have(NAME) and t.wants(NAME)]
-            heard, readers = self._readers([t for t in wanted if not self._recalled(t)], stack)
+            computed = [t for t in wanted if not self._recalled(t)]
+            heard, readers = self.fetcher.readers(computed, NAME, "clap", SAMPLE_RATE, stack)
             results, report = self.embedder.embed_tracks(readers)
+        for track in computed:
+            if track.failures:  # not heard
+                track.costs.append(Cost(NAME, device=self.device))
         steps = self.embedder.take_fallbacks()
         for number, (track, result) in enumerate(zip(heard, results, strict=True)):
             self._store(track, result, self._cost(report, number))
@@ -130,22 +133,6 @@ class ClapStage:
             track.values[f"key@{NAME}"] = self.key
         cost.compute_s = time.perf_counter() - started
         return True
-
-    def _readers(
-        self, tracks: list[Track], stack: ExitStack
-    ) -> tuple[list[Track], list[np.ndarray | AudioReader]]:
-        """The tracks whose audio is there, and that audio; the others are failures."""
-        heard: list[Track] = []
-        readers: list[np.ndarray | AudioReader] = []
-        for track in tracks:
-            started = time.perf_counter()
-            try:
-                readers.append(self.fetcher.reader(track, NAME, "clap", SAMPLE_RATE, stack))
-                heard.append(track)
-            except Exception as error:  # noqa: BLE001  the source may be gone since it was decoded
-                track.costs.append(Cost(NAME, time.perf_counter() - started, self.device))
-                track.fail(NAME, error, key=self.key)
-        return heard, readers
 
     def _cost(self, report: EmbedReport, number: int) -> Cost:
         spent = report.tracks[number]

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline.audio.reader import AudioReader
 from pipeline.dataset.cache_entry import DamagedEntry, Entry
 from pipeline.dataset.output import Output, blob_path, stem_path
 from pipeline.dataset.schemas import SEPARATION
@@ -164,7 +163,7 @@ class SeparationStage:
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         with ExitStack() as stack:
-            tracks, readers = self._readers(tracks, stack)
+            tracks, readers = self.fetcher.readers(tracks, NAME, "separation", SAMPLE_RATE, stack)
             stream = SeparationStream(
                 separator, readers, on_cpu=lambda: load_backend(separator.name, "cpu", self.options)
             )
@@ -187,18 +186,6 @@ class SeparationStage:
                 values = {name: track.values[name] for name in _NAMES if name in track.values}
                 entry = Entry(values, {}, by_index[track.index], separator.name)
                 self.results.put(track, NAME, entry)
-
-    def _readers(self, tracks: list[Track], stack: ExitStack) -> tuple[list[Track], list[AudioReader]]:
-        """The tracks whose audio is there, and that audio; the others are failures."""
-        heard: list[Track] = []
-        readers: list[AudioReader] = []
-        for track in tracks:
-            try:
-                readers.append(self.fetcher.reader(track, NAME, "separation", SAMPLE_RATE, stack))
-                heard.append(track)
-            except Exception as error:  # noqa: BLE001  the source may be gone since it was decoded
-                track.fail(NAME, error, key=self.key)
-        return heard, readers
 
     def _drain(self, stream: SeparationStream, separator: Separator, tracks: list[Track]) -> None:
         """Fold the pieces of each track, which come one track after the other."""
