@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.dataset.output import Output
 from pipeline.dataset.schemas import CLAP, CLAP_SIMILARITY, IDENTITY, SEPARATION
+from pipeline.errors import UserError
 from pipeline.features.base import Extractor
 
 DECODE, FEATURES = "decode", "features"
@@ -72,9 +73,8 @@ class OldPart:
 
 def column_owners(extractors: Sequence[Extractor] = ()) -> dict[str, str]:
     """Column of `tracks` → the extractor or network that fills it; ``extractors`` beside those that are registered."""
-    from pipeline.features import (
-        REGISTRY,  # loads every extractor, and torch: not for a process that only writes
-    )
+    # Loads every extractor, and torch: not for a process that only writes.
+    from pipeline.features import REGISTRY
 
     owners = {f.name: "clap" for f in (*CLAP, CLAP_SIMILARITY)}
     owners |= {f.name: "separation" for f in SEPARATION}
@@ -87,9 +87,19 @@ def ordered_schema(new: pa.Schema, old: pa.Schema | None) -> pa.Schema:
     """The columns of both, in one order whatever the two are: identity, extractors by name, CLAP, separation.
 
     Definitions are those of ``new`` where it has the column.
+
+    Raises:
+        UserError: a column has another type in ``old``, as another version wrote it: its values would be lost.
     """
     if old is None:
         return new
+    for f in new:
+        there = old.field(f.name).type if f.name in old.names else f.type
+        if there != f.type:
+            raise UserError(
+                f"the tables hold {f.name} as {there} and this version writes {f.type}: type another output.uri, or "
+                "output.overwrite=true to begin anew"
+            )
     fields = {f.name: f for f in (*old, *new)}
     owners = column_owners()
     standard = [f.name for f in IDENTITY] + list(owners)
@@ -105,14 +115,11 @@ def ordered_schema(new: pa.Schema, old: pa.Schema | None) -> pa.Schema:
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """``table`` with the columns of ``schema``: null where it has none, or where the values do not fit its type."""
-    arrays = []
-    for f in schema:
-        column = table[f.name] if f.name in table.column_names else pa.nulls(table.num_rows, f.type)
-        try:
-            arrays.append(column.cast(f.type))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            arrays.append(pa.nulls(table.num_rows, f.type))
+    """``table`` with the columns of ``schema``, null where it has none. Raises ``pa.ArrowInvalid`` for other types."""
+    arrays = [
+        table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(table.num_rows, f.type)
+        for f in schema
+    ]
     return pa.table(arrays, schema=schema)
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from pipeline.dataset.merge import Update, column_owners, conform, kept_rows, merge_tracks, ordered_schema
 from pipeline.dataset.schemas import FAILURES, IDENTITY, TIMINGS, tracks_schema
+from pipeline.errors import UserError
 from pipeline.features import REGISTRY
 
 MEL, LOUD = REGISTRY["mel"](), REGISTRY["loudness"]()
@@ -127,8 +128,9 @@ def test_every_column_of_an_extractor_has_its_owner():
         assert {owners[f.name] for f in cls.widest().columns()} == {name}
 
 
-def test_a_column_of_another_type_becomes_null_rather_than_an_error():
-    table = pa.table({"uri": ["a"], "duration_s": ["long"]})
-    found = conform(table, SCHEMA)
-    assert found.schema == SCHEMA
-    assert found["duration_s"].to_pylist() == [None]
+def test_a_column_of_another_type_is_refused_rather_than_lost():
+    old = SCHEMA.set(SCHEMA.get_field_index("duration_s"), pa.field("duration_s", pa.string()))
+    with pytest.raises(UserError, match=r"hold duration_s as string .* output\.overwrite=true"):
+        ordered_schema(SCHEMA, old)
+    with pytest.raises(pa.ArrowInvalid):
+        conform(pa.table({"uri": ["a"], "duration_s": ["long"]}), SCHEMA)
