@@ -48,10 +48,13 @@ class Claims:
         self._ledger = ledger
 
     def owner(self, asset_id: str, uri: str) -> str:
-        """The file that computes this content."""
+        """The file that computes this content; ``uri`` itself where nobody can be asked."""
         if self._ledger is None:
             return uri
-        return ray.get(self._ledger.claim.remote(asset_id, uri))
+        try:
+            return ray.get(self._ledger.claim.remote(asset_id, uri))
+        except ray.exceptions.RayError:
+            return uri
 
 
 def last_seen(ledger: Any) -> dict[int, tuple[str, str | None]]:
