@@ -40,13 +40,11 @@ def write_files(folder: Path, count: int) -> None:
 
 
 def rss_bytes(pid: int) -> int:
-    """Resident memory of a process; 0 where it is gone."""
-    try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
+    """Resident memory of a process; 0 where it has ended, and is a zombie or gone."""
+    status = Path(f"/proc/{pid}/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
     return 0
 
 
@@ -102,7 +100,7 @@ def main() -> None:
         wall, seen = run(root / "in", root / "out", options.features)
         again, _ = run(root / "in", root / "out", options.features)
         each = deciles(seen, options.files)
-        memory = [m for _, count, m in seen if count]
+        memory = [m for _, count, m in seen if count and m]
         grown = (memory[-1] - memory[0]) / max(1, seen[-1][1] - next(c for _, c, _ in seen if c))
         parts = len(list((root / "out" / "tracks").glob("*.parquet")))
         print("| files | wall, s | ms per file, by decile of the run | last / first |")

@@ -52,6 +52,7 @@ def test_the_lock_of_a_process_that_is_gone_is_taken_over_at_once_and_said(outpu
 def test_a_pid_that_was_given_anew_is_not_the_job(output):
     left_behind(output, process_started="12")
     OutputLock(output, "mine").acquire()
+    assert holder(output) == "mine"
 
 
 def test_a_lock_of_another_machine_is_stale_only_when_it_stands_still(output):

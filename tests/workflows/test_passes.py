@@ -48,6 +48,7 @@ def test_failures_below_the_limit_stop_nothing(passes):
 def test_the_last_file_does_not_stop_a_run_that_is_over(passes):
     passes.progress.files = 100
     passes._take(receipt(range(100), failed=100))
+    assert passes.progress.failed() == len(passes.progress.committed) == 100
 
 
 def test_a_job_whose_lock_was_taken_stops(passes):
