@@ -112,6 +112,7 @@ def test_adding_an_extractor_computes_it_and_carries_the_others_over(outputs):
     assert pids["features.loudness"] == pids["features.quality"] != pids["features.mel"]
 
 
+@pytest.mark.chaos
 def test_arrays_under_an_older_key_are_removed_once_nothing_refers_to_them(outputs, tmp_path):
     source, _, _, _ = outputs
     made = config(source, tmp_path / "out")

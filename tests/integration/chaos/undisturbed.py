@@ -49,6 +49,7 @@ def overrides(**more: object) -> dict[str, object]:
         "hardware.max_files_per_block": 2,
         "blobs.max_inline_elements": 10,
         "ray.num_cpus": 2,
+        "hardware.actors.features": 1,  # each takes seconds to start, and here there is little to do
         **more,
     }
 
@@ -62,6 +63,7 @@ def config(source: Path | str, output: Path | str) -> ExtractConfig:
     made.hardware.max_files_per_block = 2
     made.blobs.max_inline_elements = 10
     made.ray.num_cpus = 2
+    made.hardware.actors["features"] = 1
     return made
 
 
