@@ -27,12 +27,9 @@ Exit codes: 0 done, 1 the retry failed, 2 the command is wrong.
 
 
 @dataclass
-class Options:
+class Options(keyvalue.OfAnOutput):
     """The command line."""
 
-    uri: str = field(
-        metadata={"key": "output.uri", "help": "root of the tables, folder or URL", "example": "FOLDER"}
-    )
     where: str | None = field(
         default=None, metadata={"key": "where", "help": "SQL condition: only the failures that meet it"}
     )
@@ -46,14 +43,6 @@ class Options:
     )
     limit: int = field(
         default=3, metadata={"key": "limit", "kind": int, "help": "examples per error class (3)"}
-    )
-    storage_options: dict[str, Any] = field(
-        default_factory=dict,
-        metadata={
-            "key": "output.storage_options",
-            "kind": dict,
-            "help": "of a URL: {endpoint: …, key: …, secret: …}",
-        },
     )
     source_options: dict[str, Any] = field(
         default_factory=dict,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar
 
 import yaml
@@ -13,6 +13,23 @@ from pipeline.workflows.config import nearest
 
 Options = TypeVar("Options")
 FLAGS = {"true": True, "false": False}
+
+
+@dataclass
+class OfAnOutput:
+    """What every job is told that works on the tables of a run."""
+
+    uri: str = field(
+        metadata={"key": "output.uri", "help": "root of the tables, folder or URL", "example": "FOLDER"}
+    )
+    storage_options: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "key": "output.storage_options",
+            "kind": dict,
+            "help": "of a URL: {endpoint: …, key: …, secret: …}",
+        },
+    )
 
 
 def parse(cls: type[Options], arguments: Sequence[str], description: str, examples: str) -> Options:

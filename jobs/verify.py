@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -29,12 +28,9 @@ Exit codes: 0 clean, or all of it mended; 1 problems remain; 2 the command is wr
 
 
 @dataclass
-class Options:
+class Options(keyvalue.OfAnOutput):
     """The command line."""
 
-    uri: str = field(
-        metadata={"key": "output.uri", "help": "root of the tables, folder or URL", "example": "FOLDER"}
-    )
     repair: bool = field(
         default=False,
         metadata={
@@ -45,14 +41,6 @@ class Options:
     )
     report: str | None = field(
         default=None, metadata={"key": "report", "help": "local file for all findings as JSON"}
-    )
-    storage_options: dict[str, Any] = field(
-        default_factory=dict,
-        metadata={
-            "key": "output.storage_options",
-            "kind": dict,
-            "help": "of a URL: {endpoint: …, key: …, secret: …}",
-        },
     )
 
 

@@ -82,71 +82,88 @@ def build_graph(
         keys: extractor → key, for the result cache; None works without.
         golden: what every node's extractors must say of a known signal; None lets them say what they will.
     """
-    extractors = config.extractors()
     names = stage_names(config, models)
     last = {name: i for i, name in enumerate(names)}
     views = _views(config, last)
-    drops = {
-        stage: frozenset(f"pcm@{v.name}" for v in views if v.last_stage == position)
-        for stage, position in last.items()
+    made = {
+        "decode": lambda: (DecodeStage, _decode_arguments(config, views, ledger)),
+        "features": lambda: (FeaturesStage, _features_arguments(config, golden)),
+        "clap": lambda: (ClapStage, _clap_arguments(config, models)),
+        "separation": lambda: (SeparationStage, _separation_arguments(config, models, output)),
     }
-    device = {stage: "cuda" if n else "cpu" for stage, n in config.hardware.gpu_shares.items()}
-    threads = config.perf.threads
     results = run_results(config, keys) if keys else None
-    arguments: dict[str, tuple[type, dict[str, Any]]] = {
-        "decode": (DecodeStage, {
-            "views": views,
-            "storage_options": config.source.storage_options,
-            "ledger": ledger,
-            "max_track_bytes": config.hardware.max_track_bytes,
-            "max_track_hours": config.hardware.max_track_hours,
-            "decode_timeout_s": config.hardware.decode_timeout_s,
-            "decode_memory_bytes": config.hardware.decode_memory_bytes,
-        }),
-        "features": (FeaturesStage, {
-            "extractors": extractors,
-            "sample_rate": config.features.sample_rate,
-            "device": device.get("features", "cpu"),
-            "threads": threads,
-            "seed": config.seed,
-            "blob_names": config.blobs.names,
-            "max_inline_elements": config.blobs.max_inline_elements,
-            "block_seconds": config.features.block_seconds,
-            "golden": golden,
-            "storage_options": config.source.storage_options,
-            "drop": drops.get("features", frozenset()),
-        }),
-        "clap": (ClapStage, {
-            "checkpoint": models.clap_checkpoint,
-            "window_seconds": config.clap.window_seconds,
-            "hop_seconds": config.clap.hop_seconds,
-            "aggregate": config.clap.aggregate,
-            "max_batch_audio_seconds": config.clap.max_batch_audio_seconds,
-            "amp": config.clap.amp,
-            "queries": models.clap_queries,
-            "device": device.get("clap", "cpu"),
-            "threads": threads,
-            "seed": config.seed,
-            "storage_options": config.source.storage_options,
-            "drop": drops.get("clap", frozenset()),
-        }),
-        "separation": (SeparationStage, {
-            "backends": config.separation.backends,
-            "options": config.separation.options(),
-            "auto_cpu_seconds": config.separation.auto_cpu_seconds,
-            "save_stems": config.separation.save_stems,
-            "save_arrays": config.separation.save_arrays,
-            "key": models.separation_key,
-            "output": output,
-            "device": device.get("separation", "cpu"),
-            "threads": threads,
-            "seed": config.seed,
-            "storage_options": config.source.storage_options,
-            "drop": drops.get("separation", frozenset()),
-        }),
-    }  # fmt: skip
-    nodes = [Node(name, arguments[name][0], {**arguments[name][1], "results": results}) for name in names]
-    sink = {
+    nodes = []
+    for name in names:
+        stage, arguments = made[name]()
+        if name != "decode":
+            arguments |= _network_arguments(config, name)
+            arguments["drop"] = frozenset(f"pcm@{v.name}" for v in views if v.last_stage == last[name])
+        nodes.append(Node(name, stage, {**arguments, "results": results}))
+    return [*nodes, Node("write", SinkStage, _sink_arguments(config, models, output, run_id, schema))]
+
+
+def _decode_arguments(config: ExtractConfig, views: list[ViewSpec], ledger: Any) -> dict[str, Any]:
+    return {
+        "views": views,
+        "storage_options": config.source.storage_options,
+        "ledger": ledger,
+        "max_track_bytes": config.hardware.max_track_bytes,
+        "max_track_hours": config.hardware.max_track_hours,
+        "decode_timeout_s": config.hardware.decode_timeout_s,
+        "decode_memory_bytes": config.hardware.decode_memory_bytes,
+    }
+
+
+def _network_arguments(config: ExtractConfig, stage: str) -> dict[str, Any]:
+    """What every stage is told that runs torch."""
+    return {
+        "device": "cuda" if config.hardware.gpu_shares.get(stage) else "cpu",
+        "threads": config.perf.threads,
+        "seed": config.seed,
+        "storage_options": config.source.storage_options,
+    }
+
+
+def _features_arguments(config: ExtractConfig, golden: Golden | None) -> dict[str, Any]:
+    return {
+        "extractors": config.extractors(),
+        "sample_rate": config.features.sample_rate,
+        "blob_names": config.blobs.names,
+        "max_inline_elements": config.blobs.max_inline_elements,
+        "block_seconds": config.features.block_seconds,
+        "golden": golden,
+    }
+
+
+def _clap_arguments(config: ExtractConfig, models: Models) -> dict[str, Any]:
+    return {
+        "checkpoint": models.clap_checkpoint,
+        "window_seconds": config.clap.window_seconds,
+        "hop_seconds": config.clap.hop_seconds,
+        "aggregate": config.clap.aggregate,
+        "max_batch_audio_seconds": config.clap.max_batch_audio_seconds,
+        "amp": config.clap.amp,
+        "queries": models.clap_queries,
+    }
+
+
+def _separation_arguments(config: ExtractConfig, models: Models, output: Output) -> dict[str, Any]:
+    return {
+        "backends": config.separation.backends,
+        "options": config.separation.options(),
+        "auto_cpu_seconds": config.separation.auto_cpu_seconds,
+        "save_stems": config.separation.save_stems,
+        "save_arrays": config.separation.save_arrays,
+        "key": models.separation_key,
+        "output": output,
+    }
+
+
+def _sink_arguments(
+    config: ExtractConfig, models: Models, output: Output, run_id: str, schema: pa.Schema | None
+) -> dict[str, Any]:
+    extractors = config.extractors()
+    return {
         "output": output,
         "run_id": run_id,
         "tracks": schema or run_schema(config, models),
@@ -155,7 +172,6 @@ def build_graph(
         "owners": column_owners(extractors),
         "fenced": True,
     }
-    return [*nodes, Node("write", SinkStage, sink)]
 
 
 def _views(config: ExtractConfig, last: dict[str, int]) -> list[ViewSpec]:
