@@ -78,6 +78,11 @@ def clap_checkpoint(tmp_path_factory) -> Path:
     return tiny_checkpoint(tmp_path_factory.mktemp("clap"))
 
 
+def one_actor_each() -> dict[str, int]:
+    """Each that runs torch takes seconds to start, and here there is little to do."""
+    return dict.fromkeys(("decode", "features", "clap", "separation"), 1)
+
+
 @pytest.fixture(scope="session")
 def local_run(tmp_path_factory, spleeter, clap_checkpoint) -> Run:
     """The demo tracks and the bad files through every stage."""
@@ -90,4 +95,5 @@ def local_run(tmp_path_factory, spleeter, clap_checkpoint) -> Run:
     config.separation.backends = ["demucs", "spleeter", "midside"]
     config.separation.save_stems = True
     config.blobs.max_inline_elements = 200
+    config.hardware.actors = one_actor_each()
     return Run(features.run(config), root / "in", root / "out", truth)

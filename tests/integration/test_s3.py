@@ -39,7 +39,7 @@ def finished(repo, server, local_run, clap_checkpoint):
     fs.pipe_file("mill-in/audio/text.mp3", b"this is no music")
     done = job(
         repo, server, "source.uri=s3://mill-in/audio", "output.uri=s3://tables/run", "blobs.max_inline_elements=200",
-        f"clap.checkpoint={clap_checkpoint}", "separation.backends=[spleeter]",
+        f"clap.checkpoint={clap_checkpoint}", "separation.backends=[demucs,spleeter,midside]",
         "separation.save_stems=true",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -96,7 +96,8 @@ def test_no_secret_is_written_anywhere(finished):
 def test_a_second_run_knows_the_objects_by_their_etags(repo, server, finished, clap_checkpoint):
     done = job(
         repo, server, "source.uri=s3://mill-in/audio", "output.uri=s3://tables/run", "blobs.max_inline_elements=200",
-        f"clap.checkpoint={clap_checkpoint}", "separation.backends=[spleeter]", "separation.save_stems=true",
+        f"clap.checkpoint={clap_checkpoint}", "separation.backends=[demucs,spleeter,midside]",
+        "separation.save_stems=true",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "nothing to do: all 3 files are done" in done.stderr

@@ -48,6 +48,8 @@ def test_a_pickle_bomb_for_a_checkpoint_is_refused_and_does_not_go_off(config, t
     assert not (tmp_path / "out" / "tracks").exists()
 
 
+# For time: what is in the bucket of the S3 tests is searched for secrets in every run of the tests.
+@pytest.mark.chaos
 def test_no_secret_of_the_command_line_is_said_or_written(repo, config, tmp_path):
     options = f"{{key: {SECRET}, secret: {SECRET}, token: {SECRET}, client_kwargs: {{aws_session_token: {SECRET}}}}}"
     keys = [
