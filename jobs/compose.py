@@ -6,6 +6,7 @@ that names the key and the nearest valid one, and exit code 2.
 
 from __future__ import annotations
 
+import difflib
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -25,9 +26,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.errors import UserError
 from pipeline.workflows.config import ExtractConfig, nearest
+from pipeline.workflows.stopping import EXIT_STOPPED
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 EXIT_FAILED, EXIT_USAGE = 1, 2
+LOOK = f"python {sys.argv[0]} --cfg job, for all keys and their values"
 # Of every run of this process: a multirun has several, and ends with the worst.
 EXIT_CODES: list[int] = []
 
@@ -46,7 +49,7 @@ def typed(config: Any, check: bool = True) -> ExtractConfig:
     try:
         result = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
-        raise UserError(explain(error)) from None
+        raise explain(error) from None
     if check:
         result.check()
     return result
@@ -60,7 +63,7 @@ def load(overrides: Sequence[str], name: str = "extract", check: bool = True) ->
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return typed(compose(name, overrides=overrides), check)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error)) from None
+        raise explain(error) from None
 
 
 def known_keys(config: Any = None, prefix: str = "") -> Iterator[str]:
@@ -126,7 +129,8 @@ def check_keys(overrides: Sequence[str], sweep: bool = False) -> list[str]:
             line = line if line[0] in "+~" else f"++{line}"
         elif key not in keys and not re.match(r"hydra[./]", key):
             raise UserError(
-                f"{key} is not a config key{nearest(key, [k for k in keys if not k.endswith('*')])}"
+                f"{key} is not a config key{nearest(key, [k for k in keys if not k.endswith('*')])}",
+                do=LOOK,
             )
         result.append(line)
     return result
@@ -142,8 +146,8 @@ def _parse(override: str) -> Override:
         raise UserError(f"{key or 'an override'}: its value cannot be parsed; {hint}") from None
 
 
-def explain(error: BaseException) -> str:
-    """The first sentence of a Hydra or OmegaConf error, with the key it is about, on one line."""
+def explain(error: BaseException) -> UserError:
+    """The first sentence of a Hydra or OmegaConf error, with the key it is about, and what to type."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     key = getattr(cause, "full_key", None) or next(
@@ -154,12 +158,20 @@ def explain(error: BaseException) -> str:
     if options:
         group, _, option = options.group(1).rpartition("/")
         choices = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
-        return f"{group}={option} is not one of {', '.join(choices)}{nearest(option, choices)}"
-    return f"{key}: {text}" if key and key not in text else text
+        close = difflib.get_close_matches(option, choices, n=1) or choices
+        return UserError(
+            f"{group}={option} is not one of {', '.join(choices)}{nearest(option, choices)}",
+            f"each is a file of conf/{group}",
+            f"{group}={close[0]}" if close else "",
+        )
+    return UserError(f"{key}: {text}" if key and key not in text else text, do=LOOK)
 
 
-def run_job(job: Callable[[], None]) -> None:
-    """Check the command line, run ``job``, and turn the user's mistakes into one line and exit code 2."""
+def run_job(job: Callable[[], None], afterwards: Callable[[], None] = lambda: None) -> None:
+    """Check the command line, run ``job`` once or for every combination, and ``afterwards``.
+
+    The user's mistakes become what, why and what to type, and exit code 2.
+    """
     register()
     try:
         arguments = get_args_parser().parse_args()
@@ -173,10 +185,17 @@ def run_job(job: Callable[[], None]) -> None:
     except UserError as error:
         leave(error)
     job()
+    afterwards()
     sys.exit(max(EXIT_CODES, default=0))
+
+
+def leave_stopped() -> NoReturn:
+    """Say that nothing was computed yet, and exit as a shell does after Ctrl-C."""
+    print("stopped before anything was computed; what was there already stays", file=sys.stderr)
+    sys.exit(EXIT_STOPPED)
 
 
 def leave(error: UserError) -> NoReturn:
     """Say what is wrong in one line and exit with code 2."""
-    print(f"error: {error}", file=sys.stderr)
+    print(error.explained(), file=sys.stderr)
     sys.exit(EXIT_USAGE)

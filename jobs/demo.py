@@ -6,6 +6,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import preflight
+
+preflight.check()
+
 import compose
 
 from pipeline.errors import UserError
@@ -29,7 +33,7 @@ def main() -> int:
         )
         return demo.run(config, folder)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(error.explained(), file=sys.stderr)
         return compose.EXIT_USAGE
 
 

@@ -7,22 +7,33 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import preflight
+
+preflight.check()
+
 import compose
 import hydra
+import sweep
 from omegaconf import DictConfig
 
 from pipeline.errors import UserError
 from pipeline.workflows import features
+
+SWEEP = sweep.Sweep()
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="extract")
 def extract(config: DictConfig) -> None:
     """Run the workflow on the composed config and keep its exit code."""
     try:
-        compose.EXIT_CODES.append(features.run(compose.typed(config)).exit_code)
+        result = features.run(SWEEP.own_output(compose.typed(config)))
+        compose.EXIT_CODES.append(result.exit_code)
+        SWEEP.add(result)
+    except KeyboardInterrupt:
+        compose.leave_stopped()
     except UserError as error:  # here, because Hydra would print a traceback and exit with 1
         compose.leave(error)
 
 
 if __name__ == "__main__":
-    compose.run_job(extract)
+    compose.run_job(extract, SWEEP.finish)

@@ -10,6 +10,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import preflight
+
+preflight.check()
+
 import keyvalue
 
 from pipeline.dataset.output import Output
@@ -65,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(failures.show(output, options.where, options.limit))
         return failures.retry(output, options.where, options.source_options) if options.retry else 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(error.explained(), file=sys.stderr)
         return 2
 
 

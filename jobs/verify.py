@@ -12,6 +12,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import preflight
+
+preflight.check()
+
 import keyvalue
 
 from pipeline.dataset.output import Output
@@ -54,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         output = Output(options.uri, options.storage_options)
         return verify.run(output, options.repair, options.report).exit_code
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(error.explained(), file=sys.stderr)
         return 2
 
 

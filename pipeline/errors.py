@@ -6,10 +6,28 @@ from dataclasses import dataclass
 
 
 class UserError(Exception):
-    """A mistake its reader can mend. ``str()`` is one line: what is wrong and what to type.
+    """A mistake its reader can mend. The jobs print `explained` without a traceback and exit with code 2.
 
-    The jobs print it without a traceback and exit with code 2.
+    Args:
+        what: is wrong, in words of the command line.
+        why: it is wrong, where that is not plain.
+        do: what to type instead.
+
+    ``str()`` is all of it on one line, for logs and tables.
     """
+
+    def __init__(self, what: str, why: str = "", do: str = "") -> None:
+        super().__init__(what, why, do)
+        self.what, self.why, self.do = what, why, do
+
+    def __str__(self) -> str:
+        because = f" ({self.why})" if self.why else ""
+        return f"{self.what}{because}: {self.do}" if self.do else f"{self.what}{because}"
+
+    def explained(self) -> str:
+        """What, why and what to type, a line each; one line where the first says it all."""
+        rest = (("why", self.why), ("type", self.do))
+        return "\n".join([f"error: {self.what}", *(f"{name + ':':6} {text}" for name, text in rest if text)])
 
 
 @dataclass(frozen=True)

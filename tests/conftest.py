@@ -10,6 +10,16 @@ import pytest
 REPO = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With ``-n``: the tests that run jobs, which share runs and use all cores, in one process, and first, because
+    they take longest; every other file in whichever process is free."""
+    jobs = REPO / "tests" / "integration"
+    for item in items:
+        group = "jobs" if item.path.is_relative_to(jobs) else str(item.path.relative_to(REPO))
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: not item.path.is_relative_to(jobs))
+
+
 @pytest.fixture(scope="session")
 def repo() -> Path:
     """The checkout."""

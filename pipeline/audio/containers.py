@@ -47,7 +47,10 @@ def first_audio(container: av.container.InputContainer) -> av.AudioStream:
         raise NoAudioStream("the container has no sound track")
     stream = container.streams.audio[0]
     if stream.codec_context is None:
-        raise UnrecognizedFormat("FFmpeg has no decoder for the sound track")
+        raise UnrecognizedFormat(
+            "the FFmpeg that PyAV carries has no decoder for the sound track; an FFmpeg that has one converts it: "
+            "ffmpeg -i IN OUT.flac"
+        )
     return stream
 
 

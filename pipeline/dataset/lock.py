@@ -59,8 +59,9 @@ class OutputLock:
                 reason = self._why_stale(held)
                 if reason is None:
                     raise UserError(
-                        f"{self.output.uri} is being written by run {held.get('run_id')} (pid {held.get('pid')} on "
-                        f"{held.get('host')}, seen {held.get('heartbeat')}): wait for it, or type another output.uri"
+                        f"{self.output.uri} is being written by run {held.get('run_id')}",
+                        f"pid {held.get('pid')} on {held.get('host')} was seen at {held.get('heartbeat')}",
+                        "the same again when it has ended, or another output.uri",
                     )
                 say(f"run {held.get('run_id')} left its lock behind ({reason}): taken over")
             self.output.write(PATH, self._content())

@@ -12,7 +12,9 @@ import re
 import secrets
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,11 @@ PACKAGES = (
 
 
 _RUN_ID = re.compile(r"\d{8}T\d{6}-[0-9a-f]{4}")
+
+
+def to_terminal(text: str) -> None:
+    """A line on standard error."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def new_run_id() -> str:
@@ -44,12 +51,16 @@ class RunFolder:
         output: the output root.
         run_id: name of the folder.
         quiet: nothing on the terminal.
+
+    ``say`` shows a line to the user; whoever draws on the terminal puts itself in its place.
     """
 
     def __init__(self, output: Output, run_id: str, quiet: bool = False) -> None:
         self.output = output
         self.run_id = run_id
         self.quiet = quiet
+        self.say: Callable[[str], None] = (lambda text: None) if quiet else to_terminal
+        self._writing = threading.Lock()
         self._in_place = is_local(output.uri)
         self._synced = time.monotonic()
         if self._in_place:
@@ -76,11 +87,11 @@ class RunFolder:
         return self.write(name, json.dumps(value, indent=2, allow_nan=False, default=str) + "\n")
 
     def mark(self, status: str, **fields: Any) -> None:
-        """Write ``status.json``: ``running``, ``done``, ``failed`` or ``interrupted``."""
+        """Write ``status.json``: ``running``, ``done``, ``failed``, ``stopped`` or ``interrupted``."""
         self.write_json("status.json", {"run_id": self.run_id, "status": status, **fields})
 
-    def log(self, event: str, text: str, level: str = "info", **fields: Any) -> None:
-        """One JSON line in ``log.jsonl`` and, unless quiet, one readable line on the terminal."""
+    def log(self, event: str, text: str, level: str = "info", show: bool = True, **fields: Any) -> None:
+        """One JSON line in ``log.jsonl`` and, with ``show``, one readable line on the terminal."""
         now = datetime.datetime.now(datetime.timezone.utc)
         record = {
             "time": now.isoformat(timespec="milliseconds"),
@@ -89,12 +100,12 @@ class RunFolder:
             "text": text,
         }
         # A full disk must not keep the terminal from saying so.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), self._writing:
             self._log.write(json.dumps({**record, **fields}, default=str) + "\n")
             self._log.flush()
-        if not self.quiet:
+        if show:
             mark = {"warning": "warning: ", "error": "error: "}.get(level, "")
-            print(f"{now.astimezone():%H:%M:%S} {mark}{text}", file=sys.stderr, flush=True)
+            self.say(f"{now.astimezone():%H:%M:%S} {mark}{text}")
 
     def sync(self, at_most_every_s: float = 0.0) -> None:
         """Copy the log as it stands to the output."""

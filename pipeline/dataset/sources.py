@@ -8,7 +8,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -95,10 +95,14 @@ def list_source(
         if limit is not None and count >= limit:
             return
     if count == 0 and manifest:
-        raise UserError(f"{manifest}: the manifest has no rows")
+        raise UserError(
+            f"source.manifest={manifest} has no rows", do="a csv, jsonl or parquet with a uri per row"
+        )
     if count == 0:
         wanted = f"matching {glob}" if glob else "with a known audio suffix"
-        raise UserError(f"{uri}: no file {wanted} found; check source.uri and source.glob")
+        ours = "nothing there" if glob else "known are .wav, .flac, .mp3, .ogg, .m4a, .opus and some more"
+        do = "'source.glob=**/*' takes every file, whatever its name; source.uri=… is another folder"
+        raise UserError(f"source.uri={uri}: no file {wanted} found", ours, do)
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ def _walk(
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001  every fsspec backend raises its own classes
-        raise explain(uri, error) from None
+        raise explain(f"source.uri={uri}", error) from None
     if single:
         yield _item(absolute(uri), entry)
         return
@@ -191,7 +195,8 @@ def _walk_folder(
         entries = sorted(fs.ls(folder, detail=True), key=lambda entry: entry["name"])
     except Exception as error:  # noqa: BLE001  every fsspec backend raises its own classes
         if folder == walk.root:
-            raise explain(folder, error) from None
+            named = folder if walk.local else fs.unstrip_protocol(folder)
+            raise explain(f"source.uri={named}", error) from None
         # One folder that cannot be read must not hide its neighbours.
         full = folder if walk.local else fs.unstrip_protocol(folder)
         yield _item(full, {}, f"is a folder that cannot be listed: {one_line(error)}")
@@ -277,7 +282,7 @@ def _manifest_uris(manifest: str, options: dict[str, Any] | None) -> Iterator[st
     try:
         handle = fs.open(path, "rb")
     except Exception as error:  # noqa: BLE001  every fsspec backend raises its own classes
-        raise explain(manifest, error) from None
+        raise explain(f"source.manifest={manifest}", error) from None
     seen: set[str] = set()
     try:
         with handle:
@@ -292,10 +297,18 @@ def _manifest_uris(manifest: str, options: dict[str, Any] | None) -> Iterator[st
         raise UserError(f"{manifest}: cannot be read as {suffix[1:]} ({one_line(error)})") from None
 
 
+def _no_uri_column(manifest: str, columns: Sequence[str]) -> UserError:
+    return UserError(
+        f"source.manifest={manifest} has no uri column",
+        f"it has {', '.join(columns) or 'none at all'}",
+        "the header `uri` over the column of paths or URLs",
+    )
+
+
 def _csv_rows(handle, manifest: str) -> Iterator[dict[str, Any]]:
     reader = csv.DictReader(io.TextIOWrapper(handle, encoding="utf-8-sig", newline=""))
     if "uri" not in (reader.fieldnames or []):
-        raise UserError(f"{manifest}: no uri column, only {', '.join(reader.fieldnames or ['nothing'])}")
+        raise _no_uri_column(manifest, reader.fieldnames or [])
     yield from reader
 
 
@@ -317,6 +330,6 @@ def _parquet_rows(handle, manifest: str) -> Iterator[dict[str, Any]]:
     except pa.ArrowInvalid as error:
         raise UserError(f"{manifest}: not a Parquet file ({error})") from None
     if "uri" not in file.schema_arrow.names:
-        raise UserError(f"{manifest}: no uri column, only {', '.join(file.schema_arrow.names)}")
+        raise _no_uri_column(manifest, file.schema_arrow.names)
     for batch in file.iter_batches(columns=["uri"]):
         yield from batch.to_pylist()

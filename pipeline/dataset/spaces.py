@@ -38,7 +38,7 @@ def require_space(output: Output, space: str) -> None:
     for other, part in output_spaces(output).items():
         if other != space:
             raise UserError(
-                f"{output.uri} holds CLAP embeddings of {other} ({part}), this run would add those of {space}, "
-                "and the two do not compare: type another output.uri, the clap.checkpoint of that output, "
-                "or output.overwrite=true to replace it"
+                f"{output.uri} holds CLAP embeddings of {other}, this run would add those of {space}",
+                f"the two do not compare, and {part} has the former",
+                "another output.uri, the clap.checkpoint of that output, or output.overwrite=true to replace it",
             )

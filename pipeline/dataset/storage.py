@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import UserError
 
+LOCATIONS = ("source.uri", "source.manifest", "output.uri", "cache.uri")
 # s3fs waits for minutes by default when an endpoint does not answer.
 S3_CLIENT = {"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 4, "mode": "standard"}}
 
@@ -89,15 +91,58 @@ def explain(uri: str, error: BaseException) -> UserError:
     """A storage error as one line that says what is wrong with ``uri`` and what to look at."""
     text = one_line(error)
     kind = type(error).__name__
-    if isinstance(error, PermissionError) or "InvalidAccessKeyId" in text or "SignatureDoesNotMatch" in text:
-        return UserError(f"{uri}: access denied ({text}); check key and secret in storage_options")
+    where = uri.partition("=")[2] if uri.partition("=")[0] in LOCATIONS else uri
+    remote = not is_local(where)
+    bad_key = "InvalidAccessKeyId" in text or "SignatureDoesNotMatch" in text
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return UserError(
+            f"{uri}: no space left", "the disk is full", "free some, or output.uri=ANOTHER/PLACE"
+        )
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return UserError(
+            f"{uri}: cannot be written", "the file system is read-only", "output.uri=ANOTHER/PLACE"
+        )
+    if isinstance(error, NotADirectoryError):
+        return UserError(f"{uri}: is not a folder", "a file has that name, or part of it", "another path")
+    if isinstance(error, PermissionError) or bad_key:
+        do = "'source.storage_options={key: K, secret: S}' with a key that may list, read and write there"
+        if not remote:
+            do = f"ls -ld {where}, to see whose it is, or another path"
+        return UserError(f"{uri}: access denied", text, do)
     if kind in ("NoCredentialsError", "PartialCredentialsError"):
-        return UserError(f"{uri}: no credentials; set storage_options {{key, secret}}, or anon: true")
+        return UserError(
+            f"{uri}: no credentials",
+            "none in storage_options, in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, nor in ~/.aws",
+            "export AWS_ACCESS_KEY_ID=K AWS_SECRET_ACCESS_KEY=S, or for a public bucket "
+            "'source.storage_options={anon: true}'",
+        )
     if kind in ("EndpointConnectionError", "ConnectTimeoutError", "ClientConnectorError", "ConnectionError"):
-        return UserError(f"{uri}: the server does not answer ({text}); check storage_options.endpoint")
+        return UserError(
+            f"{uri}: the server does not answer",
+            text,
+            "'source.storage_options={endpoint: http://HOST:PORT}'",
+        )
+    if isinstance(error, FileNotFoundError) and remote:
+        place = urlsplit(where)
+        return UserError(
+            f"{uri}: does not exist",
+            f"there is no bucket {place.netloc}, or nothing below it is called {place.path.strip('/') or '/'}",
+            f"{place.scheme}://BUCKET/PREFIX as your storage lists it; it may need an endpoint or a region, too: "
+            "'source.storage_options={endpoint: http://HOST:PORT, region: R}'",
+        )
     if isinstance(error, FileNotFoundError):
-        return UserError(f"{uri}: does not exist")
-    return UserError(f"{uri}: cannot be read ({kind}: {text})")
+        return UserError(
+            f"{uri}: does not exist", _nearest_there(where), "the path of a folder that is there"
+        )
+    return UserError(f"{uri}: cannot be read", f"{kind}: {text}")
+
+
+def _nearest_there(path: str) -> str:
+    """The deepest folder of ``path`` that is there: a misspelt part shows at once."""
+    missing = Path(local_path(path))
+    while not missing.parent.exists():
+        missing = missing.parent
+    return f"{missing.parent} has nothing called {missing.name}"
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

@@ -14,6 +14,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from pipeline.engine.guard import FATAL, guarded, raise_fatal
 from pipeline.engine.process import GPU_MEMORY_FRACTION
 from pipeline.engine.resources import StageResources
+from pipeline.engine.watch import WatchStages, watch
 
 # A task lost with its worker is retried this often before its block is given up; Ray's default is for ever.
 MAX_TASK_RETRIES = 3
@@ -62,6 +63,9 @@ def build_dataset(
     # Only dead workers drop blocks, see `pipeline.engine.guard`.
     context.max_errored_blocks = -1
     context.actor_prefetcher_enabled = True
+    if WatchStages not in context.custom_execution_callback_classes:
+        context.custom_execution_callback_classes.append(WatchStages)
+    watch({node.name: node.stage.__name__ for node in nodes})
     dataset = ray.data.from_arrow(list(blocks))
     own = {"runtime_env": {"env_vars": dict(environment)}} if environment else {}
     for node in nodes:

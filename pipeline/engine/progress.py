@@ -64,7 +64,9 @@ class Progress:
         for stage, sums in receipt["stages"].items():
             mine = self.stages.setdefault(stage, {**dict.fromkeys(sums, 0.0), "device": sums["device"]})
             for name, value in sums.items():
-                if name != "device":
+                if name == "gpu_peak_bytes":
+                    mine[name] = max(mine[name], value)
+                elif name != "device":
                     mine[name] += value
         for process in receipt["processes"]:
             key = (process["node"], process["pid"])
@@ -97,6 +99,11 @@ class Progress:
         """Files of which nothing could be computed."""
         return self.status["failed"]
 
+    def gpu_peak_bytes(self, stage: str) -> int:
+        """Most GPU memory that a batch of ``stage``, or of one of its extractors, took; 0 on a CPU."""
+        sums = [s for name, s in list(self.stages.items()) if name.split(".", 1)[0] == stage]
+        return int(max((s.get("gpu_peak_bytes", 0) for s in sums), default=0))
+
     def fields(self) -> dict[str, Any]:
         """What a progress line says; ``eta_s`` is None until a hundredth is done."""
         elapsed = self.elapsed()
@@ -105,6 +112,7 @@ class Progress:
         return {
             "files_done": len(self.committed),
             "files": self.files,
+            "share_done": round(done, 4),
             "audio_hours": round(self.audio_s / 3600, 4),
             "real_time_factor": round(self.audio_s / elapsed, 2) if elapsed else None,
             "failed": self.failed(),

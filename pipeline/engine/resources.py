@@ -63,8 +63,9 @@ def plan_resources(
     on_gpu = {s: n for s, n in wanted.items() if n > 0}
     if on_gpu and cluster_gpus < 1:
         raise UserError(
-            f"hardware.gpu_shares asks for a GPU ({', '.join(on_gpu)}) and this cluster has none: "
-            "type hardware=cpu, or ray.address of a cluster with GPUs"
+            f"hardware.gpu_shares asks for a GPU ({', '.join(on_gpu)}) and there is none",
+            "Ray sees no CUDA device on any node",
+            "hardware=cpu, hardware=auto, or ray.address=HOST:PORT of a cluster with GPUs",
         )
     total = sum(weight for stage, weight in WEIGHTS.items() if stage in stages and stage not in on_gpu)
     actors: dict[str, int] = {}
@@ -76,25 +77,27 @@ def plan_resources(
     needed = sum(actors[s] / n for s, n in on_gpu.items())
     if needed > cluster_gpus:
         raise UserError(
-            f"hardware.gpu_shares and hardware.actors need {needed:g} GPUs and the cluster has {cluster_gpus:g}: "
-            "raise hardware.gpu_shares.<stage> (the n of 1/n) or lower hardware.actors.<stage>"
+            f"hardware.gpu_shares and hardware.actors need {needed:g} GPUs and the cluster has {cluster_gpus:g}",
+            "actors of a stage × 1/n, summed over the stages, must fit the cards",
+            "a larger hardware.gpu_shares.<stage> (the n of 1/n), or a smaller hardware.actors.<stage>",
         )
     share = min(1.0, math.floor((1 - SPARE) * cluster_cpus / sum(actors.values()) * 100) / 100)
     if share < SMALLEST_CPU_SHARE:
-        raise UserError(_starving(actors, fixed_actors, cluster_cpus))
+        raise _starving(actors, fixed_actors, cluster_cpus)
     return {
         stage: StageResources(actors[stage], share, 1.0 / on_gpu[stage] if stage in on_gpu else 0.0)
         for stage in stages
     }
 
 
-def _starving(actors: Mapping[str, int], fixed: Mapping[str, int], cpus: float) -> str:
+def _starving(actors: Mapping[str, int], fixed: Mapping[str, int], cpus: float) -> UserError:
     most = max(actors, key=lambda stage: actors[stage])
     pools = ", ".join(f"{stage}×{count}" for stage, count in actors.items())
     fits = int((1 - SPARE) * cpus / SMALLEST_CPU_SHARE)
     # Only a size that the user has fixed gets this far, except on a machine of a fraction of a core.
-    remedy = f"lower hardware.actors.{most}" if fixed.get(most) else "raise ray.num_cpus"
-    return (
-        f"hardware.actors: {sum(actors.values())} actors ({pools}) on {cpus:g} CPUs would starve Ray's own tasks and "
-        f"each other, {fits} fit: {remedy}"
+    remedy = f"hardware.actors.{most}=0, or fewer" if fixed.get(most) else "a larger ray.num_cpus"
+    return UserError(
+        f"hardware.actors: {sum(actors.values())} actors ({pools}) on {cpus:g} CPUs, where {fits} fit",
+        "they would starve Ray's own tasks and each other",
+        remedy,
     )

@@ -84,12 +84,26 @@ def connect(
             with _quiet_stderr():
                 ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        raise UserError(f"ray.address={address}: cannot connect to Ray ({one_line(error)})") from None
+        raise _no_ray(address, error) from None
     # Ray sets its handlers up during init, so the level is set again.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     found = ray.cluster_resources()
     own = {} if ours else wanted
     return Cluster(address or "local", found.get("CPU", 0.0), found.get("GPU", 0.0), len(ray.nodes()), own)
+
+
+def _no_ray(address: str | None, error: BaseException) -> UserError:
+    text = one_line(error, 160)
+    if address in (None, "local"):
+        return UserError(
+            "Ray does not start on this machine", text, "ray.num_cpus=2 ray.object_store_memory=1e9"
+        )
+    return UserError(
+        f"ray.address={address}: no Ray answers there",
+        text,
+        "ray.address=HOST:6379 (the port of `ray start --head`), ray.address=auto on a machine of the cluster, or "
+        "nothing at all for this machine alone; with token authentication also RAY_AUTH_MODE=token",
+    )
 
 
 @contextmanager

@@ -43,6 +43,7 @@ def performance(
             "wait_s": s["wait_s"],
             "real_time_factor": progress.audio_s / s["compute_s"] if s["compute_s"] else None,
             "padding_fraction": s["padding_weighted"] / s["compute_s"] if s["compute_s"] else None,
+            "gpu_peak_bytes": int(s.get("gpu_peak_bytes", 0)) or None,
         }
         for name, s in sorted(progress.stages.items(), key=lambda item: -item[1]["compute_s"])
     }

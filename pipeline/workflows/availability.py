@@ -71,7 +71,7 @@ def _find_clap(config: ExtractConfig, models: Models) -> None:
     what = f"python jobs/models.py fetch {config.clap.checkpoint or CLAP_PREFERENCE[0]}"
     reason = f"no CLAP checkpoint found; type `{what}` or clap.checkpoint=FILE"
     if config.clap.on_unavailable == "fail":
-        raise UserError(f"clap.on_unavailable=fail: {reason}")
+        raise UserError("clap.on_unavailable=fail", reason, f"{what}, or clap.enabled=false")
     models.fallbacks.append(Fallback("clap", config.clap.checkpoint or "CLAP embeddings", "none", reason))
     models.warnings.append(f"CLAP is skipped: {reason}")
 
@@ -96,7 +96,9 @@ def _clap_path(checkpoint: str | None) -> Path | None:
     path = Path(checkpoint).expanduser()
     if not path.exists():
         raise UserError(
-            f"clap.checkpoint={checkpoint} is neither a file, a folder nor a name from `python jobs/models.py list`"
+            f"clap.checkpoint={checkpoint} is not there",
+            "it is neither a file, a folder nor a name from the catalogue",
+            "python jobs/models.py list, for the names; clap.checkpoint=FILE.pt, or leave it out to do without CLAP",
         )
     return path.resolve()
 
@@ -137,4 +139,8 @@ def _find_backend(config: ExtractConfig, models: Models) -> None:
         models.separation = f"{choice.separator.name} ({choice.reason})"
         return
     if separation.on_unavailable == "fail":
-        raise UserError(f"separation.on_unavailable=fail and no backend can run: {choice.reason}")
+        raise UserError(
+            "separation.on_unavailable=fail and no backend can run",
+            choice.reason,
+            "separation.backends=auto, python jobs/models.py fetch spleeter-2stems, or separation.enabled=false",
+        )

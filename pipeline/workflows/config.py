@@ -244,7 +244,10 @@ def nearest(word: str, choices: typing.Iterable[str]) -> str:
 
 def _one_of(key: str, value: str, choices: typing.Sequence[str]) -> None:
     if value not in choices:
-        raise UserError(f"{key}={value} is not one of {', '.join(choices)}{nearest(value, choices)}")
+        raise UserError(
+            f"{key}={value} is not one of {', '.join(choices)}{nearest(value, choices)}",
+            do=f"{key}={(difflib.get_close_matches(value, list(choices), n=1, cutoff=0.5) or choices)[0]}",
+        )
 
 
 def _positive(key: str, value: float) -> None:
@@ -254,13 +257,23 @@ def _positive(key: str, value: float) -> None:
 
 def _check_io(config: ExtractConfig) -> None:
     if not config.source.uri and not config.source.manifest:
-        raise UserError("source.uri is not set: type source.uri=FOLDER or source.uri=s3://BUCKET/PREFIX")
+        raise UserError(
+            "source.uri is not set",
+            "it says where the audio is",
+            "source.uri=FOLDER or source.uri=s3://BUCKET/PREFIX",
+        )
     if not config.output.uri:
-        raise UserError("output.uri is not set: type output.uri=FOLDER or output.uri=s3://BUCKET/PREFIX")
+        raise UserError(
+            "output.uri is not set",
+            "it says where the tables go",
+            "output.uri=FOLDER or output.uri=s3://BUCKET/PREFIX",
+        )
     for key, uri in (("source.uri", config.source.uri), ("output.uri", config.output.uri)):
         if uri and "@" in uri.partition("://")[2].split("/", 1)[0]:
             raise UserError(
-                f"{key}: credentials in a URL would be written down; put them into storage_options"
+                f"{key} carries credentials",
+                "they would be written down with it",
+                f"'{key.partition('.')[0]}.storage_options={{key: K, secret: S}}'",
             )
     if config.output.uri.startswith("memory:"):
         raise UserError("output.uri=memory:// is seen by one process only; type a folder or a bucket")
@@ -282,7 +295,11 @@ def _check_paths_on_a_cluster(config: ExtractConfig) -> None:
     }
     for key, uri in uris.items():
         if uri and "://" not in uri and not uri.startswith(("/", "~")):
-            raise UserError(f"{key}={uri} is relative: on a cluster type an absolute path or a URL")
+            raise UserError(
+                f"{key}={uri} is relative",
+                "on a cluster the job runs in a copy of this folder, which is thrown away",
+                f"{key}=/an/absolute/path on a disk that all nodes share, or a URL such as s3://BUCKET/PREFIX",
+            )
 
 
 def _check_features(config: ExtractConfig) -> None:
@@ -378,7 +395,11 @@ def _check_hardware(hardware: HardwareConfig) -> None:
     for stage, share in hardware.gpu_shares.items():
         _one_of("hardware.gpu_shares", stage, GPU_STAGES)
         if share < 0:
-            raise UserError(f"hardware.gpu_shares.{stage}={share} must be 0 (CPU) or the n of 1/n GPU")
+            raise UserError(
+                f"hardware.gpu_shares.{stage}={share} is no share of a GPU",
+                "it is the n of 1/n, because Ray packs actors onto a card by whole parts",
+                f"hardware.gpu_shares.{stage}=4 for a quarter of a card, 0 for the CPU",
+            )
         if share and hardware.name == "auto":
             raise UserError(
                 f"hardware.gpu_shares.{stage}={share}: hardware=auto works it out; type hardware=gpu_small to fix it, "

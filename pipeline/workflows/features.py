@@ -32,6 +32,7 @@ from pipeline.engine.progress import Progress
 from pipeline.engine.resources import StageResources, plan_resources
 from pipeline.engine.session import Cluster, connect, disconnect
 from pipeline.report.html import clock, render
+from pipeline.report.live import progress_text
 from pipeline.report.overview import overview
 from pipeline.report.performance import markdown, performance
 from pipeline.workflows.availability import Models, find_models
@@ -42,11 +43,15 @@ from pipeline.workflows.hardware import resolve_hardware
 from pipeline.workflows.keys import wanted_keys
 from pipeline.workflows.passes import Passes, TooManyFailures, count_rows
 from pipeline.workflows.resume import plan_work
+from pipeline.workflows.showing import shown
 from pipeline.workflows.stages import build_graph, plan_blocks, run_schema, stage_names
+from pipeline.workflows.stopping import EXIT_STOPPED, Stopped, stoppable
 
 # The workers of a driver that was killed end a moment after it; what they still write is to be read.
 LAST_WRITES_S = 2.0
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_FAILURES = 0, 1, 2, 3
+# What ``status.json`` says of a run; any other exit code is "failed".
+ENDED = {EXIT_OK: "done", EXIT_FAILURES: "done", EXIT_STOPPED: "stopped"}
 
 
 @dataclass(frozen=True)
@@ -99,8 +104,11 @@ def run(config: ExtractConfig, quiet: bool = False, retry: Collection[str] = ())
         ended = "failed"
         try:
             result = _run(config, items, models, output, folder, lock, started, retry)
-            ended = "done" if result.exit_code in (EXIT_OK, EXIT_FAILURES) else "failed"
+            ended = ENDED.get(result.exit_code, "failed")
             return result
+        except KeyboardInterrupt:
+            ended = "stopped"
+            raise
         finally:
             with suppress(Exception):  # where nothing can be written, this cannot be either
                 folder.mark(ended)
@@ -199,7 +207,8 @@ def _run(
         schema, keys, progress, hardware.gpu_memory_fraction, config.max_strikes, config.max_failure_rate,
         {(f.stage, f.wanted, f.used) for f in models.fallbacks},
     )  # fmt: skip
-    error = passes.run(work.files, work.owners)
+    with stoppable(), shown(progress, folder):
+        error = passes.run(work.files, work.owners)
     try:
         if error is None:
             _even_out(output, state, schema)
@@ -242,7 +251,7 @@ def _even_out(output: Output, state: State, schema: pa.Schema) -> None:
 
 
 def _say_progress(folder: RunFolder, fields: dict[str, Any]) -> None:
-    folder.log("progress", progress_text(fields), **fields)
+    folder.log("progress", progress_text(fields), show=False, **fields)  # the view shows it
     folder.sync(at_most_every_s=30)
 
 
@@ -313,6 +322,8 @@ def _finish(
     for (stage, error_class), count in progress.failures.most_common(10):
         folder.log("failures", f"{count} × {error_class} in {stage}", level="warning", count=count)
     folder.log("report", f"report: {report}")
+    if isinstance(error, Stopped):
+        return Result(EXIT_STOPPED, folder.run_id, output.uri, report, numbers)
     if isinstance(error, TooManyFailures):
         return Result(EXIT_FAILURES, folder.run_id, output.uri, report, numbers)
     if error is not None:
@@ -331,15 +342,6 @@ def _finish(
             level="error",
         )
     return Result(code, folder.run_id, output.uri, report, numbers)
-
-
-def progress_text(fields: dict[str, Any]) -> str:
-    """A progress line for the terminal."""
-    return (
-        f"{fields['files_done']}/{fields['files']} files, {fields['audio_hours']:.2f} h of audio, "
-        f"{fields['real_time_factor'] or 0:.1f}× real time, {fields['failed']} failed, "
-        f"ETA {clock(fields['eta_s'])}"
-    )
 
 
 def summary_text(progress: Progress, numbers: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from pipeline.engine.resources import StageResources
 from pipeline.engine.session import Cluster, root_cause
 from pipeline.engine.stages.sink import SinkStage
 from pipeline.workflows.copies import Copy, write_copies
+from pipeline.workflows.stopping import Stopped
 
 # A run is stopped for its failures once so many files were seen, or a hundredth of them.
 SEEN_BEFORE_STOPPING = 100
@@ -73,12 +74,21 @@ class Passes:
     busy: dict[str, float] = field(default_factory=dict)
 
     def run(self, files: Sequence[PlannedFile], owners: dict[str, str]) -> BaseException | None:
-        """Compute ``files``. Whatever ends the run early is logged and returned, not raised."""
+        """Compute ``files``. Whatever ends the run early is logged and returned, not raised: `Stopped`, too."""
         try:
             self._until_settled(files, owners)
             left = self._copies(files)
             if left:
                 self._until_settled([replace(f, shared=False) for f in left], {})
+        except Stopped as stopped:
+            done, planned = len(self.progress.committed), self.progress.files
+            self.folder.log(
+                "stopped",
+                f"stopped by {stopped}: {done} of {planned} files are committed and stay; the same command goes on "
+                f"with the other {planned - done}",
+                level="warning",
+            )
+            return stopped
         except Exception as error:  # noqa: BLE001  whatever Ray raises, the user gets one line and the log has the rest
             self.folder.log(
                 "failed",

@@ -356,11 +356,12 @@ def _stage_sums(timings: list[list[dict[str, Any]]]) -> dict[str, dict[str, floa
     for row in timings:
         for t in row:
             zeros = dict.fromkeys(("compute_s", "wait_s", "padding_weighted"), 0.0)
-            counts = dict.fromkeys(("rows", "cache_hits"), 0)
+            counts = dict.fromkeys(("rows", "cache_hits", "gpu_peak_bytes"), 0)
             s = sums.setdefault(t["stage"], {**zeros, **counts, "device": t["device"]})
             s["compute_s"] += t["compute_s"]
             s["wait_s"] += t["wait_s"]
             s["rows"] += 1
             s["cache_hits"] += bool(t["cache_hit"])
+            s["gpu_peak_bytes"] = max(s["gpu_peak_bytes"], t["gpu_peak_bytes"] or 0)
             s["padding_weighted"] += t["compute_s"] * t["padding_fraction"]
     return sums

@@ -33,6 +33,7 @@ _BESIDES = re.compile(
     r"audio_branch\.(tscam_conv\.|head\.|spectrogram_extractor\.|logmel_extractor\.|bn0\.num_batches_tracked"
     r"|layers\.\d+\.blocks\.\d+\.(attn_mask|attn\.relative_position_index)$)"
 )
+OTHER_CHECKPOINT = "clap.checkpoint=NAME of `python jobs/models.py list --kind clap`, or a file of LAION's"
 # What torch.load raises for files that are damaged, of another kind, or that ask for code.
 _LOAD_ERRORS = (
     pickle.UnpicklingError,
@@ -102,7 +103,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if files is not None:
         state = _checked(audio_names(read_hub_state(files, "audio_")), path)
     elif not path.is_file():
-        raise UserError(f"clap.checkpoint: there is no file {path}")
+        raise UserError(f"clap.checkpoint: there is no file {path}", do=OTHER_CHECKPOINT)
     else:
         content = load_laion(path)
         state = _checked({k: v for k, v in laion_state(content).items() if k.startswith(_AUDIO_KEYS)}, path)
@@ -143,14 +144,14 @@ def load_laion(path: Path) -> Any:
         with torch.serialization.safe_globals(_safe_globals()):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except OSError as error:
-        raise UserError(f"clap.checkpoint: cannot read {path}: {error.strerror or error}") from error
+        raise UserError(f"clap.checkpoint: cannot read {path}", error.strerror or str(error)) from error
     except _LOAD_ERRORS as error:
         unsafe = re.search(r"GLOBAL (\S+)", str(error))
         if unsafe:
             why = f"it asks for {unsafe[1]}, which weights have no need of; it was not run"
         else:
             why = f"expected a PyTorch checkpoint of LAION-CLAP ({type(error).__name__})"
-        raise UserError(f"clap.checkpoint: refused {path}: {why}") from error
+        raise UserError(f"clap.checkpoint: refused {path}", why, OTHER_CHECKPOINT) from error
 
 
 def laion_state(content: Any) -> dict[str, Any]:
@@ -201,5 +202,7 @@ def _shape(state: dict[str, torch.Tensor], name: str) -> tuple[int, ...]:
 def _unlike(path: Path, found: str) -> UserError:
     known = " or ".join(f"{name} {_dimensions(shape)}" for name, shape in ARCHITECTURES.items())
     return UserError(
-        f"clap.checkpoint: refused {path}: {found}; expected a LAION-CLAP checkpoint without fusion, {known}"
+        f"clap.checkpoint: refused {path}",
+        f"{found}; expected a LAION-CLAP checkpoint without fusion, {known}",
+        OTHER_CHECKPOINT,
     )

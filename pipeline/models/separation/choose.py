@@ -56,7 +56,7 @@ def load_backend(name: str, device: str = "cpu", options: SeparationOptions | No
         known = [*BACKEND_NAMES, AUTO]
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(known)}"
-        raise UserError(f"separation.backends: there is no backend {name!r}: {hint}")
+        raise UserError(f"separation.backends: there is no backend {name!r}", do=hint)
     options = options or SeparationOptions()
     key = ModelKey(f"separation:{name}", repr(options), device)
     if key not in _MISSING:

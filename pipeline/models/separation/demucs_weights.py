@@ -48,7 +48,10 @@ def _from_folder(name: str, folder: Path) -> nn.Module:
     from demucs.pretrained import get_model
 
     if not folder.is_dir():
-        raise UserError(f"separation.demucs_repo={folder} is not a folder")
+        raise UserError(
+            f"separation.demucs_repo={folder} is not a folder",
+            do="the folder with NAME.yaml and SIGNATURE.th files, or separation.demucs_model=NAME alone to download",
+        )
     if not (folder / f"{name}.yaml").is_file() and not any(
         path.suffix == ".th" and path.stem.split("-")[0] == name for path in folder.iterdir()
     ):

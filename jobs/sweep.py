@@ -1,0 +1,65 @@
+"""``--multirun``: every combination of the swept values into an output of its own, and a table in the end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field, replace
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from pipeline.dataset.output import Output
+from pipeline.dataset.storage import absolute
+from pipeline.errors import UserError
+from pipeline.report.comparison import Trial, comparison, comparison_markdown
+from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.features import Result
+
+
+@dataclass
+class Sweep:
+    """The runs of this process, where it was started with ``--multirun``."""
+
+    trials: list[Trial] = field(default_factory=list)
+    output: Output | None = None
+
+    def own_output(self, config: ExtractConfig) -> ExtractConfig:
+        """``config`` with an output for this combination alone: in a shared one the second has nothing to do."""
+        hydra = HydraConfig.get()
+        if hydra.mode != RunMode.MULTIRUN:
+            return config
+        number = int(hydra.job.num)
+        if self.output is None:
+            if absolute(config.output.uri).startswith(f"{absolute(config.source.uri or '')}/"):
+                raise UserError(
+                    f"output.uri={config.output.uri} lies within source.uri={config.source.uri}",
+                    "stems of one combination would be the input of the next",
+                    "another output.uri",
+                )
+            self.output = Output(config.output.uri, config.output_options())
+        config.output.uri = f"{self.output.uri}/{number:02d}"
+        print(f"\ncombination {number}: {' '.join(hydra.overrides.task)}", file=sys.stderr, flush=True)
+        return config
+
+    def add(self, result: Result) -> None:
+        """Note how a combination ended."""
+        if self.output is not None:
+            given = dict(line.lstrip("+").split("=", 1) for line in HydraConfig.get().overrides.task)
+            self.trials.append(Trial(given, result.output, result.performance))
+
+    def finish(self) -> None:
+        """Print the table and leave it beside the outputs, as ``comparison.md`` and ``comparison.json``."""
+        if self.output is None:
+            return
+        trials = [replace(trial, settings=self._swept(trial)) for trial in self.trials]
+        rows = comparison(trials)
+        table = comparison_markdown(rows)
+        self.output.write("comparison.md", table.encode())
+        self.output.write("comparison.json", (json.dumps(rows, indent=2) + "\n").encode())
+        print(f"\n{table}\n{self.output.uri}/comparison.md", flush=True)
+
+    def _swept(self, trial: Trial) -> dict[str, str]:
+        """The settings of a trial that are not the same in all of them."""
+        values = {key: {other.settings.get(key) for other in self.trials} for key in trial.settings}
+        return {key: value for key, value in trial.settings.items() if len(values[key]) > 1}

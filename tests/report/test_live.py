@@ -1,0 +1,106 @@
+"""The progress view: what it shows on a terminal, and what it says where there is none."""
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from pipeline.engine.progress import Progress
+from pipeline.engine.watch import StageState
+from pipeline.report.live import ProgressView, Rates, mean_audio_s, progress_text, stages_text
+
+STATES = {"decode": StageState(40, 3, 2, 2), "clap": StageState(25, 1, 1, 1)}
+
+
+def receipt(indexes, gpu_peak_bytes=0) -> dict:
+    """What the sink says of a part with two minutes per file."""
+    sums = {"compute_s": 4.0, "wait_s": 1.0, "rows": len(indexes), "cache_hits": 0, "padding_weighted": 0.0}
+    return {
+        "indexes": indexes, "copies": [], "status": {"ok": len(indexes) - 1, "failed": 1}, "bytes": 100,
+        "audio_s": 120.0 * len(indexes), "write_s": 0.1, "failures": [], "fallbacks": [], "processes": [],
+        "stages": {"clap": {**sums, "device": "cuda", "gpu_peak_bytes": gpu_peak_bytes}},
+    }  # fmt: skip
+
+
+def shown(view: ProgressView, states) -> str:
+    view.console.print(view.picture(states))
+    return view.console.file.getvalue()
+
+
+def terminal(width=120) -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+
+
+def test_the_live_view_shows_every_stage_with_its_queue_and_its_memory_on_the_gpu():
+    progress = Progress(files=100)
+    progress.add(receipt(range(25), gpu_peak_bytes=3 << 30))
+    progress.add(receipt(range(25, 30), gpu_peak_bytes=2 << 30))
+    view = ProgressView(progress, lambda: STATES, terminal())
+    view._rates.add(0.0, {"decode": 0, "clap": 0})
+    view._rates.add(10.0, {"decode": 40, "clap": 25})
+    text = shown(view, STATES)
+    lines = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
+    # 4 and 2.5 files a second, of two minutes each; what one stage has seen is not what another has.
+    assert lines["decode"] == ["40", "480", "3", "2", "2", "–"]
+    assert lines["clap"] == ["25", "300", "1", "1", "1", "3.0", "GiB"]
+    assert "30/100 files" in text
+    assert "2 failed" in text
+    assert "30%" in text
+
+
+def test_a_narrow_terminal_leaves_columns_out_and_wraps_nothing():
+    text = shown(ProgressView(Progress(files=4), lambda: STATES, terminal(width=60)), STATES)
+    assert "actors" not in text
+    assert "audio-s/s" in text
+
+
+def test_before_the_first_picture_it_says_what_it_waits_for():
+    assert "waiting for the workers" in shown(ProgressView(Progress(files=4), dict, terminal()), {})
+
+
+def test_elsewhere_it_is_a_plain_line_now_and_then():
+    said = []
+    progress = Progress(files=4)
+    console = Console(file=io.StringIO())
+    with ProgressView(progress, lambda: STATES, console, lambda *line: said.append(line), plain_every_s=0.0):
+        deadline = time.monotonic() + 30
+        while not said and time.monotonic() < deadline:
+            time.sleep(0.05)
+    text, fields = said[0]
+    assert text.startswith("0/4 files")
+    assert text.endswith("(decode 40, clap 25 files)")
+    assert fields["files"] == 4
+    assert "\x1b" not in console.file.getvalue()
+
+
+def test_a_line_of_the_log_is_printed_as_it_is():
+    console = Console(file=io.StringIO(), width=20)
+    ProgressView(Progress(files=1), dict, console).say(
+        "12:00:00 [red]a file[/red] with a name longer than 20 columns"
+    )
+    assert console.file.getvalue() == "12:00:00 [red]a file[/red] with a name longer than 20 columns\n"
+
+
+def test_the_rate_is_of_the_last_seconds_only():
+    rates = Rates(window_s=10)
+    assert rates.per_second("decode") is None
+    for second in range(31):
+        rates.add(float(second), {"decode": 5 * min(second, 20)})
+    assert rates.per_second("decode") == pytest.approx(0.0), "stood still for ten seconds"
+
+
+def test_a_further_pass_counts_anew():
+    rates = Rates()
+    rates.add(0.0, {"decode": 100})
+    rates.add(1.0, {"decode": 2})
+    assert rates.per_second("decode") is None
+    rates.add(3.0, {"decode": 6})
+    assert rates.per_second("decode") == pytest.approx(2.0)
+
+
+def test_words_for_what_is_not_known_yet():
+    progress = Progress(files=3)
+    assert mean_audio_s(progress) is None
+    assert progress_text(progress.fields()).endswith("ETA –")
+    assert stages_text({}) == ""
