@@ -133,7 +133,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=600)
     parser.add_argument("--mp3-minutes", type=float, default=180)
     options = parser.parse_args()
-    songs = sorted(p for p in options.audio.iterdir() if p.suffix in SUFFIXES)
+    songs = sorted(p for p in options.audio.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not songs:
+        raise SystemExit(f"no audio below {options.audio}; pass --audio FOLDER")
     root = Path(tempfile.mkdtemp(prefix="long-files-"))
     try:
         measured = {}

@@ -224,7 +224,10 @@ def job(repo, *arguments: str) -> subprocess.CompletedProcess:
 def test_the_command_line_refuses_in_one_line_with_exit_code_2(repo, tmp_path):
     done = job(repo, "source.uri=/nowhere", f"output.uri={tmp_path}/out", "clap.agregate=mean")
     assert done.returncode == 2
-    assert done.stderr.strip() == "error: clap.agregate is not a config key; did you mean clap.aggregate?"
+    assert done.stderr.splitlines() == [
+        "error: clap.agregate is not a config key; did you mean clap.aggregate?",
+        "type:  python jobs/extract_features.py --cfg job, for all keys and their values",
+    ]
     done = job(repo, f"source.uri={tmp_path}/nowhere", f"output.uri={tmp_path}/out")
     assert done.returncode == 2
     assert done.stderr.strip() == f"error: {tmp_path}/nowhere: does not exist"
