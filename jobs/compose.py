@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -184,7 +185,10 @@ def run_job(job: Callable[[], None], afterwards: Callable[[], None] = lambda: No
                 GlobalHydra.instance().clear()
     except UserError as error:
         leave(error)
-    job()
+    with tempfile.TemporaryDirectory(prefix="soundmill-") as scratch:
+        # Hydra writes the overrides of a multirun down, secrets included: where nobody else reads, and not for long.
+        sys.argv.append(f"hydra.sweep.dir={scratch}")
+        job()
     afterwards()
     sys.exit(max(EXIT_CODES, default=0))
 

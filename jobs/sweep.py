@@ -17,6 +17,12 @@ from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.features import Result
 
 
+def _given() -> dict[str, str]:
+    """The overrides of this combination, but for those that may be secrets: they end up in files."""
+    pairs = (line.lstrip("+").split("=", 1) for line in HydraConfig.get().overrides.task)
+    return {key: value for key, value in pairs if "storage_options" not in key}
+
+
 @dataclass
 class Sweep:
     """The runs of this process, where it was started with ``--multirun``."""
@@ -39,14 +45,14 @@ class Sweep:
                 )
             self.output = Output(config.output.uri, config.output_options())
         config.output.uri = f"{self.output.uri}/{number:02d}"
-        print(f"\ncombination {number}: {' '.join(hydra.overrides.task)}", file=sys.stderr, flush=True)
+        given = " ".join(f"{key}={value}" for key, value in _given().items())
+        print(f"\ncombination {number}: {given}", file=sys.stderr, flush=True)
         return config
 
     def add(self, result: Result) -> None:
         """Note how a combination ended."""
         if self.output is not None:
-            given = dict(line.lstrip("+").split("=", 1) for line in HydraConfig.get().overrides.task)
-            self.trials.append(Trial(given, result.output, result.performance))
+            self.trials.append(Trial(_given(), result.output, result.performance))
 
     def finish(self) -> None:
         """Print the table and leave it beside the outputs, as ``comparison.md`` and ``comparison.json``."""

@@ -1,5 +1,8 @@
 """How a run ends when too much fails, when nothing is asked for, and when it cannot start."""
 
+import subprocess
+import sys
+
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -47,3 +50,25 @@ def test_a_gpu_that_is_not_there_is_one_line_and_costs_no_table(tmp_path):
     with pytest.raises(UserError, match="hardware=cpu"):
         features.run(config, quiet=True)
     assert output.parts("tracks") == ["tracks/part-0.parquet"], "nothing is cleared before the run can start"
+
+
+def test_a_sweep_has_an_output_per_combination_and_a_table_in_the_end(repo, tmp_path):
+    write_bad_files(tmp_path / "in")
+    done = subprocess.run(
+        [
+            sys.executable, "jobs/extract_features.py", "--multirun", f"source.uri={tmp_path}/in", "source.glob=*.wav",
+            f"output.uri={tmp_path}/out", "features.enabled=[]", "clap.enabled=false", "separation.enabled=false",
+            "+source.storage_options={key: not-for-files}", "perf.threads=1,2", "ray.num_cpus=2",
+        ],
+        cwd=repo, capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    table = (tmp_path / "out" / "comparison.md").read_text()
+    assert table in done.stdout
+    assert {line.split("|")[1].strip() for line in table.splitlines()[2:]} == {"1", "2"}, (
+        "the swept key, and no other"
+    )
+    for place in ("00", "01"):
+        assert len(pd.read_parquet(tmp_path / "out" / place / "tracks")) == 5
+    assert "not-for-files" not in done.stdout + done.stderr
+    assert not (repo / "multirun.yaml").exists()
