@@ -1,0 +1,87 @@
+"""Every command and every piece of Python in the documents: it parses, its keys exist, its files are there."""
+
+import ast
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+DOCUMENTS = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+JOB = re.compile(r"(?:^|[ /])(jobs|benchmarks)/(\w+)\.py$")
+
+
+def blocks(language: str) -> list[tuple[Path, str]]:
+    return [(d, text) for d in DOCUMENTS for kind, text in BLOCK.findall(d.read_text()) if kind == language]
+
+
+def commands() -> list[tuple[str, str]]:
+    """(document, command) of every line of a block without a language, and of every job named in the text."""
+    found = []
+    for document, text in blocks("") + blocks("bash"):
+        for line in text.replace("\\\n", " ").splitlines():
+            line = re.sub(r"\s#.*", "", line).strip()
+            if JOB.search(" ".join(line.split()[:1])) or re.search(r"(jobs|benchmarks)/\w+\.py", line):
+                found.append((document.name, line))
+    for document in DOCUMENTS:
+        for line in re.findall(r"`((?:\.venv/bin/)?python jobs/[^`]+)`", document.read_text()):
+            found.append((document.name, " ".join(line.split())))
+    return found
+
+
+def arguments(line: str) -> tuple[str, str, list[str]]:
+    """Folder and name of the script, and what it is given."""
+    words = shlex.split(line)
+    at = next(number for number, word in enumerate(words) if JOB.search(word))
+    folder, name = JOB.search(words[at]).groups()
+    return folder, name, [word for word in words[at + 1 :] if word not in ("…", "[key=value", "...]")]
+
+
+@pytest.fixture(scope="module")
+def compose():
+    sys.path.insert(0, str(REPO / "jobs"))
+    import compose
+
+    compose.register()
+    return compose
+
+
+@pytest.mark.parametrize(("document", "line"), sorted(set(commands())))
+def test_a_command_of_the_documents_is_accepted_by_its_job(compose, document, line):
+    folder, name, given = arguments(line)
+    assert (REPO / folder / f"{name}.py").exists(), line
+    given = [word.replace("$n", "000").replace("=…", "=here") for word in given]
+    if folder == "jobs" and name in ("extract_features", "plan"):
+        sweep = "--multirun" in given
+        overrides = [word for word in given if "=" in word]
+        compose.check_keys(overrides, sweep)
+        if not sweep:
+            here = [] if any("source." in word for word in overrides) else ["source.uri=here"]
+            compose.load(
+                [*here, "output.uri=out", *overrides] if "output.uri" not in line else [*here, *overrides]
+            )
+    elif folder == "jobs" and name in ("failures", "verify"):
+        import keyvalue
+
+        module = __import__(name)
+        keyvalue.parse(module.Options, given, "", "")
+
+
+@pytest.mark.parametrize("text", [text for _, text in blocks("python")])
+def test_python_in_the_documents_is_python(text):
+    ast.parse(text)
+
+
+def test_there_are_commands_and_python_to_look_at():
+    assert len(commands()) > 10
+    assert len(blocks("python")) > 2
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_what_a_document_links_to_is_there(document):
+    for target in re.findall(r"\]\(([^)#][^)]*)\)", document.read_text()):
+        if not target.startswith("http"):
+            assert (document.parent / target.partition("#")[0]).exists(), target
