@@ -4,7 +4,6 @@ import base64
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -101,8 +100,6 @@ def test_a_notebook_is_committed_with_its_results_and_nothing_of_a_machine(name)
             if not kind.startswith("image/"):
                 plain = re.sub(r"<[^>]*>", " ", text)
                 assert not re.search(r"(?<![\w.])/(?:[\w.-]+/)+[\w.-]+", plain), "an absolute path"
-                assert socket.gethostname() not in plain
-                assert str(Path.home()) not in plain
 
 
 def test_the_notebooks_are_small_and_all_of_them_are_tested():
@@ -128,7 +125,7 @@ def test_duckdb(run_notebook, local_run, numbers):
     assert numbers["files"] in text
     table = pq.read_table(local_run.output / "tracks")
     peak = np.nanmax(table["loudness_true_peak_dbtp"].to_numpy())
-    assert f"largest loudness_true_peak_dbtp: {peak:.1f} dBTP" in text
+    assert f"largest true peak: {peak:.1f} dBTP" in text
     first = sorted(
         (uri.rsplit("/", 1)[-1], lufs)
         for uri, lufs, status in zip(
@@ -136,7 +133,8 @@ def test_duckdb(run_notebook, local_run, numbers):
         )
         if status == "ok"
     )[0]
-    assert re.search(rf"^file,lufs,dbtp\n{re.escape(first[0])},{first[1]:.3f}", text, re.MULTILINE)
+    [[name, lufs]] = re.findall(r"^file,lufs,dbtp\n([^,]+),([^,]+),", text, re.MULTILINE)
+    assert (name, float(lufs)) == (first[0], pytest.approx(first[1]))
 
 
 def test_similarity_of_embeddings(run_notebook, local_run):
@@ -148,7 +146,7 @@ def test_similarity_of_embeddings(run_notebook, local_run):
     vectors = {row["uri"].rsplit("/", 1)[-1]: np.array(row["clap_embedding"]) for row in rows}
     query = vectors.pop("song_a_major_96.flac")
     nearest = max(vectors, key=lambda name: vectors[name] @ query)
-    assert re.search(rf"^{nearest} +{vectors[nearest] @ query:.3f}$", text, re.MULTILINE)
+    assert re.search(rf"^{re.escape(nearest)} +{vectors[nearest] @ query:.3f}$", text, re.MULTILINE)
     heard = tables.segments.count_rows(filter=ds.field("clap_embedding").is_valid())
     assert f"{heard} windows with an embedding" in text
 
@@ -181,7 +179,7 @@ def test_spark(run_notebook, local_run, numbers):
     tracks = pq.read_table(local_run.output / "tracks").to_pylist()
     [key] = {dict(row["extractor_keys"])["mel"] for row in tracks if row["status"] == "ok"}
     good = sum(row["status"] == "ok" for row in tracks)
-    assert re.search(rf"\|mel +\|{key} +\|{good} +\|", text)
+    assert re.search(rf"\| *mel *\| *{key} *\| *{good} *\|", text)
     segments = pq.read_table(local_run.output / "segments").num_rows
     assert f"{segments} segments" in text
     assert re.search(r"\| +uri\|.*mel_key\|beat\|.*time_s\|", text), "the example's own table"
