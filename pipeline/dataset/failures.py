@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import yaml
 
 from pipeline.dataset.output import Output
+from pipeline.dataset.run import run_ids
 from pipeline.dataset.schemas import FAILURES
 from pipeline.dataset.storage import explain, one_line
-from pipeline.dataset.verify.runs import run_ids
 from pipeline.errors import UserError
 
 WHERE_SECONDS = 30.0

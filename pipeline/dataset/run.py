@@ -128,18 +128,23 @@ class RunFolder:
             self._spool.unlink()
 
 
-def interrupted_runs(output: Output, newest: int = 20) -> list[str]:
-    """Ids of those of the ``newest`` runs that never came to an end; only for whoever holds the lock."""
+def run_ids(output: Output) -> list[str]:
+    """The runs that have a folder, the oldest first."""
     try:
         found = output.fs.ls(output.path("runs"), detail=False)
     except FileNotFoundError:
         return []
-    names = sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
-    ids = [name for name in names if _RUN_ID.fullmatch(name)]
-    return [run_id for run_id in ids[-newest:] if _status(output, run_id) == "running"]
+    names = (str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
+    return sorted(name for name in names if _RUN_ID.fullmatch(name))
 
 
-def _status(output: Output, run_id: str) -> str | None:
+def interrupted_runs(output: Output, newest: int = 20) -> list[str]:
+    """Ids of those of the ``newest`` runs that never came to an end; only for whoever holds the lock."""
+    return [run_id for run_id in run_ids(output)[-newest:] if run_status(output, run_id) == "running"]
+
+
+def run_status(output: Output, run_id: str) -> str | None:
+    """What a run last said of itself, see `RunFolder.mark`; None where it said nothing that can be read."""
     try:
         return json.loads(output.read(f"runs/{run_id}/status.json")).get("status")
     except (FileNotFoundError, ValueError, AttributeError):

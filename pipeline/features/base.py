@@ -43,15 +43,21 @@ def column(name: str, type_: pa.DataType, unit: str, description: str, source: s
     return pa.field(name, type_, nullable=True, metadata=metadata)
 
 
-def blob_columns(name: str, unit: str, description: str) -> tuple[pa.Field, ...]:
+def blob_columns(name: str, unit: str, description: str, source: str = "") -> tuple[pa.Field, ...]:
     """The three columns of an array that may be too large for a row.
 
     ``<name>_blob`` refers to the ``.npy`` file, relative to the output root; an array that is small enough
     stays in ``<name>_inline`` (C order). Exactly one of the two is set, and ``<name>_shape`` with it.
     """
     return (
-        column(f"{name}_blob", pa.string(), "path", f"{description}: .npy file, relative to the output root"),
-        column(f"{name}_inline", pa.list_(pa.float32()), unit, f"{description}: C order, when small"),
+        column(
+            f"{name}_blob",
+            pa.string(),
+            "path",
+            f"{description}: .npy file, relative to the output root",
+            source,
+        ),
+        column(f"{name}_inline", pa.list_(pa.float32()), unit, f"{description}: C order, when small", source),
         column(f"{name}_shape", pa.list_(pa.int32()), "1", f"{description}: shape"),
     )
 

@@ -108,7 +108,10 @@ class Chroma(Extractor):
             ),
             column("chroma_method", pa.string(), "name", "transform really used: cqt or stft"),
             *blob_columns(
-                "chroma", "1", f"chroma [12, time], averaged to about {self.series_rate_hz:g} frames/s"
+                "chroma",
+                "1",
+                f"chroma [12, time], averaged to about {self.series_rate_hz:g} frames/s",
+                _SOURCE,
             ),
         )
 

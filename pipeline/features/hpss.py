@@ -136,13 +136,15 @@ class Hpss(Extractor):
             field
             for part in PARTS
             for field in blob_columns(
-                f"hpss_{part}", "dB", f"mel levels [n_mels, time] of the {part} part, {rate}"
+                f"hpss_{part}", "dB", f"mel levels [n_mels, time] of the {part} part, {rate}", _SOURCE
             )
         )
         samples = (
             field
             for part in PARTS * self.waveforms
-            for field in blob_columns(f"hpss_{part}_waveform", "1", f"samples of the {part} part, mono")
+            for field in blob_columns(
+                f"hpss_{part}_waveform", "1", f"samples of the {part} part, mono", _SOURCE
+            )
         )
         return (*shares, *matrices, *samples)
 

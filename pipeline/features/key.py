@@ -107,9 +107,13 @@ class Key(Extractor):
         source = "Krumhansl, Cognitive foundations of musical pitch, 1990"
         return (
             column(
-                "key_name", pa.string(), "name", "tonic of the best key: C, C#, … B; undefined for silence"
+                "key_name",
+                pa.string(),
+                "name",
+                "tonic of the best key: C, C#, … B; undefined for silence",
+                source,
             ),
-            column("key_mode", pa.string(), "name", "major or minor"),
+            column("key_mode", pa.string(), "name", "major or minor", source),
             column(
                 "key_confidence",
                 pa.float32(),
@@ -127,7 +131,11 @@ class Key(Extractor):
                 source,
             ),
             column(
-                "key_top", pa.list_(pa.string()), "name", "the three best keys, such as A minor, best first"
+                "key_top",
+                pa.list_(pa.string()),
+                "name",
+                "the three best keys, such as A minor, best first",
+                source,
             ),
         )
 

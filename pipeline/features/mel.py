@@ -97,6 +97,7 @@ class Mel(Extractor):
                 "mel",
                 "dB",
                 f"mel levels {shape}, power averaged to about {self.series_rate_hz:g} frames/s",
+                _SOURCE,
             ),
         )
 

@@ -4,12 +4,15 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow.dataset
 import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 from s3_server import KEY, SECRET, s3_server, weed_binary
 
+import pipeline.dataset
 from pipeline.dataset.storage import filesystem
+from pipeline.errors import UserError
 
 pytestmark = pytest.mark.timeout(600)
 NAMES = ("chords_c_major.wav", "song_b_minor_128.m4a")
@@ -84,6 +87,20 @@ def test_failures_and_the_run_folder_are_in_the_bucket(server, finished):
     names = {path.rsplit("/", 1)[-1] for path in fs.ls(run, detail=False)}
     assert {"manifest.json", "report.html", "log.jsonl", "performance.json", "config.yaml"} <= names
     assert not [path for path in fs.find(run) if "manifest-parts" in path], "merged and removed"
+
+
+def test_the_tables_open_from_the_bucket(server, finished, local_run):
+    tables = pipeline.dataset.open("s3://tables/run", server.options)
+    here = pipeline.dataset.open(str(local_run.output))
+    assert tables.failures.count_rows() == 1
+    assert tables.describe().equals(here.describe())
+    assert [run.status for run in tables.runs][:1] == ["done"]
+    name = pyarrow.dataset.field("uri")
+    [row] = tables.tracks.to_table(filter=name == f"s3://mill-in/audio/{NAMES[0]}").to_pylist()
+    [same] = here.tracks.to_table(filter=name == str(local_run.source / "demo" / NAMES[0])).to_pylist()
+    np.testing.assert_array_equal(tables.array(row, "chroma"), here.array(same, "chroma"))
+    with pytest.raises(UserError, match=r"^s3://tables/run: access denied .* storage_options$"):
+        pipeline.dataset.open("s3://tables/run", {**server.options, "secret": "wrong"})
 
 
 def test_no_secret_is_written_anywhere(finished):

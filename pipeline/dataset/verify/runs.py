@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.dataset.output import TABLES, Output
+from pipeline.dataset.run import run_ids, run_status
 from pipeline.dataset.verify.files import is_temporary
 from pipeline.dataset.verify.findings import Finding, Findings
 from pipeline.dataset.verify.others import OtherTables
@@ -18,17 +19,7 @@ from pipeline.dataset.verify.tracks import Tracks
 
 SUM_TOLERANCE = 1e-6
 """Relative: the same numbers were added in another order."""
-RUN_ID = re.compile(r"\d{8}T\d{6}-[0-9a-f]{4}")
 PROBE = re.compile(r"runs/probe-[0-9a-f]{8}")
-
-
-def run_ids(output: Output) -> list[str]:
-    """The runs that have a folder, the oldest first."""
-    root = output.path("runs")
-    if not output.fs.exists(root):
-        return []
-    names = (str(name).rstrip("/").rsplit("/", 1)[-1] for name in output.fs.ls(root, detail=False))
-    return sorted(name for name in names if RUN_ID.fullmatch(name))
 
 
 def check_runs(output: Output, findings: Findings, tracks: Tracks, others: OtherTables) -> None:
@@ -37,7 +28,8 @@ def check_runs(output: Output, findings: Findings, tracks: Tracks, others: Other
     for run in runs:
         name = f"runs/{run}/performance.json"
         if not output.fs.exists(output.path(name)):
-            if run == runs[-1] and not _is_done(output, run):
+            # One that is done and found nothing to do measured nothing.
+            if run == runs[-1] and run_status(output, run) != "done":
                 said = "the newest run has no performance.json: it did not finish"
                 findings.add(Finding("unfinished_run", f"runs/{run}", said, advice=RERUN))
             continue
@@ -47,14 +39,6 @@ def check_runs(output: Output, findings: Findings, tracks: Tracks, others: Other
             findings.add(Finding("unfinished_run", name, "is not JSON: its write was cut off", advice=RERUN))
             continue
         _check_sums(name, run, numbers, findings, tracks, others)
-
-
-def _is_done(output: Output, run: str) -> bool:
-    """Whether it says so itself: a run that found nothing to do measures nothing."""
-    try:
-        return json.loads(output.read(f"runs/{run}/status.json")).get("status") == "done"
-    except (FileNotFoundError, ValueError, AttributeError):
-        return False
 
 
 def _check_sums(

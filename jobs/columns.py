@@ -1,0 +1,32 @@
+"""The data dictionary: every column of the tables with type, unit, definition and source, as Markdown."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+EXAMPLES = """examples:
+  python jobs/columns.py                      on the terminal
+  python jobs/columns.py > docs/columns.md    after a change of the schemas
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the dictionary and return the exit code: 0, or 2 where the command is wrong."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if given and given[0] in ("-h", "--help"):
+        print(f"{__doc__}\n\n{EXAMPLES.rstrip()}")
+        return 0
+    if given:
+        print(f"error: {given[0]} is not a key of this job: it takes none", file=sys.stderr)
+        return 2
+    from pipeline.dataset.dictionary import dictionary  # after the command line: it loads the extractors
+
+    print(dictionary().rstrip())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""docs/columns.md is what the schemas say."""
+
+import subprocess
+import sys
+
+import pyarrow as pa
+import pytest
+
+from pipeline.dataset.dictionary import dictionary, table
+from pipeline.dataset.schemas import CLAP_SIMILARITY, FAILURES, SEGMENTS, TIMINGS, tracks_schema
+from pipeline.features import REGISTRY
+from pipeline.features.base import column
+
+
+def test_the_committed_dictionary_is_that_of_the_schemas(repo):
+    committed = (repo / "docs" / "columns.md").read_text()
+    assert committed == dictionary().rstrip() + "\n", "type python jobs/columns.py > docs/columns.md"
+
+
+def test_every_column_is_a_line():
+    lines = dictionary().splitlines()
+    tracks = tracks_schema([REGISTRY[name].widest() for name in REGISTRY], True, True)
+    for schema in (tracks, SEGMENTS, TIMINGS, FAILURES, [CLAP_SIMILARITY]):
+        for field in schema:
+            assert any(line.startswith(f"| `{field.name}` |") for line in lines), field.name
+    headings = [line for line in lines if line.startswith("### ")]
+    for name in (*REGISTRY, "clap", "separation"):
+        assert any(heading.startswith(f"### {name}: ") for heading in headings)
+
+
+def test_a_column_looks_like_this():
+    kind = pa.list_(pa.struct([("stage", pa.string()), ("seconds", pa.float64())]))
+    lines = list(table([column("x_times", kind, "s", "time | of <name>", "Nobody, 2020")]))
+    assert lines[-1] == (
+        "| `x_times` | `list<struct<stage: string, seconds: double>>` | s | time \\| of &lt;name> | Nobody, 2020 |"
+    )
+
+
+@pytest.mark.parametrize(("unit", "words", "missing"), [("", "words", "unit"), ("dB", "", "definition")])
+def test_a_column_without_unit_or_definition_is_an_error(unit, words, missing):
+    with pytest.raises(ValueError, match=f"column x has no {missing}"):
+        list(table([column("x", pa.float32(), unit, words)]))
+
+
+def test_the_job_takes_no_keys(repo):
+    done = subprocess.run(
+        [sys.executable, "jobs/columns.py", "output.uri=x"],
+        cwd=repo,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: output.uri=x is not a key of this job: it takes none\n"
+    assert done.stdout == ""
