@@ -37,6 +37,7 @@ class Cluster:
         address: ``local`` for one started here.
         cpus, gpus, nodes: of the whole cluster.
         environment: variables that actors must be given, because they do not inherit them from this process.
+        accelerators: kinds of GPU of all nodes, as Ray calls them, such as ``A10G``.
     """
 
     address: str
@@ -44,6 +45,7 @@ class Cluster:
     gpus: float
     nodes: int
     environment: dict[str, str] = field(default_factory=dict)
+    accelerators: tuple[str, ...] = ()
 
 
 def connect(
@@ -83,13 +85,26 @@ def connect(
         if not ray.is_initialized():
             with _quiet_stderr():
                 ray.init(**options)
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+    except (
+        ConnectionError,
+        ValueError,
+        RuntimeError,
+        TimeoutError,
+        ray.exceptions.AuthenticationError,
+    ) as error:
         raise UserError(f"ray.address={address}: cannot connect to Ray ({one_line(error)})") from None
     # Ray sets its handlers up during init, so the level is set again.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     found = ray.cluster_resources()
-    own = {} if ours else wanted
-    return Cluster(address or "local", found.get("CPU", 0.0), found.get("GPU", 0.0), len(ray.nodes()), own)
+    kinds = sorted(name.partition(":")[2] for name in found if name.startswith("accelerator_type:"))
+    return Cluster(
+        address or "local",
+        found.get("CPU", 0.0),
+        found.get("GPU", 0.0),
+        sum(node["Alive"] for node in ray.nodes()),
+        {} if ours else wanted,
+        tuple(kinds),
+    )
 
 
 @contextmanager
