@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -58,21 +59,14 @@ class Submitted:
     output: Path
 
 
-@pytest.fixture(scope="module")
-def submitted(head: Head, source: Path, tmp_path_factory) -> dict[str, Submitted]:
-    """Three jobs at once: one that works, one with a misspelt key, one with a relative output."""
-    root = tmp_path_factory.mktemp("out")
+def submit(head: Head, root: Path, jobs: dict[str, list[str]]) -> dict[str, Submitted]:
+    """Submit ``jobs``, name → overrides, at once, and wait for all of them."""
     (root / "env.yaml").write_text(yaml.safe_dump({"env_vars": {"PERF_THREADS": "2"}}))
-    overrides = {
-        "good": small(source, str(root / "good")),
-        "misspelt": [*small(source, str(root / "misspelt")), "clap.window_second=5"],
-        "relative": small(source, "tables"),
-    }
     running = {}
-    for name, keys in overrides.items():
+    for name, overrides in jobs.items():
         command = head.job_command(
             "submit", "--submission-id", name, "--working-dir", ".",
-            "--runtime-env", str(root / "env.yaml"), "--", *JOB, *keys,
+            "--runtime-env", str(root / "env.yaml"), "--", *JOB, *overrides,
         )  # fmt: skip
         running[name] = subprocess.Popen(
             command,
@@ -87,6 +81,17 @@ def submitted(head: Head, source: Path, tmp_path_factory) -> dict[str, Submitted
         said, _ = process.communicate(timeout=200)
         ended[name] = Submitted(process.returncode, said, root / name)
     return ended
+
+
+@pytest.fixture(scope="module")
+def submitted(head: Head, source: Path, tmp_path_factory) -> dict[str, Submitted]:
+    """A job that works, and one with a misspelt key."""
+    root = tmp_path_factory.mktemp("out")
+    jobs = {
+        "good": small(source, str(root / "good")),
+        "misspelt": [*small(source, str(root / "misspelt")), "clap.window_second=5"],
+    }
+    return submit(head, root, jobs)
 
 
 def job_info(head: Head, submission: str) -> dict:
@@ -109,7 +114,7 @@ def test_a_submitted_job_writes_its_tables_where_it_was_told(head, source, submi
 def test_the_submitting_terminal_and_ray_job_logs_show_how_it_went(head, submitted):
     said = submitted["good"].said
     assert f"{FILES} files ({FILES} ok, 0 partial, 0 failed)" in said
-    assert f"Ray {head.address}: 1 node(s), 2 CPUs" in said
+    assert re.search(r"Ray \S+: 1 node\(s\), 2 CPUs", said), said
     logs = run(head.job_command("logs", "good"), head.environment())
     assert logs.returncode == 0
     assert f"{FILES} files ({FILES} ok, 0 partial, 0 failed)" in logs.stdout
@@ -133,38 +138,42 @@ def test_only_what_runs_goes_up(head, submitted):
     assert sum(path.stat().st_size for path in files) < 2_000_000
 
 
-@pytest.mark.parametrize(
-    ("name", "line"),
-    [
-        ("misspelt", "error: clap.window_second is not a config key; did you mean clap.window_seconds?"),
-        ("relative", "error: output.uri=tables is relative: on a cluster type an absolute path or a URL"),
-    ],
-)
-def test_a_mistake_comes_back_as_one_line_and_an_exit_code(head, submitted, name, line):
+def check_refused(head: Head, name: str, job: Submitted, line: str) -> None:
     """`ray job submit` itself knows 0 and 1 only; the job's own code is in what it prints and in the job's record."""
-    job = submitted[name]
     assert job.exit_code == 1
     assert line in job.said.splitlines()
     assert "Traceback" not in job.said
     info = job_info(head, name)
     assert (info["status"], info["driver_exit_code"]) == ("FAILED", 2)
     assert "exit code 2" in info["message"]
-    assert not job.output.exists()
+
+
+def test_a_mistake_comes_back_as_one_line_and_an_exit_code(head, submitted):
+    line = "error: clap.window_second is not a config key; did you mean clap.window_seconds?"
+    check_refused(head, "misspelt", submitted["misspelt"], line)
+    assert not submitted["misspelt"].output.exists()
+
+
+@pytest.mark.chaos
+def test_a_relative_output_is_refused(head, source, tmp_path):
+    """It would lie in the uploaded copy, and be gone with it."""
+    [job] = submit(head, tmp_path, {"relative": small(source, "tables")}).values()
+    line = "error: output.uri=tables is relative: on a cluster type an absolute path or a URL"
+    check_refused(head, "relative", job, line)
 
 
 def test_nobody_submits_or_looks_without_the_token(head):
     wrong = head.environment(token="0" * 64)
     refused = run(head.job_command("submit", "--submission-id", "intruder", "--", "true"), wrong)
     assert refused.returncode != 0
-    assert "InvalidAuthToken" in refused.stdout or "403" in refused.stdout or "401" in refused.stdout, (
-        refused.stdout
-    )
+    assert "Invalid authentication token" in refused.stdout
     told = {"Authorization": f"Bearer {head.token}"}
     jobs = requests.get(f"{head.dashboard}/api/jobs/", headers=told, timeout=10).json()
     assert "intruder" not in json.dumps(jobs)
     assert requests.get(f"{head.dashboard}/api/jobs/", timeout=10).status_code in (401, 403)
 
 
+@pytest.mark.chaos
 def test_a_driver_outside_joins_the_cluster(head, source, tmp_path):
     """``ray.address=auto`` is what RAY_ADDRESS names; without that, the Ray that `ray start` left word of here."""
     command = [
@@ -179,6 +188,7 @@ def test_a_driver_outside_joins_the_cluster(head, source, tmp_path):
     assert len(pd.read_parquet(tmp_path / "out" / "tracks")) == FILES
 
 
+@pytest.mark.chaos
 def test_a_driver_with_another_token_is_told_so_in_one_line(head, source, tmp_path):
     command = [
         sys.executable, "jobs/extract_features.py", f"ray.address={head.address}",
@@ -186,9 +196,6 @@ def test_a_driver_with_another_token_is_told_so_in_one_line(head, source, tmp_pa
     ]  # fmt: skip
     refused = run(command, head.environment(token="0" * 64))
     assert refused.returncode == 2, refused.stdout
-    assert (
-        refused.stdout.strip()
-        .splitlines()[-1]
-        .startswith(f"error: ray.address={head.address}: cannot connect to Ray")
-    )
+    last = refused.stdout.strip().splitlines()[-1]
+    assert last.startswith(f"error: ray.address={head.address}: cannot connect to Ray")
     assert "Traceback" not in refused.stdout
