@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import shlex
 
 import jsonschema
 import pytest
@@ -184,3 +185,34 @@ def test_the_image_does_not_run_as_root_and_starts_what_it_is_told(dockerfile):
     assert "ENTRYPOINT" not in names, "the cluster launcher's `bash` would be its argument"
     [(_, base)] = [i for i in dockerfile if i[0] == "FROM"]
     assert base == "python:3.11-slim"
+
+
+@pytest.fixture
+def compose(repo, monkeypatch):
+    monkeypatch.syspath_prepend(str(repo / "jobs"))
+    import compose
+
+    compose.register()
+    return compose
+
+
+def overrides(command: str) -> list[str]:
+    """The keys of a command line of the main job."""
+    return shlex.split(command.partition("jobs/extract_features.py")[2])
+
+
+def test_the_job_of_the_manifest_is_one_that_the_config_takes(rayjob, compose, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # as Ray sets it for a submitted job
+    config = compose.load(overrides(rayjob["spec"]["entrypoint"]))
+    assert (config.hardware.name, config.ray.address) == ("auto", "10.0.0.1:6379")
+
+
+def test_the_commands_of_the_guide_are_ones_that_the_config_takes(repo, compose, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    text = (repo / "docs" / "cluster.md").read_text().replace("$PWD", "/home/me").replace("☁", "")
+    commands = [line for line in re.sub(r"\\\n", " ", text).splitlines() if "extract_features.py " in line]
+    assert len(commands) >= 4
+    for command in commands:
+        assert compose.load(overrides(command)).output.uri, command
+    for path in re.findall(r"(?:jobs|benchmarks|deploy)/[\w.]+\w", text):
+        assert (repo / path).exists(), path
