@@ -38,6 +38,7 @@ class Cluster:
         cpus, gpus, nodes: of the whole cluster.
         environment: variables that actors must be given, because they do not inherit them from this process.
         accelerators: kinds of GPU of all nodes, as Ray calls them, such as ``A10G``.
+        node_cpus: CPUs of each node that has any.
     """
 
     address: str
@@ -46,6 +47,7 @@ class Cluster:
     nodes: int
     environment: dict[str, str] = field(default_factory=dict)
     accelerators: tuple[str, ...] = ()
+    node_cpus: tuple[float, ...] = ()
 
 
 def connect(
@@ -97,13 +99,16 @@ def connect(
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     found = ray.cluster_resources()
     kinds = sorted(name.partition(":")[2] for name in found if name.startswith("accelerator_type:"))
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    each = (node["Resources"].get("CPU", 0.0) for node in alive)
     return Cluster(
         address or "local",
         found.get("CPU", 0.0),
         found.get("GPU", 0.0),
-        sum(node["Alive"] for node in ray.nodes()),
+        len(alive),
         {} if ours else wanted,
         tuple(kinds),
+        tuple(cpus for cpus in each if cpus),
     )
 
 

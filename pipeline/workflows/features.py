@@ -186,6 +186,7 @@ def _run(
         hardware.actors,
         len(blocks),
         config.perf.threads,
+        cluster.node_cpus,
     )
     _log_plan(folder, cluster, nodes(None), resources, blocks, config, models)
     if config.output.overwrite:
