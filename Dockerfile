@@ -26,7 +26,7 @@ COPY jobs jobs
 COPY conf conf
 
 ENV SOUNDMILL_WEIGHTS=/opt/soundmill/weights
-RUN python jobs/models.py fetch spleeter-2stems
+RUN python jobs/models.py fetch spleeter-2stems && chown -R 1000 weights
 
 # A number, so that Kubernetes can see that it is not root. The two folders are there for the cluster launcher, which
 # mounts into them: Docker would make them as root.
