@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import sys
 import tempfile
 import time
@@ -132,13 +133,13 @@ def run_on(cluster: Cluster, config: ExtractConfig, locality: bool = True) -> Fo
             warnings.simplefilter("ignore")
             context.execution_options.actor_locality_enabled = True
     found = Found(result.exit_code, time.perf_counter() - started, moved=dict(Watcher.moved))
-    found.files = _files_by_node(cluster, Path(config.output.uri))
+    found.files = files_by_node(cluster.address, Path(config.output.uri))
     return found
 
 
-def _files_by_node(cluster: Cluster, output: Path) -> dict[str, Counter]:
-    """From `timings`, which say the process, and Ray, which says where a process was."""
-    ray.init(address=cluster.address, log_to_driver=False)
+def files_by_node(address: str, output: Path) -> dict[str, Counter]:
+    """Stage → Ray's node id → files: from `timings`, which say the process, and Ray, which says where it was."""
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     try:
         actors = ray._private.state.state.actor_table(None).values()
         node_of = {actor["Pid"]: actor["Address"]["NodeID"] for actor in actors if actor["Pid"]}

@@ -1,10 +1,15 @@
-"""A cluster of three nodes: all of them work, and a block is worked on where it lies."""
+"""Three nodes: all of them work, a block is worked on where it lies, and a stage with a GPU where the GPU is."""
 
 import json
 import subprocess
 import sys
 
 import pytest
+import ray
+from ray.cluster_utils import Cluster
+from undisturbed import config, write_files
+
+from pipeline.workflows import features
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.chaos]
 FILES, NODES = 60, 3
@@ -40,3 +45,27 @@ def test_audio_stays_on_the_node_that_decoded_it(measured):
 
     where_it_lies, blind = measured
     assert travelled(where_it_lies) < travelled(blind)
+
+
+def test_the_head_idles_and_the_stage_with_a_gpu_runs_where_it_is(repo, tmp_path, monkeypatch):
+    """The shape of cluster.yaml. Ray is told of a GPU that is not there, so the stage falls back to the CPU there."""
+    monkeypatch.syspath_prepend(str(repo / "benchmarks"))
+    from locality import files_by_node
+
+    write_files(tmp_path / "in", 12)
+    made = config(tmp_path / "in", tmp_path / "out")
+    made.hardware.gpu_shares["features"] = 4
+    made.hardware.actors["decode"] = 4
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        cpu, gpu = cluster.add_node(num_cpus=2), cluster.add_node(num_cpus=2, num_gpus=1)
+        cluster.wait_for_nodes()
+        made.ray.address = cluster.address
+        result = features.run(made, quiet=True)
+        assert result.exit_code == 0
+        found = files_by_node(cluster.address, tmp_path / "out")
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert set(found["features"]) == {gpu.node_id}
+    assert set(found["decode"]) <= {cpu.node_id, gpu.node_id}
