@@ -23,7 +23,7 @@ class StageResources:
 
     Args:
         actors: largest size of the pool; it starts with one and grows on demand.
-        num_cpus: per actor.
+        num_cpus: per actor; 0 for one on a GPU, which goes where a card is and would find no place beside CPU actors.
         num_gpus: per actor, exactly 1/n, or 0.
     """
 
@@ -40,6 +40,7 @@ def plan_resources(
     fixed_actors: Mapping[str, int],
     blocks: int,
     threads: int = 1,
+    node_cpus: Sequence[float] = (),
 ) -> dict[str, StageResources]:
     """Size the pools of ``stages`` for a cluster.
 
@@ -54,6 +55,7 @@ def plan_resources(
         fixed_actors: stage → size of its pool; 0 is automatic.
         blocks: a pool larger than this would idle.
         threads: of each actor; so many cores take one actor.
+        node_cpus: of each node, for an actor does not lie across two; empty for one node with all of them.
 
     Raises:
         UserError: a GPU is asked for where there is none, the shares exceed the cards, or so many actors are
@@ -81,13 +83,25 @@ def plan_resources(
             "actors of a stage × 1/n, summed over the stages, must fit the cards",
             "a larger hardware.gpu_shares.<stage> (the n of 1/n), or a smaller hardware.actors.<stage>",
         )
-    share = min(1.0, math.floor((1 - SPARE) * cluster_cpus / sum(actors.values()) * 100) / 100)
+    share = _largest_share(sum(actors.values()), node_cpus or (cluster_cpus,))
     if share < SMALLEST_CPU_SHARE:
         raise _starving(actors, fixed_actors, cluster_cpus)
     return {
-        stage: StageResources(actors[stage], share, 1.0 / on_gpu[stage] if stage in on_gpu else 0.0)
+        stage: StageResources(actors[stage], 0.0, 1.0 / on_gpu[stage])
+        if stage in on_gpu
+        else StageResources(actors[stage], share)
         for stage in stages
     }
+
+
+def _largest_share(actors: int, node_cpus: Sequence[float]) -> float:
+    """Hundredths of a CPU, at most one, of which ``actors`` fit on the nodes whole: one that fits nowhere would be
+    waited for as long as the job lasts."""
+    usable = [(1 - SPARE) * cpus for cpus in node_cpus]
+    hundredths = min(100, math.floor(sum(usable) / actors * 100))
+    while hundredths > 0 and sum(math.floor(cpus * 100 / hundredths + 1e-9) for cpus in usable) < actors:
+        hundredths -= 1
+    return hundredths / 100
 
 
 def _starving(actors: Mapping[str, int], fixed: Mapping[str, int], cpus: float) -> UserError:

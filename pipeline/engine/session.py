@@ -37,6 +37,8 @@ class Cluster:
         address: ``local`` for one started here.
         cpus, gpus, nodes: of the whole cluster.
         environment: variables that actors must be given, because they do not inherit them from this process.
+        accelerators: kinds of GPU of all nodes, as Ray calls them, such as ``A10G``.
+        node_cpus: CPUs of each node that has any.
     """
 
     address: str
@@ -44,6 +46,8 @@ class Cluster:
     gpus: float
     nodes: int
     environment: dict[str, str] = field(default_factory=dict)
+    accelerators: tuple[str, ...] = ()
+    node_cpus: tuple[float, ...] = ()
 
 
 def connect(
@@ -83,13 +87,29 @@ def connect(
         if not ray.is_initialized():
             with _quiet_stderr():
                 ray.init(**options)
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+    except (
+        ConnectionError,
+        ValueError,
+        RuntimeError,
+        TimeoutError,
+        ray.exceptions.AuthenticationError,
+    ) as error:
         raise _no_ray(address, error) from None
     # Ray sets its handlers up during init, so the level is set again.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     found = ray.cluster_resources()
-    own = {} if ours else wanted
-    return Cluster(address or "local", found.get("CPU", 0.0), found.get("GPU", 0.0), len(ray.nodes()), own)
+    kinds = sorted(name.partition(":")[2] for name in found if name.startswith("accelerator_type:"))
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    each = (node["Resources"].get("CPU", 0.0) for node in alive)
+    return Cluster(
+        address or "local",
+        found.get("CPU", 0.0),
+        found.get("GPU", 0.0),
+        len(alive),
+        {} if ours else wanted,
+        tuple(kinds),
+        tuple(cpus for cpus in each if cpus),
+    )
 
 
 def _no_ray(address: str | None, error: BaseException) -> UserError:

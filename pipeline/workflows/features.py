@@ -168,7 +168,10 @@ def _run(
     )
     devices = {
         "ray": vars(cluster),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        # The driver of a cluster commonly has no card, and its workers have.
+        "gpu": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else ", ".join(cluster.accelerators) or None,
     }
     env = environment(devices)
     hardware, reasons = resolve_hardware(config.hardware, stage_names(config, models))
@@ -191,6 +194,7 @@ def _run(
         hardware.actors,
         len(blocks),
         config.perf.threads,
+        cluster.node_cpus,
     )
     _log_plan(folder, cluster, nodes(None), resources, blocks, config, models)
     if config.output.overwrite:

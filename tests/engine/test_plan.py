@@ -43,6 +43,37 @@ def test_all_pools_at_full_size_fit_with_room_to_spare(cpus):
     assert sum(r.actors for r in plan.values()) >= cpus
 
 
+@pytest.mark.parametrize("nodes", [[2, 2, 2], [16, 16, 16, 1], [1] * 7, [64, 0.5], [3]])
+def test_every_actor_fits_on_a_node_whole(nodes):
+    """Seven actors of 0.77 CPU are less than three nodes of 2 CPUs, and the seventh would never start."""
+    plan = plan_resources(
+        ["decode", "features", "write"],
+        sum(nodes),
+        0,
+        {},
+        {"decode": 3, "features": 3},
+        1000,
+        node_cpus=nodes,
+    )
+    free = [float(cpus) for cpus in nodes]
+    for stage in plan.values():
+        for _ in range(stage.actors):
+            place = max(range(len(free)), key=free.__getitem__)
+            free[place] -= stage.num_cpus
+            assert free[place] > 0, plan
+
+
+def test_what_runs_on_a_card_takes_no_cpu_that_others_could_hold():
+    plan = plan_resources(STAGES, 48, 2, {"clap": 2, "separation": 2}, {}, 1000, node_cpus=[16, 16, 16])
+    assert {s: plan[s].num_cpus > 0 for s in STAGES} == {
+        "decode": True,
+        "features": True,
+        "clap": False,
+        "separation": False,
+        "write": True,
+    }
+
+
 def test_never_more_actors_than_blocks():
     assert all(r.actors == 1 for r in plan_resources(STAGES, 64, 0, {}, {}, blocks=1).values())
 

@@ -47,7 +47,7 @@ def blocks(sizes: list[int]) -> list[pa.Table]:
 
 
 def test_a_stage_with_a_share_of_a_gpu_takes_each_block_as_it_comes(two_cpus_and_a_gpu):
-    share = StageResources(actors=1, num_cpus=0.5, num_gpus=0.25)
+    share = StageResources(actors=1, num_cpus=0.0, num_gpus=0.25)  # as `plan_resources` makes it
     dataset = build_dataset(blocks([1, 3, 2]), [Node("echo", Echo)], {"echo": share})
     found = sorted(tuple(r["rows"]) for r in receipts(dataset))
     assert found == [(0,), (1, 2, 3), (4, 5)], "neither split nor bundled"

@@ -128,7 +128,15 @@ def test_actors_of_a_ray_started_here_run_so_many_threads(own_environment, threa
 @pytest.fixture(scope="module")
 def ray_before_us():
     """A Ray that somebody else started, with a GPU that is not there: enough to schedule, not to compute."""
-    ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    card = {"accelerator_type:A10G": 1}  # as a node with such a card has it
+    ray.init(
+        address="local",
+        num_cpus=2,
+        num_gpus=1,
+        resources=card,
+        include_dashboard=False,
+        log_to_driver=False,
+    )
     yield
     ray.shutdown()
 
@@ -137,6 +145,7 @@ def test_actors_of_a_ray_that_ran_before_are_told_their_threads(ray_before_us, m
     for name in THREAD_VARIABLES:
         monkeypatch.setenv(name, "7")  # of this process, which the actors must not follow
     cluster = connect(threads=1)
+    assert (cluster.nodes, cluster.gpus, cluster.accelerators) == (1, 1, ("A10G",))
     for found in run(Pools, StageResources(2, 0.5), cluster.environment, threads=1):
         check_pools(found, 1)
 

@@ -1,0 +1,40 @@
+# Soundmill and all it needs, for the head and the workers of a Ray cluster and for a single machine.
+#
+#   docker build -t soundmill .
+#   docker run --rm --shm-size=4g -v "$PWD/music:/in:ro" -v "$PWD/out:/out" soundmill \
+#     python /opt/soundmill/jobs/extract_features.py source.uri=/in output.uri=/out/music
+#
+# A bare Python rather than rayproject/ray: that image holds a Ray of its own in another Python, and the lock has
+# the one we test with. CUDA comes with torch's wheels, so a GPU needs nothing but the host's driver.
+FROM python:3.11-slim
+
+# What the launchers use inside the image: KubeRay's probes wget, the cluster launcher rsync and ssh.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends openssh-client rsync wget \
+    && rm -rf /var/lib/apt/lists/*
+
+WORKDIR /opt/soundmill
+
+# The 5 GB come first and are built again only when the lock changes: the package is a stand-in until it is copied.
+# They go to /usr/local, which is on the PATH of the login shells that both launchers start Ray in.
+COPY pyproject.toml constraints.txt ./
+RUN mkdir pipeline && touch pipeline/__init__.py README.md \
+    && python -m pip install --no-cache-dir --disable-pip-version-check -c constraints.txt -e .
+
+COPY pipeline pipeline
+COPY jobs jobs
+COPY conf conf
+
+ENV SOUNDMILL_WEIGHTS=/opt/soundmill/weights
+RUN python jobs/models.py fetch spleeter-2stems && chown -R 1000 weights
+
+# A number, so that Kubernetes can see that it is not root. The two folders are there for the cluster launcher, which
+# mounts into them: Docker would make them as root.
+RUN useradd --create-home --uid 1000 soundmill
+USER 1000
+ENV HOME=/home/soundmill
+WORKDIR /home/soundmill
+RUN mkdir soundmill .ray
+
+# No entry point: the cluster launcher starts `bash` in the image and must get one.
+CMD ["python", "/opt/soundmill/jobs/extract_features.py", "--help"]
