@@ -86,7 +86,7 @@ def render(output: Output, performance: dict[str, Any], environment: dict[str, A
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     templates.filters |= {
-        name: getattr(words, name) for name in ("clock", "count", "decimal", "percent", "memory")
+        name: getattr(words, name) for name in ("clock", "count", "decimal", "percent", "memory", "plural")
     }
     templates.filters["capitalise"] = lambda text: text[:1].upper() + text[1:]
     uri = public_uri(output.uri)
@@ -165,17 +165,15 @@ def _quantiles(found: Overview, column: str, said: Any) -> str:
     if not len(values):
         return ""
     low, middle, high = (said(float(v)) for v in np.percentile(values, [5, 50, 95]))
-    text = f"{words.count(len(values))} tracks, median {middle}"
+    text = f"{words.plural(len(values), 'track')}, median {middle}"
     return f"{text}; nine in ten between {low} and {high}." if len(values) >= 20 else f"{text}."
 
 
 def _peak_words(found: Overview) -> str:
-    over = int((found.known("loudness_true_peak_dbtp") > 0).sum())
-    text = f"{words.count(over)} tracks exceed 0 dBTP."
-    both = np.isfinite(found.values["loudness_true_peak_dbtp"]) & np.isfinite(
-        found.values["loudness_integrated_lufs"]
-    )
-    if both.sum() > charts.POINTS:
+    peaks, loudness = found.values["loudness_true_peak_dbtp"], found.values["loudness_integrated_lufs"]
+    known = np.isfinite(peaks)
+    text = f"{words.count(int((peaks > 0).sum()))} of {words.plural(int(known.sum()), 'track')} above 0 dBTP."
+    if (known & np.isfinite(loudness)).sum() > charts.POINTS:
         text += f" Shown is a random sample of {words.count(charts.POINTS)}."
     return text
 
@@ -225,13 +223,13 @@ def _shown(kind: Kind, known: dict[int, Any], pictures: dict[int, Pictures]) -> 
         **vars(kind),
         "shown": rows,
         "pictures": any(picture for _, _, picture in rows),
-        "total_of_files": kind.noun == "contents",
+        "total_of_files": kind.noun == "content",
     }
 
 
 def _failures(failed: Summary) -> dict[str, Any]:
     ranked = sorted(failed.classes.items(), key=lambda item: (-item[1].rows, item[0]))
-    said = f"{words.count(failed.rows)} rows in failures, of all runs"
+    said = f"{words.plural(failed.rows, 'row')} in failures, of all runs"
     if failed.worker_died:
         said += f"; {words.count(failed.worker_died)} killed their worker"
     return {
@@ -244,7 +242,7 @@ def _failures(failed: Summary) -> dict[str, Any]:
 
 def _lead(found: Overview, p: dict[str, Any]) -> str:
     audio = float(found.known("duration_s").sum(dtype=np.float64))
-    said = f"{words.count(found.rows['tracks'])} tracks, {words.clock(audio)} of audio."
+    said = f"{words.plural(found.rows['tracks'], 'track')}, {words.clock(audio)} of audio."
     if p["wall_s"]:
         said += f" This run worked on {words.count(p['files'])} of them in {words.clock(p['wall_s'])}"
         factor = p["real_time_factor"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.report.overview import Overview
-from pipeline.report.words import count, decimal, percent
+from pipeline.report.words import count, decimal, percent, plural
 
 MOST = 20
 """Tracks that are named of each kind."""
@@ -22,7 +22,7 @@ LEAST_SPREAD_LU = 0.5
 """Median deviation that is assumed at least: in a mastered album a tenth of an LU is no outlier."""
 
 LEAST_TRACKS = 10
-TARGETS_LUFS = {"broadcast (EBU R 128)": -23.0, "streaming": -14.0}
+TARGETS_LUFS = {"EBU R 128": -23.0, "streaming": -14.0}
 FAR_LU = 6.0
 SIMILAR = 0.98
 _BLOCK = 512
@@ -46,7 +46,7 @@ class Kind:
     title: str
     rule: str
     total: int = 0
-    noun: str = "tracks"
+    noun: str = "track"
     items: list[tuple[tuple[int, ...], str]] = field(default_factory=list)
     why_none: str = ""
     note: str = ""
@@ -103,11 +103,13 @@ def silent(found: Overview) -> Kind:
     """Tracks that are silent all or nearly all of the time."""
     ratio, rms = found.values["quality_silence_ratio"], found.values["loudness_rms_dbfs"]
     if np.isfinite(ratio).any():
-        kind = Kind("Silent", f"at least {SILENT_SHARE:.0%} of the frames below {SILENT_DBFS:g} dBFS")
+        kind = Kind(
+            "Silent", f"at least {SILENT_SHARE:.0%} of the frames below {decimal(SILENT_DBFS, 0)} dBFS"
+        )
         return _listed(
             kind, found, ratio >= SILENT_SHARE, ratio, lambda row: f"{percent(float(ratio[row]))} silent"
         )
-    kind = Kind("Silent", f"an RMS below {SILENT_DBFS:g} dBFS")
+    kind = Kind("Silent", f"an RMS below {decimal(SILENT_DBFS, 0)} dBFS")
     if not np.isfinite(rms).any():
         kind.why_none = "neither quality_silence_ratio nor loudness_rms_dbfs in these tables"
         return kind
@@ -172,7 +174,7 @@ def near_duplicates(found: Overview) -> Kind:
     kind = Kind(
         "Near-duplicates by embedding",
         f"cosine of at least {SIMILAR} between different contents",
-        noun="pairs",
+        noun="pair",
     )
     ids, vectors = found.embeddings.result()
     if len(ids) < 2:
@@ -239,13 +241,13 @@ def _shortened(unit: np.ndarray) -> np.ndarray:
 
 def equal_contents(found: Overview) -> Kind:
     """Files with the same bytes under several names."""
-    kind = Kind("Equal contents", "the same bytes under several names", noun="contents")
+    kind = Kind("Equal contents", "the same bytes under several names", noun="content")
     ids, counts = np.unique(found.ids, return_counts=True)
     several = np.flatnonzero(counts > 1)
     kind.total = len(several)
     surplus = int((counts[several] - 1).sum())
     if surplus:
-        kind.note = f"{count(surplus)} files are copies of others."
+        kind.note = f"{plural(surplus, 'more file')} than contents."
     order = several[np.lexsort((ids[several], -counts[several]))][:MOST]
-    kind.items = [((int(ids[n]),), f"{int(counts[n])} files") for n in order]
+    kind.items = [((int(ids[n]),), plural(int(counts[n]), "file")) for n in order]
     return kind

@@ -49,7 +49,6 @@ class Overview:
         keys: number in `pipeline.features.key.KEYS` per track, -1 where none was found.
         ids: of the contents, uint64, see `pipeline.report.tables.identities`.
         parts: number of the part of `tracks` that holds the row.
-        columns: of `tracks`, those that the report can use.
         embeddings, descriptors: of up to `SAMPLE` contents.
         groups: the columns that ``descriptors`` consists of, with their widths.
     """
@@ -61,7 +60,6 @@ class Overview:
     keys: np.ndarray = field(default_factory=lambda: np.empty(0, np.int8))
     ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
     parts: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
-    columns: set[str] = field(default_factory=set)
     embeddings: Sample = field(default_factory=lambda: Sample(SAMPLE))
     descriptors: Sample = field(default_factory=lambda: Sample(SAMPLE))
     groups: dict[str, int] = field(default_factory=dict)
@@ -104,7 +102,6 @@ def _all(pieces: list[np.ndarray], kind: type) -> np.ndarray:
 
 def _count(found: Overview, rows: pa.Table) -> None:
     found.rows["tracks"] += rows.num_rows
-    found.columns |= set(rows.schema.names)
     for entry in rows["status"].value_counts().to_pylist():
         found.status[entry["values"]] += entry["counts"]
     decoded = rows.filter(pc.is_valid(rows["container"]))

@@ -42,11 +42,8 @@ class Pictures:
 
 def thumbnails(output: Output, found: Overview, ids: list[int]) -> dict[int, Pictures]:
     """The pictures of those of ``ids`` that have arrays."""
-    columns = [name for name in _COLUMNS if name in found.columns]
-    if not columns:
-        return {}
     known: dict[int, Pictures] = {}
-    for identity, row in select(output, found, ids, ["asset_id", *columns]):
+    for identity, row in select(output, found, ids, ["asset_id", *_COLUMNS]):
         if identity not in known:
             mel, chroma = (read_array(output, row, name) for name in NAMES)
             pictures = Pictures(

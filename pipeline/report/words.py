@@ -30,6 +30,11 @@ def count(value: float | None) -> str:
     return "–" if value is None else f"{round(value):,}".replace(",", THIN)
 
 
+def plural(number: int, noun: str) -> str:
+    """``1 track``, ``3 tracks``."""
+    return f"{count(number)} {noun}{'s' if number != 1 else ''}"
+
+
 def decimal(value: float | None, places: int = 1) -> str:
     """A number with fixed decimals, thin spaces and a real minus sign; ``–`` for None and what is not finite."""
     if value is None or not math.isfinite(value):

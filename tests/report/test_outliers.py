@@ -126,4 +126,4 @@ def test_equal_contents_are_counted_by_content():
     found.ids = np.array([5, 3, 5, 5, 2, 2, 9], np.uint64)
     kind = equal_contents(found)
     assert (kind.total, kind.items) == (2, [((5,), "3 files"), ((2,), "2 files")])
-    assert kind.note == "3 files are copies of others."
+    assert kind.note == "3 more files than contents."
