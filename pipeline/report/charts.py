@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from pipeline.features.key import KEYS
 from pipeline.report.devices import Comparison
 from pipeline.report.overview import Overview
-from pipeline.report.words import clock, count, decimal, key_label, memory, percent
+from pipeline.report.words import clock, count, decimal, key_label, memory
 
 MOST_BARS = 12
 POINTS = 1_500
@@ -23,8 +23,16 @@ POINTS = 1_500
 
 _TARGETS = {-23.0: "−23", -14.0: "−14"}
 _FIFTHS = [7 * n % 12 for n in range(12)]
-_DURATIONS = (0.01, 0.1, 1, 10, 60, 600, 3600, 36_000, 360_000)
-_DURATION_WORDS = ("10 ms", "0.1 s", "1 s", "10 s", "1 min", "10 min", "1 h", "10 h", "100 h")
+# What an axis of durations may be marked with, coarse and fine.
+_DURATIONS = {
+    0.01: "10 ms", 0.1: "0.1 s", 1: "1 s", 10: "10 s", 60: "1 min", 600: "10 min", 3600: "1 h", 36_000: "10 h",
+    360_000: "100 h",
+}  # fmt: skip
+_FINE_DURATIONS = {
+    0.2: "0.2 s", 0.5: "0.5 s", 2: "2 s", 3: "3 s", 4: "4 s", 5: "5 s", 7: "7 s", 15: "15 s", 20: "20 s", 30: "30 s",
+    45: "45 s", 90: "1½ min", 120: "2 min", 180: "3 min", 240: "4 min", 300: "5 min", 1200: "20 min", 1800: "30 min",
+    7200: "2 h", 18_000: "5 h",
+}  # fmt: skip
 _INK, _SOFT, _LINE, _BAD = "var(--ink)", "var(--soft)", "var(--line)", "var(--bad)"
 GROUPS = ("decode", "features", "clap", "separation", "write")
 
@@ -52,6 +60,7 @@ def figure(traces: Sequence[Any], height: int, **layout: Any) -> go.Figure:
         hoverlabel={"bgcolor": "var(--card)", "bordercolor": _LINE, "font": {"color": _INK}},
         separators=".\u202f",
         showlegend=False,
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": _SOFT, "activecolor": _INK},
         dragmode=False,
         bargap=0.08,
         xaxis={**axis, "showgrid": False},
@@ -76,8 +85,11 @@ def _histogram(
     )
 
 
-def _counts_axis() -> dict[str, Any]:
-    return {"tickformat": ",d", "nticks": 5, "rangemode": "tozero"}
+def _counted(bars: go.Bar, height: int = 250, **layout: Any) -> go.Figure:
+    """A figure of bars that count."""
+    drawn = figure([bars], height, **layout)
+    drawn.update_yaxes(tickformat=",d", nticks=5, rangemode="tozero")
+    return drawn.update_yaxes(dtick=1) if max(bars.y) <= 4 else drawn
 
 
 def stepped(values: np.ndarray, steps: Sequence[float], most: int = 60) -> np.ndarray:
@@ -95,22 +107,16 @@ def durations(found: Overview) -> go.Figure | None:
     if not len(values):
         return None
     low, high = values.min(), values.max()
-    if high - low < 0.5:  # tracks of about the same length still get bars, and no spike
-        low, high = low - 0.25, high + 0.25
-    edges = np.linspace(low, high + 1e-9, 33)
+    margin = max(0.03 * (high - low), 0.25 - (high - low) / 2)  # tracks of about one length are bars, too
+    low, high = low - margin, high + margin
+    edges = np.linspace(low, high, 33)
     bars = _histogram(values, edges, lambda a, b: f"{clock(10**a)} – {clock(10**b)}", "var(--accent)")
-    shown = [
-        (np.log10(s), w)
-        for s, w in zip(_DURATIONS, _DURATION_WORDS, strict=True)
-        if low <= np.log10(s) <= high
-    ]
-    drawn = figure([bars], 250, yaxis=_counts_axis())
-    if len(shown) >= 2:
-        drawn.update_xaxes(tickvals=[x for x, _ in shown], ticktext=[w for _, w in shown])
-    else:
-        ticks = np.linspace(low, high, 5)
-        drawn.update_xaxes(tickvals=ticks, ticktext=[clock(10**x) for x in ticks])
-    return drawn
+    marks: dict[float, str] = {}
+    for choice in (_DURATIONS, {**_DURATIONS, **_FINE_DURATIONS}):
+        marks = {np.log10(s): word for s, word in choice.items() if low <= np.log10(s) <= high}
+        if len(marks) >= 3:
+            break
+    return _counted(bars).update_xaxes(tickvals=list(marks), ticktext=list(marks.values()), range=[low, high])
 
 
 def loudness(found: Overview) -> go.Figure | None:
@@ -120,7 +126,7 @@ def loudness(found: Overview) -> go.Figure | None:
         return None
     edges = stepped(values, (1, 2))
     bars = _histogram(values, edges, lambda a, b: f"{decimal(a, 0)} to {decimal(b, 0)} LUFS", "var(--warm)")
-    drawn = figure([bars], 250, yaxis=_counts_axis(), margin={"l": 8, "r": 8, "t": 24, "b": 8})
+    drawn = _counted(bars, margin={"l": 8, "r": 8, "t": 24, "b": 8})
     low, high = min(edges[0], -24.0) - 1, max(edges[-1], -13.0) + 1
     drawn.update_xaxes(title_text="LUFS", range=[low, high])
     for target, name in _TARGETS.items():
@@ -139,9 +145,8 @@ def tempo(found: Overview) -> go.Figure | None:
         return None
     edges = stepped(values, (5, 10))
     bars = _histogram(values, edges, lambda a, b: f"{a:.0f} – {b:.0f} BPM", "var(--plum)")
-    drawn = figure([bars], 250, yaxis=_counts_axis())
     low, high = min(edges[0], 60), max(edges[-1], 180)
-    return drawn.update_xaxes(title_text="BPM", range=[low, high])
+    return _counted(bars).update_xaxes(title_text="BPM", range=[low, high])
 
 
 def format_rows(found: Overview) -> list[tuple[str, int]]:
@@ -169,13 +174,16 @@ def _channels(channels: int | None) -> str:
 def formats(found: Overview) -> go.Figure | None:
     """Formats as horizontal bars; None where nothing was decoded."""
     rows = format_rows(found)
-    return _ranking(rows, "var(--accent)", lambda n: count(n)) if rows else None
+    return _ranking(rows, "var(--accent)", count, 36) if rows else None
 
 
 def _ranking(
-    rows: Sequence[tuple[str, float]], colours: str | list[str], said: Callable[[float], str]
+    rows: Sequence[tuple[str, float]],
+    colours: str | list[str],
+    said: Callable[[float], str],
+    row_height: int = 27,
 ) -> go.Figure:
-    """Horizontal bars, the first at the top, each with its value."""
+    """Horizontal bars, the first at the top, each with its value; a name breaks at its first dot in the middle."""
     names, values = [plain(name) for name, _ in rows], [value for _, value in rows]
     said_values = [said(value) for value in values]
     bars = go.Bar(
@@ -184,13 +192,14 @@ def _ranking(
         hovertext=[f"{name}: {value}" for name, value in zip(names, said_values, strict=True)],
         hovertemplate="%{hovertext}<extra></extra>",
     )  # fmt: skip
-    drawn = figure([bars], 24 + 27 * len(rows), bargap=0.3)
-    drawn.update_xaxes(visible=False, range=[0, max([*values, 1e-9]) * 1.35])
+    drawn = figure([bars], 24 + row_height * len(rows), bargap=0.3)
+    drawn.update_xaxes(visible=False, range=[0, max([*values, 1e-9]) * 1.45])
     return drawn.update_yaxes(
         tickvals=list(range(len(rows))),
-        ticktext=names,
+        ticktext=[name.replace(" · ", "<br>", 1) for name in names],
         autorange="reversed",
         showgrid=False,
+        zeroline=False,
         ticklabelstandoff=6,
     )
 
@@ -200,6 +209,13 @@ def key_counts(found: Overview) -> list[tuple[str, int]]:
     counts = np.bincount(found.keys[found.keys >= 0], minlength=len(KEYS))
     order = np.lexsort((np.arange(len(KEYS)), -counts))
     return [(key_label(*KEYS[n]), int(counts[n])) for n in order if counts[n]]
+
+
+def fifth_names(place: int) -> tuple[str, str]:
+    """The major key at a place of the circle of fifths, from C, and its relative minor: ``("C", "Am")``."""
+    tonic = _FIFTHS[place]
+    major, minor = key_label(*KEYS[tonic]), key_label(*KEYS[12 + (tonic + 9) % 12])
+    return major.split()[0], f"{minor.split()[0]}m"
 
 
 def key_wheel(found: Overview) -> go.Figure | None:
@@ -232,10 +248,7 @@ def key_wheel(found: Overview) -> go.Figure | None:
                 hovertemplate="%{hovertext}<extra></extra>",
             )
         )  # fmt: skip
-    words = [
-        f"<b>{key_label(*KEYS[a]).split()[0]}</b> {key_label(*KEYS[b + 12]).split()[0]}m"
-        for (_, a), (_, b) in zip(major, minor, strict=True)
-    ]
+    words = ["<b>{}</b> {}".format(*fifth_names(n)) for n in range(12)]
     drawn = figure(traces, 330, margin={"l": 34, "r": 34, "t": 26, "b": 26})
     return drawn.update_layout(
         polar={
@@ -266,7 +279,7 @@ def peaks(found: Overview) -> go.Figure | None:
             "color": np.where(y[both] > 0, _BAD, "var(--accent)").tolist(), "line": {"width": 0},
         },
     )  # fmt: skip
-    drawn = figure([dots], 300)
+    drawn = figure([dots], 330)
     drawn.add_hline(0, line={"color": _BAD, "width": 1, "dash": "dash"})
     drawn.update_xaxes(title_text="loudness, LUFS", showgrid=True)
     return drawn.update_yaxes(title_text="true peak, dBTP")
@@ -277,14 +290,13 @@ def stage_seconds(stages: dict[str, dict[str, Any]], field: str) -> go.Figure | 
     ranked = sorted(
         ((name, s.get(field) or 0.0) for name, s in stages.items()), key=lambda item: (-item[1], item[0])
     )
-    total = sum(seconds for _, seconds in ranked)
-    if not total:
+    if not any(seconds for _, seconds in ranked):
         return None
     if len(ranked) > MOST_BARS:
         rest = sum(seconds for _, seconds in ranked[MOST_BARS - 1 :])
         ranked = [*ranked[: MOST_BARS - 1], (f"{len(ranked) - MOST_BARS + 1} others", rest)]
     colours = [group_colour(name) for name, _ in ranked]
-    return _ranking(ranked, colours, lambda seconds: f"{clock(seconds)} · {percent(seconds / total, 0)}")
+    return _ranking(ranked, colours, clock)
 
 
 def group_colour(stage: str) -> str:

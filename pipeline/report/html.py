@@ -222,7 +222,6 @@ def _shown(kind: Kind, known: dict[int, Any], pictures: dict[int, Pictures]) -> 
     return {
         **vars(kind),
         "shown": rows,
-        "pictures": any(picture for _, _, picture in rows),
         "total_of_files": kind.noun == "content",
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from pipeline.report.charts import figure, plain
+from pipeline.report.charts import fifth_names, figure, plain
 from pipeline.report.details import Track, common_folder
 from pipeline.report.embedding_map import Map
 from pipeline.report.overview import Overview
@@ -26,7 +26,6 @@ _SCALES = {
     "duration_s": ("duration", lambda v: clock(10**v)),
     "spectral_centroid_mean_hz": ("brightness", lambda v: f"{v / 1000:.1f} kHz"),
 }
-_FIFTHS = ("C", "G", "D", "A", "E", "B", "F♯", "D♭", "A♭", "E♭", "B♭", "F")
 
 
 def map_figure(atlas: Map) -> go.Figure:
@@ -88,7 +87,7 @@ def _colours(atlas: Map, found: Overview, known: list[Track]) -> list[dict[str, 
         codes = np.where(keys >= 0, tonic * 7 % 12, -1)
         choices.append(
             {"label": "key", "palette": [f"var(--key-{n})" for n in range(12)], "codes": codes.tolist(),
-             "names": [f"{name} / {_FIFTHS[(n + 3) % 12]}m" for n, name in enumerate(_FIFTHS)]}
+             "names": [" / ".join(fifth_names(n)) for n in range(12)]}
         )  # fmt: skip
     for column, (label, said) in _SCALES.items():
         values = found.values[column][rows].astype(np.float64)

@@ -57,7 +57,7 @@ def _pieces(
     def opened(number: int) -> tuple[int, pq.ParquetFile, list[str], pa.Table | None]:
         part = names[number]
         if is_local(output.uri):
-            file = pq.ParquetFile(output.path(part), memory_map=True)
+            file = pq.ParquetFile(output.path(part))
         else:
             file = pq.ParquetFile(pa.BufferReader(output.read(part)))
         there = [name for name in columns if name in file.schema_arrow.names]
