@@ -16,6 +16,7 @@ from report_tables import HOSTILE, LARGE, RUN, build_large, build_small, digest,
 
 from pipeline.dataset.output import Output
 from pipeline.dataset.run import RunFolder
+from pipeline.report.embedding_map import POINTS
 from pipeline.report.html import script_json, write_report
 from pipeline.workflows import report
 
@@ -170,11 +171,10 @@ def test_a_hundred_thousand_tracks(browser, opened, large):
     assert all(marks.values()), marks
     text = browser.find_element("css selector", "main").text
     assert "5 000 points are shown: a random sample" in text.replace("\u202f", " ")
-    assert browser.execute_script(
-        "return document.querySelectorAll('#chart-map .trace')[0].childElementCount"
-    )
-    bars = browser.execute_script("return document.getElementById('chart-durations').data[0].y")
-    assert sum(bars if isinstance(bars, list) else bars.values()) == LARGE
+    drawn = "return document.querySelectorAll('#chart-map .scatterlayer .trace')[0].querySelectorAll('.point').length"
+    assert browser.execute_script(drawn) == POINTS
+    bars = "return Array.from(document.getElementById('chart-durations')._fullData[0].y)"
+    assert sum(browser.execute_script(bars)) == LARGE
 
 
 class Scripts(HTMLParser):
