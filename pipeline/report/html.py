@@ -86,7 +86,8 @@ def render(output: Output, performance: dict[str, Any], environment: dict[str, A
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     templates.filters |= {
-        name: getattr(words, name) for name in ("clock", "count", "decimal", "percent", "memory", "plural")
+        name: getattr(words, name)
+        for name in ("clock", "count", "decimal", "percent", "memory", "plural", "factor")
     }
     templates.filters["capitalise"] = lambda text: text[:1].upper() + text[1:]
     uri = public_uri(output.uri)
@@ -243,10 +244,14 @@ def _lead(found: Overview, p: dict[str, Any]) -> str:
     audio = float(found.known("duration_s").sum(dtype=np.float64))
     said = f"{words.plural(found.rows['tracks'], 'track')}, {words.clock(audio)} of audio."
     if p["wall_s"]:
-        said += f" This run worked on {words.count(p['files'])} of them in {words.clock(p['wall_s'])}"
-        factor = p["real_time_factor"]
-        said += f", {words.decimal(factor)} times as fast as they play." if factor else "."
+        said += f" This run worked on {_of(p['files'], found.rows['tracks'])} in {words.clock(p['wall_s'])}"
+        times = p["real_time_factor"]
+        said += f", {words.factor(times)} times as fast as they play." if times else "."
     return said
+
+
+def _of(files: int, tracks: int) -> str:
+    return "all of them" if files == tracks > 1 else f"{words.count(files)} of them"
 
 
 def _cards(found: Overview, p: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -255,7 +260,7 @@ def _cards(found: Overview, p: dict[str, Any]) -> list[tuple[str, str, str]]:
         (words.count(found.rows["tracks"]), "tracks", ""),
         (words.clock(float(found.known("duration_s").sum(dtype=np.float64))), "of audio", ""),
         (words.clock(p["wall_s"]), "wall time of this run", ""),
-        (f"{words.decimal(p['real_time_factor'])}×" if p["real_time_factor"] else "–", "real time", ""),
+        (f"{words.factor(p['real_time_factor'])}×" if p["real_time_factor"] else "–", "real time", ""),
         (words.count(status["partial"]), "partial", ""),
         (words.count(status["failed"]), "failed", "bad" if status["failed"] else ""),
     ]

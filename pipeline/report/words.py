@@ -42,6 +42,11 @@ def decimal(value: float | None, places: int = 1) -> str:
     return f"{value:,.{places}f}".replace(",", THIN).replace("-", "−")
 
 
+def factor(value: float | None) -> str:
+    """A multiple, such as of real time: one decimal, none from 100 on."""
+    return decimal(value, 0 if value is not None and value >= 100 else 1)
+
+
 def percent(share: float | None, places: int = 1) -> str:
     """A share of 1 as percent."""
     return "–" if share is None else f"{decimal(100 * share, places)}{THIN}%"
