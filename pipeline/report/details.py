@@ -83,7 +83,7 @@ def select(
     if not len(wanted):
         return
     parts = np.unique(found.parts[np.isin(found.ids, wanted)])
-    for rows, _ in scan(output, "tracks", list(columns), parts.tolist()):
+    for rows, _ in scan(output, [found.names[part] for part in parts], list(columns)):
         these = identities(rows)
         places = np.flatnonzero(np.isin(these, wanted))
         for place, row in zip(places.tolist(), rows.take(pa.array(places)).to_pylist(), strict=True):

@@ -102,7 +102,7 @@ def _costs_of_timings(output: Output, found: Overview) -> list[Cost]:
     ids, durations = found.ids[order], found.values["duration_s"][order]
     sums: dict[tuple[str, str], np.ndarray] = defaultdict(lambda: np.zeros(3))
     columns = ["asset_id", "stage", "device", "compute_s", "cache_hit"]
-    for rows, _ in scan(output, "timings", columns):
+    for rows, _ in scan(output, output.parts("timings"), columns):
         rows = rows.filter(pc.invert(pc.fill_null(rows["cache_hit"], False)))
         if not rows.num_rows or not len(ids):
             continue

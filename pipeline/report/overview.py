@@ -48,7 +48,8 @@ class Overview:
         values: column of `NUMBERS` → one float32 per track, NaN where there is none.
         keys: number in `pipeline.features.key.KEYS` per track, -1 where none was found.
         ids: of the contents, uint64, see `pipeline.report.tables.identities`.
-        parts: number of the part of `tracks` that holds the row.
+        names: the parts of `tracks`.
+        parts: number of the part that holds the row.
         embeddings, descriptors: of up to `SAMPLE` contents.
         groups: the columns that ``descriptors`` consists of, with their widths.
     """
@@ -59,6 +60,7 @@ class Overview:
     values: dict[str, np.ndarray] = field(default_factory=dict)
     keys: np.ndarray = field(default_factory=lambda: np.empty(0, np.int8))
     ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
+    names: list[str] = field(default_factory=list)
     parts: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
     embeddings: Sample = field(default_factory=lambda: Sample(SAMPLE))
     descriptors: Sample = field(default_factory=lambda: Sample(SAMPLE))
@@ -72,12 +74,12 @@ class Overview:
 
 def overview(output: Output) -> Overview:
     """Read ``tracks`` of ``output`` once."""
-    found = Overview()
+    found = Overview(names=output.parts("tracks"))
     columns = dict.fromkeys(
         ("asset_id", "status", *FORMAT, *NUMBERS, "key_name", "key_mode", EMBEDDING, *DESCRIPTORS)
     )
     held: dict[str, list[np.ndarray]] = {name: [] for name in (*NUMBERS, "keys", "ids", "parts")}
-    for rows, parts in scan(output, "tracks", list(columns)):
+    for rows, parts in scan(output, found.names, list(columns)):
         ids = identities(rows)
         _count(found, rows)
         for name in NUMBERS:

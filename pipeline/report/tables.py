@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -22,22 +22,19 @@ _HEX[[ord(digit) for digit in "0123456789abcdef"]] = np.arange(16, dtype=np.uint
 
 
 def scan(
-    output: Output, table: str, columns: Sequence[str], parts: Iterable[int] | None = None
+    output: Output, parts: Sequence[str], columns: Sequence[str]
 ) -> Iterator[tuple[pa.Table, np.ndarray]]:
-    """The rows of a table in the order of its parts, some thousand at a time.
+    """The rows of ``parts`` of a table in their order, some thousand at a time.
 
     Args:
         columns: what to read; what a part does not have is left out, or null where another part has it.
-        parts: numbers of the parts to read, all by default.
 
     Yields:
         rows, and for each the number of its part.
     """
-    names = output.parts(table)
-    wanted = range(len(names)) if parts is None else [n for n in sorted(set(parts)) if n < len(names)]
     held: list[pa.Table] = []
     origins: list[np.ndarray] = []
-    for number, rows in _pieces(output, names, wanted, list(columns)):
+    for number, rows in _pieces(output, parts, list(columns)):
         held.append(rows)
         origins.append(np.full(rows.num_rows, number, np.int32))
         if sum(r.num_rows for r in held) >= _ROWS:
@@ -51,11 +48,9 @@ def _joined(tables: list[pa.Table]) -> pa.Table:
     return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
 
 
-def _pieces(
-    output: Output, names: Sequence[str], wanted: Iterable[int], columns: list[str]
-) -> Iterator[tuple[int, pa.Table]]:
+def _pieces(output: Output, parts: Sequence[str], columns: list[str]) -> Iterator[tuple[int, pa.Table]]:
     def opened(number: int) -> tuple[int, pq.ParquetFile, list[str], pa.Table | None]:
-        part = names[number]
+        part = parts[number]
         if is_local(output.uri):
             file = pq.ParquetFile(output.path(part))
         else:
@@ -66,7 +61,7 @@ def _pieces(
 
     waiting: deque = deque()
     with ThreadPoolExecutor(_READERS) as readers:
-        for number in wanted:
+        for number in range(len(parts)):
             waiting.append(readers.submit(opened, number))
             if len(waiting) > 2 * _READERS:
                 yield from _read(waiting.popleft().result())

@@ -14,7 +14,7 @@ from pipeline.dataset.schemas import TIMINGS
 from pipeline.features.key import KEYS
 from pipeline.report import charts, devices, estimate
 from pipeline.report.overview import overview
-from pipeline.report.words import clock, count, decimal, key_label, percent, size
+from pipeline.report.words import clock, count, decimal, factor, key_label, percent, size
 
 LATER = "20260102T000000-bbbb"
 
@@ -94,6 +94,7 @@ def test_numbers_are_written_as_people_read_them():
     assert count(1234567) == "1\u202f234\u202f567"
     assert decimal(-14.04) == "−14.0"
     assert decimal(float("nan")) == "–"
+    assert [factor(9.96), factor(123.4)] == ["10.0", "123"]
     assert percent(0.123) == "12.3\u202f%"
     assert (size(999), size(4_200_000)) == ("999\u202fB", "4.2\u202fMB")
     assert (key_label("C#", "major"), key_label("C#", "minor")) == ("D♭ major", "C♯ minor")
