@@ -95,6 +95,15 @@ def summarise(output: Output, where: str | None = None, limit: int = 3) -> Summa
         found.tracks += 1
         found.files_failed += status == "failed"
         found.files_partial += status == "partial"
+    return _classes(found, output, where, limit)
+
+
+def classes(output: Output, limit: int = 3) -> Summary:
+    """As `summarise`, of all failures and without a look at `tracks`, whose counts stay 0."""
+    return _classes(Summary(), output, None, limit)
+
+
+def _classes(found: Summary, output: Output, where: str | None, limit: int) -> Summary:
     for table in _matching(output, where):
         for row in table.select(["uri", "stage", "error_class", "message", "worker_died"]).to_pylist():
             _count(found, row, limit)

@@ -4,82 +4,144 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.dataset.output import Output
+from pipeline.features.key import KEYS
+from pipeline.report.sample import Sample
+from pipeline.report.tables import identities, numbers, scan, vectors
 
-EXAMPLES = 20
-COLUMNS = (
-    "status",
-    "container",
-    "codec",
-    "sample_rate",
-    "channels",
+NUMBERS = (
     "duration_s",
     "loudness_integrated_lufs",
+    "loudness_true_peak_dbtp",
+    "loudness_rms_dbfs",
+    "tempo_bpm",
+    "quality_clipping_ratio",
+    "quality_silence_ratio",
+    "spectral_centroid_mean_hz",
 )
+"""What is held of every track, as float32."""
+
+FORMAT = ("container", "codec", "sample_rate", "channels")
+EMBEDDING = "clap_embedding"
+# Contents whose embedding or descriptors are held, for the map and for near-duplicates.
+SAMPLE = 20_000
+_LISTS = ("mfcc_mean", "chroma_mean", "spectral_contrast_mean")
+_HERTZ = ("spectral_centroid_mean_hz", "spectral_bandwidth_mean_hz", "spectral_rolloff_mean_hz")
+_SCALARS = (*_HERTZ, "spectral_flatness_mean")
+DESCRIPTORS = (*_LISTS, *_SCALARS)
+_KEY_NAMES = [f"{tonic} {mode}" for tonic, mode in KEYS]
 
 
 @dataclass
 class Overview:
-    """What the report shows of the tables.
+    """What the report shows of the tables: 45 bytes a track, and two samples of vectors.
 
-    ``durations_s`` and ``loudness_lufs`` hold one number per track that has it (16 bytes a track).
+    Args:
+        rows: tracks.
+        status: tracks by status.
+        formats: tracks by (container, codec, sample rate in Hz, channels).
+        values: column of `NUMBERS` → one float32 per track, NaN where there is none.
+        keys: number in `pipeline.features.key.KEYS` per track, -1 where none was found.
+        ids: of the contents, uint64, see `pipeline.report.tables.identities`.
+        names: the parts of `tracks`.
+        parts: number of the part that holds the row.
+        embeddings, descriptors: of up to `SAMPLE` contents.
+        groups: the columns that ``descriptors`` consists of, with their widths.
     """
 
-    formats: Counter = field(default_factory=Counter)
-    durations_s: list[float] = field(default_factory=list)
-    loudness_lufs: list[float] = field(default_factory=list)
-    failures: list[dict[str, Any]] = field(default_factory=list)
     rows: Counter = field(default_factory=Counter)
+    status: Counter = field(default_factory=Counter)
+    formats: Counter = field(default_factory=Counter)
+    values: dict[str, np.ndarray] = field(default_factory=dict)
+    keys: np.ndarray = field(default_factory=lambda: np.empty(0, np.int8))
+    ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
+    names: list[str] = field(default_factory=list)
+    parts: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    embeddings: Sample = field(default_factory=lambda: Sample(SAMPLE))
+    descriptors: Sample = field(default_factory=lambda: Sample(SAMPLE))
+    groups: dict[str, int] = field(default_factory=dict)
+
+    def known(self, column: str) -> np.ndarray:
+        """The values of a column of `NUMBERS` that are known."""
+        values = self.values[column]
+        return values[np.isfinite(values)]
 
 
 def overview(output: Output) -> Overview:
-    """Read the tables of ``output`` once."""
-    found = Overview()
-    for part in output.parts("tracks"):
-        with output.fs.open(output.path(part), "rb") as handle:
-            _add_tracks(found, handle)
-    for batch in output.batches("failures"):
-        found.rows["failures"] += batch.num_rows
-        found.failures += batch.slice(0, max(0, EXAMPLES - len(found.failures))).to_pylist()
-    for table in ("segments", "timings"):
-        found.rows[table] = sum(batch.num_rows for batch in output.batches(table, columns=["asset_id"]))
+    """Read ``tracks`` of ``output`` once."""
+    found = Overview(names=output.parts("tracks"))
+    columns = dict.fromkeys(
+        ("asset_id", "status", *FORMAT, *NUMBERS, "key_name", "key_mode", EMBEDDING, *DESCRIPTORS)
+    )
+    held: dict[str, list[np.ndarray]] = {name: [] for name in (*NUMBERS, "keys", "ids", "parts")}
+    for rows, parts in scan(output, found.names, list(columns)):
+        ids = identities(rows)
+        _count(found, rows)
+        for name in NUMBERS:
+            held[name].append(numbers(rows, name))
+        held["keys"].append(_key_numbers(rows))
+        held["ids"].append(ids)
+        held["parts"].append(parts)
+        places, matrix = vectors(rows, EMBEDDING, found.embeddings.size)
+        found.embeddings.add(ids[places], matrix)
+        places, matrix = _descriptors(found, rows)
+        found.descriptors.add(ids[places], matrix)
+    for name in NUMBERS:
+        found.values[name] = _all(held[name], np.float32)
+    found.keys, found.ids = _all(held["keys"], np.int8), _all(held["ids"], np.uint64)
+    found.parts = _all(held["parts"], np.int32)
     return found
 
 
-def _add_tracks(found: Overview, handle: Any) -> None:
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(handle)
-    present = [name for name in COLUMNS if name in file.schema_arrow.names]
-    for row in file.read(columns=present).to_pylist():
-        found.rows["tracks"] += 1
-        if row["container"]:
-            rate = f"{row['sample_rate'] / 1000:g} kHz"
-            found.formats[row["container"], row["codec"], rate, row["channels"]] += 1
-        if row["duration_s"] is not None:
-            found.durations_s.append(row["duration_s"])
-        if row.get("loudness_integrated_lufs") is not None:
-            found.loudness_lufs.append(row["loudness_integrated_lufs"])
+def _all(pieces: list[np.ndarray], kind: type) -> np.ndarray:
+    return np.concatenate(pieces) if pieces else np.empty(0, kind)
 
 
-def histogram(values: list[float], bins: int = 24, log: bool = False) -> list[dict[str, float]]:
-    """Bars of a histogram: ``left``, ``right`` and ``count``; empty for no values."""
-    if not values:
-        return []
-    data = np.asarray(values, dtype=np.float64)
-    if log:
-        data = data[data > 0]
-        if data.size == 0:
-            return []
-        edges = np.geomspace(data.min(), data.max() * (1 + 1e-9) + 1e-12, bins + 1)
-    else:
-        edges = np.linspace(data.min(), data.max() + 1e-9, bins + 1)
-    counts, edges = np.histogram(data, bins=edges)
-    return [
-        {"left": float(a), "right": float(b), "count": int(c)}
-        for a, b, c in zip(edges[:-1], edges[1:], counts, strict=True)
-    ]
+def _count(found: Overview, rows: pa.Table) -> None:
+    found.rows["tracks"] += rows.num_rows
+    for entry in rows["status"].value_counts().to_pylist():
+        found.status[entry["values"]] += entry["counts"]
+    decoded = rows.filter(pc.is_valid(rows["container"]))
+    for entry in decoded.group_by(list(FORMAT)).aggregate([([], "count_all")]).to_pylist():
+        found.formats[tuple(entry[name] for name in FORMAT)] += entry["count_all"]
+
+
+def _key_numbers(rows: pa.Table) -> np.ndarray:
+    if not {"key_name", "key_mode"} <= set(rows.schema.names):
+        return np.full(rows.num_rows, -1, np.int8)
+    names = pc.binary_join_element_wise(
+        rows["key_name"].cast(pa.string()), rows["key_mode"].cast(pa.string()), " "
+    )
+    found = pc.index_in(names, pa.array(_KEY_NAMES))
+    return found.fill_null(-1).to_numpy().astype(np.int8)
+
+
+def _descriptors(found: Overview, rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that have all descriptors, and these side by side; which they are is settled by the first that has any."""
+    pieces: dict[str, np.ndarray] = {}
+    for name in DESCRIPTORS:
+        if found.groups and name not in found.groups:
+            continue
+        if name in _LISTS:
+            places, matrix = vectors(rows, name, found.groups.get(name))
+        else:
+            values = numbers(rows, name)
+            if name in _HERTZ:
+                values = np.log2(np.where(values > 0, values, np.nan))
+            places = np.flatnonzero(np.isfinite(values))
+            matrix = values[places, None]
+        if len(places) or found.groups:
+            filled = np.full((rows.num_rows, found.groups.get(name, matrix.shape[1])), np.nan, np.float32)
+            filled[places] = matrix
+            pieces[name] = filled
+    if not pieces:
+        return np.empty(0, np.int64), np.empty((0, 0), np.float32)
+    found.groups = found.groups or {name: piece.shape[1] for name, piece in pieces.items()}
+    together = np.concatenate(list(pieces.values()), axis=1)
+    complete = np.flatnonzero(np.isfinite(together).all(axis=1))
+    return complete, together[complete]

@@ -31,10 +31,10 @@ from pipeline.engine.graph import Node
 from pipeline.engine.progress import Progress
 from pipeline.engine.resources import StageResources, plan_resources
 from pipeline.engine.session import Cluster, connect, disconnect
-from pipeline.report.html import clock, render
+from pipeline.report.html import write_report
 from pipeline.report.live import progress_text
-from pipeline.report.overview import overview
 from pipeline.report.performance import markdown, performance
+from pipeline.report.words import clock
 from pipeline.workflows.availability import Models, find_models
 from pipeline.workflows.caching import tidy
 from pipeline.workflows.config import ExtractConfig, redacted
@@ -318,14 +318,13 @@ def _finish(
         "fallbacks": numbers["fallbacks"],
     }
     merge_manifest(output, folder.run_id, header, len(progress.committed))
-    found = overview(output)
-    report = folder.write("report.html", render(numbers, env, found, output.uri))
+    report = write_report(folder, numbers, env)
     # Of all that was asked for: a run that goes on where another one stopped has fewer files of its own.
     rate = progress.failed() / max(1, len(items))
     folder.log("done", summary_text(progress, numbers), **progress.fields())
     for (stage, error_class), count in progress.failures.most_common(10):
         folder.log("failures", f"{count} × {error_class} in {stage}", level="warning", count=count)
-    folder.log("report", f"report: {report}")
+    folder.log("report", f"report: {report or 'none'}")
     if isinstance(error, Stopped):
         return Result(EXIT_STOPPED, folder.run_id, output.uri, report, numbers)
     if isinstance(error, TooManyFailures):
