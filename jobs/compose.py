@@ -30,6 +30,8 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 EXIT_FAILED, EXIT_USAGE = 1, 2
 # Of every run of this process: a multirun has several, and ends with the worst.
 EXIT_CODES: list[int] = []
+# The overrides as they were typed.
+GIVEN: list[str] = []
 
 
 def register() -> None:
@@ -165,7 +167,7 @@ def run_job(job: Callable[[], None]) -> None:
         arguments = get_args_parser().parse_args()
         if not arguments.help and not arguments.hydra_help:
             overrides = check_keys(arguments.overrides, arguments.multirun)
-            given = list(arguments.overrides)
+            given = GIVEN[:] = list(arguments.overrides)
             sys.argv[1:] = [overrides[given.index(a)] if a in given else a for a in sys.argv[1:]]
             if not arguments.multirun:
                 load(arguments.overrides, check=not (arguments.cfg or arguments.info))

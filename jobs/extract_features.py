@@ -19,7 +19,7 @@ from pipeline.workflows import features
 def extract(config: DictConfig) -> None:
     """Run the workflow on the composed config and keep its exit code."""
     try:
-        compose.EXIT_CODES.append(features.run(compose.typed(config)).exit_code)
+        compose.EXIT_CODES.append(features.run(compose.typed(config), given=compose.GIVEN).exit_code)
     except UserError as error:  # here, because Hydra would print a traceback and exit with 1
         compose.leave(error)
 
