@@ -15,14 +15,14 @@ class PlanConfig:
     Args:
         sample: files that the real stages are run on; 0 reads headers only, and estimates no time.
         headers: of more files than this the headers of a sample are read.
-        max_minutes: audio in the sample, all files together; none longer than half of it is taken.
+        max_minutes: most audio in the sample, never more than a quarter of all there is; no file longer than half of it.
         stage_seconds: after so much work on the sample a stage begins no further block.
         seed: of the choice of files: the same gives the same sample.
     """
 
     sample: int = 24
     headers: int = 500
-    max_minutes: float = 20.0
+    max_minutes: float = 10.0
     stage_seconds: float = 60.0
     seed: int = 0
 

@@ -21,6 +21,7 @@ from pipeline.dataset.spaces import require_space
 from pipeline.dataset.state import State, read_state
 from pipeline.dataset.storage import explain, public_uri
 from pipeline.engine.resources import StageResources, plan_resources
+from pipeline.report.html import clock
 from pipeline.workflows.availability import Models, find_models
 from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.keys import wanted_keys
@@ -28,7 +29,7 @@ from pipeline.workflows.listing import list_items
 from pipeline.workflows.plan_file import PATH, fingerprint, save_plan
 from pipeline.workflows.planning_advice import advise, command
 from pipeline.workflows.planning_cost import Estimate, Load, Machine, estimate, per_hour
-from pipeline.workflows.planning_look import Look, look, pick
+from pipeline.workflows.planning_look import Look, Picked, look, pick
 from pipeline.workflows.planning_machine import Resources, find_resources
 from pipeline.workflows.planning_sample import Tried, try_sample
 from pipeline.workflows.planning_text import plan_text
@@ -162,7 +163,7 @@ def _find_out(config: ExtractConfig, given: Sequence[str], work: Work, prepared:
     measured = tried.costs if any(s.files for s in tried.costs.values()) else None
     machine = Machine(resources.cpus, resources.gpus, pools)
     estimated = estimate(measured, load, machine, config.plan.seed) if measured else None
-    notes = _notes(config, work, seen, resources, tried, picked.too_long)
+    notes = _notes(config, work, resources, tried, picked)
     return Findings(
         config, given, work, seen, resources, pools, blocks, tried, picked.too_long, load, estimated, prepared, notes
     )  # fmt: skip
@@ -181,7 +182,7 @@ def _every_5_s(say: Say) -> Callable[[int, int], None]:
 
 
 def _notes(
-    config: ExtractConfig, work: Work, seen: Look, resources: Resources, tried: Tried, too_long: int
+    config: ExtractConfig, work: Work, resources: Resources, tried: Tried, picked: Picked
 ) -> list[str]:
     """What a reader of the figures must know."""
     notes = list(work.models.warnings)
@@ -190,10 +191,10 @@ def _notes(
         notes.append(
             f"{shared} files share their size with another: copies are computed once, and this plan counts them all"
         )
-    if too_long:
+    if picked.too_long:
         notes.append(
-            f"{too_long} files are longer than {config.plan.max_minutes / 2:g} min and were not in the sample: their "
-            "cost is extrapolated (plan.max_minutes)"
+            f"{picked.too_long} files are longer than {clock(picked.longest_s)} and were not in the sample: their cost "
+            "is extrapolated (plan.max_minutes)"
         )
     for stage in tried.stages:
         if stage.left:
@@ -308,8 +309,8 @@ def _stage(f: Findings, name: str) -> dict[str, Any]:
         "num_cpus": pool.num_cpus,
         "num_gpus": pool.num_gpus,
     }
-    if f.estimate is not None:
-        about |= {"compute_s": f.estimate.compute_s[name], "alone_s": f.estimate.alone_s[name]}
+    known = f.estimate is not None
+    about |= {k: getattr(f.estimate, k)[name] if known else None for k in ("compute_s", "alone_s")}
     if measured is not None and cost is not None:
         about |= {
             "s_per_audio_hour": per_hour(cost),

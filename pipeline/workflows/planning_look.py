@@ -129,17 +129,18 @@ class Picked:
         files: with a readable header.
         broken: without.
         too_long: how many with a header were passed over for their length.
+        longest_s: so long a file could be.
     """
 
     files: list[int]
     broken: list[int]
     too_long: int = 0
+    longest_s: float = 0.0
 
 
 def pick(seen: Look, plan: PlanConfig) -> Picked:
-    """Choose them by suffix and size, none longer than half of ``plan.max_minutes``, and no more audio than that.
-
-    Where all are longer, the shortest one alone.
+    """Choose them by suffix and size: no more audio than ``plan.max_minutes`` and a quarter of all there is, but for
+    a minute; and no file longer than half of that. Where all are longer, the shortest one alone.
     """
     if not plan.sample:
         return Picked([], [])
@@ -148,7 +149,7 @@ def pick(seen: Look, plan: PlanConfig) -> Picked:
         seconds = seen.seconds(index)
         return estimated_seconds(seen.files[index].item) if seconds is None else seconds
 
-    most = 60.0 * plan.max_minutes
+    most = min(60.0 * plan.max_minutes, max(60.0, seen.audio_s.expected / 4))
     good = seen.good
     short = [i for i in good if length(i) <= most / 2]
     pool = short or sorted(good, key=length)[:1]
@@ -159,7 +160,7 @@ def pick(seen: Look, plan: PlanConfig) -> Picked:
             chosen.append(index)
             total += length(index)
     broken = _ordered(seen, seen.broken, BROKEN_TRIED, plan.seed)
-    return Picked(chosen, broken, len(good) - len(short))
+    return Picked(chosen, broken, len(good) - len(short), most / 2)
 
 
 def _ordered(seen: Look, pool: Sequence[int], count: int, seed: int) -> list[int]:

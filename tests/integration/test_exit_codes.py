@@ -12,7 +12,7 @@ from conftest import BAD, ODD, write_bad_files
 
 from pipeline.dataset.output import Output
 from pipeline.errors import UserError
-from pipeline.workflows import features
+from pipeline.workflows import features, verify
 from pipeline.workflows.config import ExtractConfig
 
 pytestmark = pytest.mark.timeout(300)
@@ -59,7 +59,7 @@ def check_plan(found: dict) -> None:
     assert found["output_bytes"] > 1000
 
 
-def test_more_failures_than_allowed_is_exit_code_3_and_every_row_is_there(repo, tmp_path):
+def test_more_failures_than_allowed_is_exit_code_3_and_every_row_is_there(repo, tmp_path, capsys):
     write_bad_files(tmp_path / "in")
     planned = plan_first(repo, tmp_path / "in", tmp_path / "out")
     check_plan(planned)
@@ -76,6 +76,12 @@ def test_more_failures_than_allowed_is_exit_code_3_and_every_row_is_there(repo, 
     folder = tmp_path / "out" / "runs" / result.run_id
     assert json.loads((folder / "plan.json").read_text()) == planned, "its report can compare"
     assert planned["audio_hours"] == pytest.approx(result.performance["audio_s"] / 3600)
+    assert verify.run(Output(config.output.uri)).exit_code == 0, "a plan is nothing that is left over"
+    config.dry_run = True
+    features.run(config)
+    left = json.loads((tmp_path / "out" / "runs" / "plan.json").read_text())
+    assert (left["files"], left["done"], left["failures_expected"]["sampled"]) == (0, planned["files"], 0)
+    assert "nothing to do" in capsys.readouterr().out
 
 
 def test_a_gpu_that_is_not_there_is_one_line_and_costs_no_table(tmp_path):
