@@ -15,7 +15,7 @@ class PlanConfig:
     Args:
         sample: files that the real stages are run on; 0 reads headers only, and estimates no time.
         headers: of more files than this the headers of a sample are read.
-        max_minutes: most audio in the sample, never more than a quarter of all there is; no file longer than half of it.
+        max_minutes: most audio in the sample, never more than a quarter of all; no file longer than half of it.
         stage_seconds: after so much work on the sample a stage begins no further block.
         seed: of the choice of files: the same gives the same sample.
     """

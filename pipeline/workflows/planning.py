@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.dataset.lock import read_lock
 from pipeline.dataset.output import Output
-from pipeline.dataset.sampling import Range
+from pipeline.dataset.sampling import CONFIDENCE, Range
 from pipeline.dataset.spaces import require_space
 from pipeline.dataset.state import State, read_state
 from pipeline.dataset.storage import explain, public_uri
@@ -28,7 +28,7 @@ from pipeline.workflows.keys import wanted_keys
 from pipeline.workflows.listing import list_items
 from pipeline.workflows.plan_file import PATH, fingerprint, save_plan
 from pipeline.workflows.planning_advice import advise, command
-from pipeline.workflows.planning_cost import Estimate, Load, Machine, estimate, per_hour
+from pipeline.workflows.planning_cost import UNMODELLED, Estimate, Load, Machine, estimate, per_hour
 from pipeline.workflows.planning_look import Look, Picked, look, pick
 from pipeline.workflows.planning_machine import Resources, find_resources
 from pipeline.workflows.planning_sample import Tried, try_sample
@@ -345,4 +345,5 @@ def _times(f: Findings) -> dict[str, Any]:
     wall = dataclasses.asdict(f.estimate.wall_s)
     gpus = f.estimate.gpus
     hours: Mapping[str, float] | None = {k: v * gpus / 3600 for k, v in wall.items()} if gpus else None
-    return {"wall_s": wall, "gpu_hours": hours, "startup_s": started, "limit": f.estimate.limit}
+    told = {"wall_s": wall, "gpu_hours": hours, "startup_s": started, "limit": f.estimate.limit}
+    return told | {"range": {"confidence": CONFIDENCE, "unmodelled": list(UNMODELLED)}}

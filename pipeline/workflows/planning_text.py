@@ -148,10 +148,13 @@ def _estimate(p: Numbers) -> list[str]:
     )
     if p["output_bytes"] is not None:
         lines.append(f"output about {size(p['output_bytes'])}")
+    below, above = (abs(1 - factor) for factor in p["range"]["unmodelled"])
     lines.append(
-        "The range holds 90 % of what other samples would have said, made 20 % wider below and 35 % above for what"
+        f"The range: a bootstrap over the sample's files ({p['range']['confidence']:.0%}), made {below:.0%} wider"
     )
-    lines.append("was not measured: other load, slow storage, how well the stages overlap.")
+    lines.append(
+        f"below and {above:.0%} above for what was not measured: other load, slow storage, how stages overlap."
+    )
     return lines
 
 
