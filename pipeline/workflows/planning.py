@@ -214,7 +214,7 @@ def plan_numbers(f: Findings) -> dict[str, Any]:
     """What ``plan.json`` holds: only JSON types, no NaN."""
     config, seen, tried, load = f.config, f.seen, f.tried, f.load
     files = len(f.work.work.files)
-    heard = 1 - _among_readable(f)
+    heard = 1 - tried.lost
     numbers: dict[str, Any] = {
         "schema_version": "plan_v1",
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -255,12 +255,6 @@ def plan_numbers(f: Findings) -> dict[str, Any]:
     return numbers | {"overrides": overrides, "hints": hints, "command": told}
 
 
-def _among_readable(f: Findings) -> float:
-    """Share of the files with a readable header that fail."""
-    bad = f.seen.unreadable.expected
-    return max(0.0, (f.tried.failed.expected - bad) / (1 - bad)) if bad < 1 and f.tried.files else 0.0
-
-
 def _kinds(work: Work) -> dict[str, Any]:
     """The files to do, by why."""
     files = work.work.files
@@ -295,7 +289,7 @@ def _output_bytes(f: Findings) -> int | None:
     if not f.tried.written:
         return None
     tables = f.tried.table_bytes / f.tried.written * len(f.work.work.files)
-    audio = f.load.audio_s.expected * (1 - _among_readable(f))
+    audio = f.load.audio_s.expected * (1 - f.tried.lost)
     blobs = f.tried.blob_bytes / f.tried.audio_s * audio if f.tried.audio_s else 0.0
     return round(tables + blobs)
 

@@ -32,7 +32,8 @@ class Tried:
         stages: in the order of the graph; without a sample none.
         costs: stage → what the estimate is made from.
         files: decoded or tried, those without a readable header among them.
-        audio_s: in them.
+        audio_s: in them, decoded.
+        lost: share of the audio that its header promises and decoding does not give.
         failed: share of all files of which nothing will be computed, with its range.
         partial: share of files of which something will be missing.
         problems: of each file with failures: ``uri, stage, error_class, message``.
@@ -46,6 +47,7 @@ class Tried:
     costs: dict[str, StageSample] = field(default_factory=dict)
     files: int = 0
     audio_s: float = 0.0
+    lost: float = 0.0
     failed: Range = field(default_factory=lambda: Range(0.0, 0.0, 1.0))
     partial: Range = field(default_factory=lambda: Range(0.0, 0.0, 1.0))
     problems: list[dict[str, str]] = field(default_factory=list)
@@ -144,6 +146,9 @@ def _count_failures(tried: Tried, rows: Mapping[int, dict[str, Any]], seen: Look
                 {"uri": uri, "stage": stage.stage, "error_class": "WorkerDied", "message": among}
             )
     good = len(picked.files)
+    promised = [seen.seconds(i) or 0.0 for i in picked.files]
+    if sum(promised):
+        tried.lost = sum(s for number, s in enumerate(promised) if number in failed) / sum(promised)
     # Of those without a readable header some decode all the same: there FFmpeg sees more than its header.
     broken = len(picked.broken)
     confirmed = sum(i >= good for i in failed) / broken if broken else 1.0
