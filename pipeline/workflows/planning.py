@@ -38,6 +38,8 @@ from pipeline.workflows.stages import plan_blocks, stage_names
 
 # Ray on this machine takes so long to start; a cluster that runs already takes less.
 RAY_START_S = 5.0
+# Cores taken by others while the sample runs; a desktop that idles takes less.
+OTHERS_WORTH_SAYING = 0.25
 Say = Callable[[str], None]
 
 
@@ -203,6 +205,11 @@ def _notes(
             )
         if config.hardware.gpu_shares.get(stage.stage) and "cuda" not in stage.devices:
             notes.append(f"{stage.stage} is to run on a GPU and was measured on the CPU: there is none here")
+    if tried.others_cpus > OTHERS_WORTH_SAYING:
+        notes.append(
+            f"other processes used {tried.others_cpus:.1f} cores of this machine while the sample ran: its times "
+            "include that"
+        )
     if resources.address != "local":
         notes.append("the sample was measured on this machine, the run's nodes may be faster or slower")
     if tried.stages and "://" in config.output.uri:

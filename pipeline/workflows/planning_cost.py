@@ -19,8 +19,6 @@ PER_BLOCK_S = 0.025
 # What the model leaves out: other load on the machine, caches that several processes share, an unlucky last block,
 # stages that overlap better or worse than they are taken to. The range is made wider by it.
 UNMODELLED = (0.8, 1.35)
-# Above so many ready processes per core each takes longer by the clock, and no longer by the CPU's.
-BUSY_AT_MOST = 1.5
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ def estimate(stages: Mapping[str, StageSample], load: Load, machine: Machine, se
     wall = float(walls[0])
     alone = {name: float(seconds[0]) for name, seconds in expected.items()}
     found = Range(min(float(low), wall), wall, max(float(high), wall)).times(*UNMODELLED)
-    busy = _busy(stages, machine)
+    busy = _busy(stages, alone, machine)
     compute = {name: s * (1.0 if stages[name].on_gpu else busy) for name, s in alone.items()}
     reserved = sum(r.actors * r.num_gpus for r in machine.pools.values())
     return Estimate(found, compute, alone, float(min(machine.gpus, np.ceil(reserved))), limits[0])
@@ -196,10 +194,20 @@ def _wall(
     return FIRST_BLOCK_S + table.max(axis=0), [names[i] for i in table.argmax(axis=0)]
 
 
-def _busy(stages: Mapping[str, StageSample], machine: Machine) -> float:
-    """How much longer than alone a stage takes by the clock, where more actors are ready than there are cores."""
-    actors = sum(machine.pools[n].actors * s.cpu_ratio for n, s in stages.items() if not s.on_gpu)
-    return float(np.clip(actors / machine.cpus, 1.0, BUSY_AT_MOST)) if machine.cpus else 1.0
+def _busy(stages: Mapping[str, StageSample], alone: Mapping[str, float], machine: Machine) -> float:
+    """How much longer than alone a stage takes by the clock, because more actors are ready than there are cores.
+
+    The actors of the slowest stage always are. Those of the others are as long as their share of the work lasts:
+    of ``r`` ready ones, ``r`` times that share.
+    """
+    work = {n: alone[n] * s.cpu_ratio for n, s in stages.items() if not s.on_gpu}
+    total = sum(work.values())
+    if not total or not machine.cpus:
+        return 1.0
+    slowest = max(work, key=lambda n: work[n] / machine.pools[n].actors)
+    ready = machine.pools[slowest].actors * total / work[slowest]
+    ready = min(ready, sum(machine.pools[n].actors for n in work))
+    return max(1.0, ready / machine.cpus)
 
 
 def better_actors(

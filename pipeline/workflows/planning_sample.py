@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from pipeline.dataset.output import TABLES, Output
 from pipeline.dataset.sampling import Range, wilson
@@ -41,6 +44,7 @@ class Tried:
         table_bytes, blob_bytes: written for the sample.
         written: files that they were written for.
         cache: stage → share of its results that the cache has; None where it is off.
+        others_cpus: cores that other processes of this machine took meanwhile.
     """
 
     stages: list[Measured] = field(default_factory=list)
@@ -56,6 +60,7 @@ class Tried:
     blob_bytes: int = 0
     written: int = 0
     cache: dict[str, float] | None = None
+    others_cpus: float = 0.0
 
 
 def try_sample(
@@ -92,7 +97,9 @@ def try_sample(
             output.check()
             nodes = build_graph(config, models, output, "plan", run_schema(config, models))
             nodes[-1].arguments["fenced"] = False  # nobody else writes there, and nobody took a lock
+            began, busy = time.monotonic(), _machine_cpu_s()
             found = measure(blocks, nodes, Path(folder), config.perf.threads, config.plan.stage_seconds, say)
+            elapsed, busy = time.monotonic() - began, _machine_cpu_s() - busy
             written = _written(Path(folder) / "out")
     except OSError as error:
         raise UserError(
@@ -102,6 +109,8 @@ def try_sample(
     rows = {row["index"]: row for row in found.rows}
     tried = Tried(found.stages, files=len(chosen), table_bytes=written[0], blob_bytes=written[1])
     tried.audio_s = sum(row.get("duration_s") or 0.0 for row in rows.values())
+    own = sum(s.cpu_s + s.startup_cpu_s for s in found.stages)
+    tried.others_cpus = max(0.0, (busy - own) / elapsed)
     tried.written = sum(1 for index in found.stages[-1].files)
     _count_failures(tried, rows, seen, picked)
     for row in rows.values():
@@ -109,6 +118,12 @@ def try_sample(
     tried.cache = _cached(config, keys, rows.values())
     tried.costs = _costs(config, tried, rows, seen, picked)
     return tried
+
+
+def _machine_cpu_s() -> float:
+    """CPU seconds that all processes of this machine have spent."""
+    times = psutil.cpu_times()
+    return times.user + times.nice + times.system
 
 
 def _as_new(file: PlannedFile, number: int) -> PlannedFile:
