@@ -41,7 +41,8 @@ class Measured:
         stage: as in `timings`.
         startup_s, startup_cpu_s: until it could take work: imports, models, and one file to warm up; wall and CPU.
         seconds, cpu_s: of all blocks; CPU in all threads and in the decoder's process.
-        peak_rss_bytes: of the process, pages that it shares with the tables' memory included.
+        ready_rss_bytes, peak_rss_bytes: of the process when it could take work and at most, the pages of the tables
+            that it reads included.
         decoder_rss_bytes: of the process that decodes for it; 0 where there is none.
         vram_bytes: most that it reserved on a card; 0 without one.
         blocks: done.
@@ -57,6 +58,7 @@ class Measured:
     startup_cpu_s: float = 0.0
     seconds: float = 0.0
     cpu_s: float = 0.0
+    ready_rss_bytes: int = 0
     peak_rss_bytes: int = 0
     decoder_rss_bytes: int = 0
     vram_bytes: int = 0
@@ -77,10 +79,12 @@ class Sample:
         stages: in the order of the graph.
         rows: of each file that came through all stages but the sink: ``index``, ``asset_id``, ``uri``,
             ``duration_s``, ``container``, ``codec``, ``sample_rate``, ``channels``, ``failures`` and ``fallbacks``.
+        largest_block_s: audio in the block that has most of it.
     """
 
     stages: list[Measured]
     rows: list[dict[str, Any]]
+    largest_block_s: float = 0.0
 
 
 _ABOUT = ("index", "asset_id", "uri", "duration_s", "container", "codec", "sample_rate", "channels")
@@ -106,7 +110,10 @@ def measure(
     for place, node in enumerate(nodes):
         last = place == len(nodes) - 1
         if last:
-            sample.rows = [row for path in paths for row in _rows(read_block(path))]
+            found_rows = [_rows(read_block(path)) for path in paths]
+            sample.rows = [row for rows in found_rows for row in rows]
+            audio = [sum(row["duration_s"] or 0.0 for row in rows) for rows in found_rows]
+            sample.largest_block_s = max(audio, default=0.0)
             for path in paths:
                 write_block(path, _for_an_empty_output(read_block(path)))
         target = folder / f"{place}-{node.name}"
@@ -206,6 +213,7 @@ class _Stage:
         if numbers is None:
             return
         if "ready" in answer:
+            self.found.ready_rss_bytes = max(self.found.ready_rss_bytes, numbers["rss"])
             self.found.startup_s = max(self.found.startup_s, numbers["seconds"])
             self.found.startup_cpu_s = max(self.found.startup_cpu_s, numbers["cpu_s"])
         else:

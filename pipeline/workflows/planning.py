@@ -7,75 +7,38 @@ Writes no table: of the output only ``runs/plan.json``, for the run that follows
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import pyarrow as pa
 
 from pipeline.dataset.lock import read_lock
 from pipeline.dataset.output import Output
-from pipeline.dataset.sampling import CONFIDENCE, Range
 from pipeline.dataset.spaces import require_space
 from pipeline.dataset.state import State, read_state
-from pipeline.dataset.storage import explain, public_uri
-from pipeline.engine.resources import StageResources, plan_resources
+from pipeline.dataset.storage import explain
+from pipeline.engine.resources import plan_resources
 from pipeline.report.html import clock
-from pipeline.workflows.availability import Models, find_models
+from pipeline.workflows.availability import find_models
 from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.keys import wanted_keys
 from pipeline.workflows.listing import list_items
-from pipeline.workflows.plan_file import PATH, fingerprint, save_plan
-from pipeline.workflows.planning_advice import advise, command
-from pipeline.workflows.planning_cost import UNMODELLED, Estimate, Load, Machine, estimate, per_hour
+from pipeline.workflows.plan_file import PATH, save_plan
+from pipeline.workflows.planning_cost import Load, Machine, estimate
 from pipeline.workflows.planning_look import Look, Picked, look, pick
 from pipeline.workflows.planning_machine import Resources, find_resources
+from pipeline.workflows.planning_numbers import Findings, Work, plan_numbers
 from pipeline.workflows.planning_sample import Tried, try_sample
 from pipeline.workflows.planning_text import plan_text
-from pipeline.workflows.resume import WorkPlan, plan_work
+from pipeline.workflows.resume import plan_work
 from pipeline.workflows.stages import plan_blocks, stage_names
 
-# Ray on this machine takes so long to start; a cluster that runs already takes less.
-RAY_START_S = 5.0
+# A block of more audio than this hardly is: `hardware.max_track_bytes` keeps longer tracks from travelling.
+TRAVELS_S = 2400.0
 # Cores taken by others while the sample runs; a desktop that idles takes less.
 OTHERS_WORTH_SAYING = 0.25
 Say = Callable[[str], None]
-
-
-@dataclass
-class Work:
-    """What the run would be given.
-
-    Args:
-        listed: files of the source.
-        there: rows of the output, as the run would see them.
-    """
-
-    listed: int
-    models: Models
-    keys: dict[str, str]
-    there: State
-    work: WorkPlan
-
-
-@dataclass
-class Findings:
-    """All that was found out, for `plan_numbers` to put into one mapping."""
-
-    config: ExtractConfig
-    given: Sequence[str]
-    work: Work
-    seen: Look
-    resources: Resources
-    pools: dict[str, StageResources]
-    blocks: int
-    tried: Tried
-    too_long: int
-    load: Load
-    estimate: Estimate | None
-    prepared_s: float
-    notes: list[str]
 
 
 def plan(config: ExtractConfig, given: Sequence[str] = (), quiet: bool = False) -> dict[str, Any]:
@@ -129,7 +92,7 @@ def _work(config: ExtractConfig, output: Output, quiet: bool, say: Say) -> Work:
         )
     keys = wanted_keys(config, models)
     work = plan_work(items, state, keys, (), config.source.compare == "listing")
-    return Work(len(items), models, keys, state, work)
+    return Work(len(items), models, keys, work)
 
 
 def _find_out(config: ExtractConfig, given: Sequence[str], work: Work, prepared: float, say: Say) -> Findings:
@@ -138,7 +101,8 @@ def _find_out(config: ExtractConfig, given: Sequence[str], work: Work, prepared:
     stages = stage_names(config, work.models)
     resources = find_resources(config, stages)
     config = dataclasses.replace(config, hardware=resources.hardware)
-    blocks = len(plan_blocks(files, config.hardware, resources.cpus))
+    packed = plan_blocks(files, config.hardware, resources.cpus)
+    blocks = len(packed)
     pools = plan_resources(
         [*stages, "write"],
         resources.cpus,
@@ -161,14 +125,29 @@ def _find_out(config: ExtractConfig, given: Sequence[str], work: Work, prepared:
         audio_s=seen.audio_s,
         longest_s=float(durations[-1]) if len(durations) else 0.0,
         blocks=blocks,
+        largest_block_s=_largest_block(packed, seen),
     )
     measured = tried.costs if any(s.files for s in tried.costs.values()) else None
     machine = Machine(resources.cpus, resources.gpus, pools)
     estimated = estimate(measured, load, machine, config.plan.seed) if measured else None
     notes = _notes(config, work, resources, tried, picked)
     return Findings(
-        config, given, work, seen, resources, pools, blocks, tried, picked.too_long, load, estimated, prepared, notes
+        config, given, work, seen, resources, pools, tried, picked.too_long, load, estimated, prepared, notes
     )  # fmt: skip
+
+
+def _largest_block(packed: Sequence[pa.Table], seen: Look) -> float:
+    """Seconds of audio in the block that has most of it; of what is too long to travel only what does."""
+    known = {f.index: seen.seconds(place) for place, f in enumerate(seen.files)}
+    columns = ("index", "estimated_s")
+    audio = (
+        sum(
+            e if known[i] is None else known[i]
+            for i, e in zip(*(block[c].to_pylist() for c in columns), strict=True)
+        )
+        for block in packed
+    )
+    return min(TRAVELS_S, max(audio, default=0.0))
 
 
 def _every_5_s(say: Say) -> Callable[[int, int], None]:
@@ -215,136 +194,3 @@ def _notes(
     if tried.stages and "://" in config.output.uri:
         notes.append("writing was measured on a local disk: an object store adds its latency")
     return notes
-
-
-def plan_numbers(f: Findings) -> dict[str, Any]:
-    """What ``plan.json`` holds: only JSON types, no NaN."""
-    config, seen, tried, load = f.config, f.seen, f.tried, f.load
-    files = len(f.work.work.files)
-    heard = 1 - tried.lost
-    numbers: dict[str, Any] = {
-        "schema_version": "plan_v1",
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "fingerprint": fingerprint(config, f.work.keys, files),
-        "source": public_uri(config.source.uri or config.source.manifest),
-        "output": public_uri(config.output.uri),
-        "files": files,
-        "listed": f.work.listed,
-        "done": f.work.work.done,
-        "work": _kinds(f.work),
-        "bytes": sum(s or 0 for s in seen.sizes),
-        "headers": {"read": len(seen.headers), "unreadable": len(seen.broken)},
-        "audio_hours": load.audio_s.expected * heard / 3600,
-        "audio_hours_range": _hours(load.audio_s, heard),
-        "durations_s": _durations(seen),
-        "formats": seen.formats,
-        "sample": {"files": tried.files, "audio_s": tried.audio_s, "too_long": f.too_long},
-        "failures_expected": _rate(tried.failed, tried.files),
-        "partial_expected": _rate(tried.partial, tried.files),
-        "problems": tried.problems,
-        "fallbacks": [
-            {"stage": s, "wanted": w, "used": u, "files": n} for (s, w, u), n in tried.fallbacks.most_common()
-        ],
-        "output_bytes": _output_bytes(f),
-        "blocks": f.blocks,
-        "stages": {name: _stage(f, name) for name in f.pools},
-        "peak_rss_bytes": {s.stage: s.peak_rss_bytes for s in tried.stages},
-        "vram_bytes": {s.stage: s.vram_bytes for s in tried.stages if s.vram_bytes},
-        "hardware": _hardware(f),
-        "cache": tried.cache,
-        "notes": f.notes,
-    }
-    numbers |= _times(f)
-    overrides, hints = advise(config, f.resources, f.pools, tried, load, f.estimate, f.blocks)
-    told, secret = command(config, f.given, overrides)
-    if secret:
-        hints.append("put the storage options in again: secrets are not repeated here")
-    return numbers | {"overrides": overrides, "hints": hints, "command": told}
-
-
-def _kinds(work: Work) -> dict[str, Any]:
-    """The files to do, by why."""
-    files = work.work.files
-    again = [f for f in files if f.part is not None]
-    missing: Counter[str] = Counter(name for f in again for name in f.todo or ())
-    return {
-        "new": len(files) - len(again),
-        "all_again": sum(f.todo is None for f in again),
-        "to_compare": sum(f.todo == () for f in again),
-        "missing": dict(missing.most_common()),
-        "maybe_copies": sum(f.shared for f in files),
-    }
-
-
-def _durations(seen: Look) -> dict[str, float] | None:
-    found = seen.durations()
-    if not len(found):
-        return None
-    return {"shortest": float(found[0]), "median": float(found[len(found) // 2]), "longest": float(found[-1])}
-
-
-def _hours(audio_s: Range, heard: float) -> dict[str, float]:
-    return {k: v * heard / 3600 for k, v in dataclasses.asdict(audio_s).items()}
-
-
-def _rate(found: Range, sampled: int) -> dict[str, Any]:
-    return {"rate": found.expected, "sampled": sampled, "low": found.low, "high": found.high}
-
-
-def _output_bytes(f: Findings) -> int | None:
-    """Tables by files, arrays and stems by seconds of audio."""
-    if not f.tried.written:
-        return None
-    tables = f.tried.table_bytes / f.tried.written * len(f.work.work.files)
-    audio = f.load.audio_s.expected * (1 - f.tried.lost)
-    blobs = f.tried.blob_bytes / f.tried.audio_s * audio if f.tried.audio_s else 0.0
-    return round(tables + blobs)
-
-
-def _stage(f: Findings, name: str) -> dict[str, Any]:
-    pool, cost = f.pools[name], f.tried.costs.get(name)
-    measured = next((s for s in f.tried.stages if s.stage == name), None)
-    about = {
-        "device": "cuda" if pool.num_gpus else "cpu",
-        "actors": pool.actors,
-        "num_cpus": pool.num_cpus,
-        "num_gpus": pool.num_gpus,
-    }
-    known = f.estimate is not None
-    about |= {k: getattr(f.estimate, k)[name] if known else None for k in ("compute_s", "alone_s")}
-    if measured is not None and cost is not None:
-        about |= {
-            "s_per_audio_hour": per_hour(cost),
-            "cpu_ratio": cost.cpu_ratio,
-            "startup_s": measured.startup_s,
-            "decoder_rss_bytes": measured.decoder_rss_bytes,
-            "backends": measured.backends,
-            "measured_files": len(measured.files),
-        }
-    return about
-
-
-def _hardware(f: Findings) -> dict[str, Any]:
-    r = f.resources
-    return {
-        "name": r.hardware.name,
-        "ray": r.address,
-        "nodes": r.nodes,
-        "cpus": r.cpus,
-        "gpus": r.gpus,
-        "gpu": r.gpu,
-        "memory_bytes": r.memory_bytes,
-        "threads": f.config.perf.threads,
-        "reasons": list(r.reasons),
-    }
-
-
-def _times(f: Findings) -> dict[str, Any]:
-    started = f.prepared_s + (RAY_START_S if f.resources.address == "local" else 1.0)
-    if f.estimate is None:
-        return {"wall_s": None, "gpu_hours": None, "startup_s": started, "limit": None}
-    wall = dataclasses.asdict(f.estimate.wall_s)
-    gpus = f.estimate.gpus
-    hours: Mapping[str, float] | None = {k: v * gpus / 3600 for k, v in wall.items()} if gpus else None
-    told = {"wall_s": wall, "gpu_hours": hours, "startup_s": started, "limit": f.estimate.limit}
-    return told | {"range": {"confidence": CONFIDENCE, "unmodelled": list(UNMODELLED)}}

@@ -30,13 +30,14 @@ def advise(
     tried: Tried,
     load: Load,
     estimated: Estimate | None,
-    blocks: int,
+    memory: Mapping[str, int],
 ) -> tuple[list[str], list[str]]:
     """Overrides that make the run fit or faster without changing a value, and hints on the rest.
 
     Args:
         config: with its hardware worked out.
         pools: as the run would have them.
+        memory: stage → bytes of one actor.
     """
     overrides: dict[str, str] = {}
     hints: list[str] = []
@@ -46,9 +47,9 @@ def advise(
         machine = Machine(resources.cpus, resources.gpus, pools)
         actors = better_actors(tried.costs, load, machine, config.perf.threads)
         overrides |= {f"hardware.actors.{stage}": str(n) for stage, n in actors.items()}
-        _about_blocks(config, estimated, blocks, overrides)
+        _about_blocks(config, estimated, load.blocks, overrides)
         _about_shares(config, estimated, hints)
-    overrides |= _fitting(resources, pools, tried, hints)
+    overrides |= _fitting(resources, pools, tried, memory, hints)
     for stage in tried.stages:
         if stage.vram_bytes and config.hardware.name == "auto":
             need = int(stage.vram_bytes * VRAM_MARGIN) // MIB * MIB + 512 * MIB  # and the CUDA context
@@ -79,12 +80,16 @@ def _about_shares(config: ExtractConfig, estimated: Estimate, hints: list[str]) 
 
 
 def _fitting(
-    resources: Resources, pools: Mapping[str, StageResources], tried: Tried, hints: list[str]
+    resources: Resources,
+    pools: Mapping[str, StageResources],
+    tried: Tried,
+    memory: Mapping[str, int],
+    hints: list[str],
 ) -> dict[str, str]:
     """Fewer actors where those of the plan would not fit into this machine's memory."""
     if resources.memory_bytes is None or not tried.stages:
         return {}
-    needs = {s.stage: s.peak_rss_bytes + s.decoder_rss_bytes for s in tried.stages}
+    needs = {s.stage: memory[s.stage] + s.decoder_rss_bytes for s in tried.stages}
     actors = {stage: pools[stage].actors for stage in needs}
     budget = MEMORY_SHARE * resources.memory_bytes
 

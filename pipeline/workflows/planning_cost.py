@@ -50,12 +50,14 @@ class Load:
         audio_s: in all of them.
         longest_s: of the longest.
         blocks: they are packed into.
+        largest_block_s: audio in the block that has most of it.
     """
 
     files: float
     audio_s: Range
     longest_s: float
     blocks: int
+    largest_block_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -229,6 +231,12 @@ def better_actors(
     if then.wall_s.expected > (1 - gain) * now.wall_s.expected:
         return {}
     return {n: c for n, c in wanted.items() if c != machine.pools[n].actors and n != "write"}
+
+
+def memory_bytes(ready: int, peak: int, sample_block_s: float, block_s: float) -> int:
+    """Peak memory of an actor: what it has once it is ready, and the rest by the audio of its largest block."""
+    grown = max(0, peak - ready)
+    return peak if sample_block_s <= 0 else round(ready + grown * max(1.0, block_s / sample_block_s))
 
 
 def per_hour(stage: StageSample) -> float | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow.parquet as pq
 
 from pipeline.dataset.output import TABLES, Output
 from pipeline.dataset.sampling import Range, wilson
@@ -41,8 +42,9 @@ class Tried:
         partial: share of files of which something will be missing.
         problems: of each file with failures: ``uri, stage, error_class, message``.
         fallbacks: (stage, wanted, used) → files.
-        table_bytes, blob_bytes: written for the sample.
-        written: files that they were written for.
+        largest_block_s: audio in the block of the sample that has most of it.
+        parts: rows and bytes of each part of the tables that was written, all tables together.
+        blob_bytes: of arrays and stems written for the sample.
         cache: stage → share of its results that the cache has; None where it is off.
         others_cpus: cores that other processes of this machine took meanwhile.
     """
@@ -56,9 +58,9 @@ class Tried:
     partial: Range = field(default_factory=lambda: Range(0.0, 0.0, 1.0))
     problems: list[dict[str, str]] = field(default_factory=list)
     fallbacks: Counter = field(default_factory=Counter)
-    table_bytes: int = 0
+    largest_block_s: float = 0.0
+    parts: list[tuple[int, int]] = field(default_factory=list)
     blob_bytes: int = 0
-    written: int = 0
     cache: dict[str, float] | None = None
     others_cpus: float = 0.0
 
@@ -100,18 +102,18 @@ def try_sample(
             began, busy = time.monotonic(), _machine_cpu_s()
             found = measure(blocks, nodes, Path(folder), config.perf.threads, config.plan.stage_seconds, say)
             elapsed, busy = time.monotonic() - began, _machine_cpu_s() - busy
-            written = _written(Path(folder) / "out")
+            parts, blobs = _written(output)
     except OSError as error:
         raise UserError(
             f"the sample's audio does not fit into {tempfile.gettempdir()} ({one_line(error)}): lower "
             "plan.max_minutes, or set TMPDIR to a larger disk"
         ) from None
     rows = {row["index"]: row for row in found.rows}
-    tried = Tried(found.stages, files=len(chosen), table_bytes=written[0], blob_bytes=written[1])
+    tried = Tried(found.stages, files=len(chosen), parts=parts, blob_bytes=blobs)
+    tried.largest_block_s = found.largest_block_s
     tried.audio_s = sum(row.get("duration_s") or 0.0 for row in rows.values())
     own = sum(s.cpu_s + s.startup_cpu_s for s in found.stages)
     tried.others_cpus = max(0.0, (busy - own) / elapsed)
-    tried.written = sum(1 for index in found.stages[-1].files)
     _count_failures(tried, rows, seen, picked)
     for row in rows.values():
         tried.fallbacks.update({(f["stage"], f["wanted"], f["used"]) for f in row["fallbacks"]})
@@ -131,15 +133,16 @@ def _as_new(file: PlannedFile, number: int) -> PlannedFile:
     return dataclasses.replace(file, index=number, part=None, shared=False)
 
 
-def _written(folder: Path) -> tuple[int, int]:
-    """Bytes of tables and manifests, and of arrays and stems."""
-    tables = blobs = 0
-    for path in folder.rglob("*"):
-        if path.is_file():
-            small = path.relative_to(folder).parts[0] in (*TABLES, "runs")
-            tables += path.stat().st_size if small else 0
-            blobs += 0 if small else path.stat().st_size
-    return tables, blobs
+def _written(output: Output) -> tuple[list[tuple[int, int]], int]:
+    """Rows and bytes of each part of the tables, and bytes of arrays and stems."""
+    root = Path(output.uri)
+    sizes: Counter[str] = Counter()
+    for table in TABLES:
+        for part in output.parts(table):
+            sizes[part.split("/", 1)[1]] += (root / part).stat().st_size
+    rows = [pq.ParquetFile(root / "tracks" / name).metadata.num_rows for name in sizes]
+    others = (p for kind in ("blobs", "stems") for p in (root / kind).rglob("*") if p.is_file())
+    return list(zip(rows, sizes.values(), strict=True)), sum(p.stat().st_size for p in others)
 
 
 def _count_failures(tried: Tried, rows: Mapping[int, dict[str, Any]], seen: Look, picked: Picked) -> None:
