@@ -6,6 +6,11 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import preflight
+
+preflight.check()
 
 EXAMPLES = """examples:
   python jobs/columns.py                      on the terminal

@@ -34,6 +34,8 @@ EXIT_FAILED, EXIT_USAGE = 1, 2
 LOOK = f"python {sys.argv[0]} --cfg job, for all keys and their values"
 # Of every run of this process: a multirun has several, and ends with the worst.
 EXIT_CODES: list[int] = []
+# The overrides as they were typed.
+GIVEN: list[str] = []
 
 
 def register() -> None:
@@ -178,7 +180,7 @@ def run_job(job: Callable[[], None], afterwards: Callable[[], None] = lambda: No
         arguments = get_args_parser().parse_args()
         if not arguments.help and not arguments.hydra_help:
             overrides = check_keys(arguments.overrides, arguments.multirun)
-            given = list(arguments.overrides)
+            given = GIVEN[:] = list(arguments.overrides)
             sys.argv[1:] = [overrides[given.index(a)] if a in given else a for a in sys.argv[1:]]
             if not arguments.multirun:
                 load(arguments.overrides, check=not (arguments.cfg or arguments.info))

@@ -26,7 +26,7 @@ SWEEP = sweep.Sweep()
 def extract(config: DictConfig) -> None:
     """Run the workflow on the composed config and keep its exit code."""
     try:
-        result = features.run(SWEEP.own_output(compose.typed(config)))
+        result = features.run(SWEEP.own_output(compose.typed(config)), given=compose.GIVEN)
         compose.EXIT_CODES.append(result.exit_code)
         SWEEP.add(result)
     except KeyboardInterrupt:

@@ -11,6 +11,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import preflight
+
+preflight.check()
+
 import keyvalue
 
 from pipeline.dataset.output import Output
@@ -33,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(report.run(Output(options.uri, options.storage_options)))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(error.explained(), file=sys.stderr)
         return 2
     return 0
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -51,6 +52,7 @@ __all__ = [
     "decode",
     "gather",
     "probe",
+    "probe_head",
 ]
 
 
@@ -163,16 +165,33 @@ def gather(
 def probe(data: bytes | memoryview, name: str = "") -> Probe:
     """Read the header only. Raises the subclasses of `DecodeError` that `decode` raises before decoding."""
     data = data if isinstance(data, bytes) else bytes(data)
-    kind = recognise(data, name)
-    if kind.soundfile:
+    return probe_head(data, len(data), lambda: SeekableBytes(data), name)
+
+
+def probe_head(head: bytes, size: int, opened: Callable[[], BinaryIO], name: str = "") -> Probe:
+    """`probe` of a file that is not in memory: what its header refers to is read through ``opened``.
+
+    Args:
+        head: its first bytes, 64 KiB or all of them.
+        size: of the file, bytes.
+        opened: the file, anew each time.
+        name: as for `probe`.
+
+    Raises:
+        DecodeError: as `probe`.
+        OSError: ``opened`` cannot be read.
+    """
+    kind = recognise(head, name, size)
+    # libsndfile walks through an MP3 to its end to count its frames; FFmpeg believes what the file says.
+    if kind.soundfile and (kind.container != "mp3" or len(head) >= size):
         # Where libsndfile refuses, FFmpeg has the last word, as in `decode`.
-        with suppress(soundfile.LibsndfileError), soundfile.SoundFile(SeekableBytes(data)) as file:
+        with suppress(soundfile.LibsndfileError), soundfile.SoundFile(opened()) as file:
             check_header(file.channels, file.samplerate)
             seconds = file.frames / file.samplerate
-            return Probe(kind.container, codec(file, data), file.samplerate, file.channels, seconds)
+            return Probe(kind.container, codec(file, head), file.samplerate, file.channels, seconds)
     try:
-        with containers.open_container(SeekableBytes(data), kind) as container:
-            return _probe_container(container, kind, data)
+        with containers.open_container(opened(), kind) as container:
+            return _probe_container(container, kind, head)
     except av.FFmpegError as error:
         raise CorruptAudio(f"FFmpeg: {containers.reason(error)}") from error
 

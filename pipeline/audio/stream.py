@@ -231,8 +231,12 @@ class AudioFile:
         return open_file(self.path, limits)
 
 
-def recognise(data: bytes | mmap.mmap, name: str = "") -> Kind:
-    """What a file is by its bytes. Raises `EmptyAudio`, `UnrecognizedFormat`, `TruncatedAudio`, `CorruptAudio`."""
+def recognise(data: bytes | mmap.mmap, name: str = "", size: int | None = None) -> Kind:
+    """What a file is by its bytes. Raises `EmptyAudio`, `UnrecognizedFormat`, `TruncatedAudio`, `CorruptAudio`.
+
+    Args:
+        size: of the file, where ``data`` is only its beginning.
+    """
     if not len(data):
         raise EmptyAudio("the file has 0 bytes")
     kind = sniff(data)
@@ -249,6 +253,8 @@ def recognise(data: bytes | mmap.mmap, name: str = "") -> Kind:
         header = headers.aiff_header(data)
     if header is None:
         return kind
+    if size is not None:
+        header = replace(header, available=header.available + max(0, size - len(data)))
     _check_pcm_sizes(header)
     # libsndfile takes some of the sizes that stand for "unknown" at their word.
     return replace(kind, soundfile=kind.soundfile and header.declared is not None)

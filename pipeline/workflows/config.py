@@ -22,6 +22,7 @@ from pipeline.models.precision import AMP, normalise_amp
 from pipeline.models.separation import AUTO, BACKEND_NAMES, SeparationOptions
 from pipeline.models.separation.choose import AUTO_CPU_SECONDS
 from pipeline.workflows.cache_config import CacheConfig
+from pipeline.workflows.plan_config import PlanConfig
 
 AGGREGATES = ("mean", "weighted", "robust")
 ON_UNAVAILABLE = ("skip", "fail")
@@ -197,6 +198,8 @@ class ExtractConfig:
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     ray: RayConfig = field(default_factory=RayConfig)
     perf: PerfConfig = field(default_factory=PerfConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    dry_run: bool = False
     max_failure_rate: float = 0.9
     max_strikes: int = 3
     seed: int = 0
@@ -366,6 +369,7 @@ def _check_separation(separation: SeparationConfig) -> None:
 
 def _check_rest(config: ExtractConfig) -> None:
     config.cache.check(config.ray.address not in (None, "local"))
+    config.plan.check()
     if not 0 <= config.max_failure_rate <= 1:
         raise UserError(f"max_failure_rate={config.max_failure_rate:g} must lie within 0..1")
     if config.max_strikes < 1:

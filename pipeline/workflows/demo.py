@@ -33,7 +33,7 @@ def run(config: ExtractConfig, folder: Path) -> int:
             weights.fetch(name, print)
     truth = write_demo(folder / "audio")
     result = features.run(config)
-    if result.exit_code == features.EXIT_OK:
+    if result.exit_code == features.EXIT_OK and not config.dry_run:
         rows = measured(Output(config.output.uri))
         print("\n" + table(truth, rows))
         print(f"\ntables:  {result.output}/{{tracks,segments,timings,failures}}/*.parquet")

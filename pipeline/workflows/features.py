@@ -23,7 +23,7 @@ from pipeline.dataset.merge import conform, ordered_schema
 from pipeline.dataset.output import Output
 from pipeline.dataset.run import RunFolder, environment, interrupted_runs, mark_interrupted, new_run_id
 from pipeline.dataset.schemas import FAILURES, segments_schema
-from pipeline.dataset.sources import SourceItem, list_source
+from pipeline.dataset.sources import SourceItem
 from pipeline.dataset.spaces import require_space
 from pipeline.dataset.state import State, read_state, same_columns
 from pipeline.dataset.storage import is_local, one_line, public_uri
@@ -41,7 +41,10 @@ from pipeline.workflows.config import ExtractConfig, redacted
 from pipeline.workflows.golden_job import settle_golden
 from pipeline.workflows.hardware import resolve_hardware
 from pipeline.workflows.keys import wanted_keys
+from pipeline.workflows.listing import list_items
 from pipeline.workflows.passes import Passes, TooManyFailures, count_rows
+from pipeline.workflows.plan_file import adopt_plan
+from pipeline.workflows.planning import plan
 from pipeline.workflows.resume import plan_work
 from pipeline.workflows.showing import shown
 from pipeline.workflows.stages import build_graph, plan_blocks, run_schema, stage_names
@@ -73,19 +76,25 @@ class Result:
     performance: dict[str, Any] | None = None
 
 
-def run(config: ExtractConfig, quiet: bool = False, retry: Collection[str] = ()) -> Result:
-    """Run the job: compute what the output lacks.
+def run(
+    config: ExtractConfig, quiet: bool = False, retry: Collection[str] = (), given: Sequence[str] = ()
+) -> Result:
+    """Run the job: compute what the output lacks. With ``dry_run`` only say what that would take.
 
     Args:
         retry: uris whose recorded failures are tried again.
+        given: the overrides as they were typed, for the command that a dry run gives back.
 
     Raises:
         UserError: what the user can mend before anything was computed.
     """
     started = time.perf_counter()
     config.check()
+    if config.dry_run:
+        plan(config, given, quiet)
+        return Result(EXIT_OK, "", config.output.uri)
     output = Output(config.output.uri, config.output_options())
-    items = _list(config, quiet)
+    items = list_items(config, quiet)
     models = find_models(config)
     if models.clap_model is not None and not config.output.overwrite:
         require_space(output, models.clap_model)
@@ -112,25 +121,6 @@ def run(config: ExtractConfig, quiet: bool = False, retry: Collection[str] = ())
         finally:
             with suppress(Exception):  # where nothing can be written, this cannot be either
                 folder.mark(ended)
-
-
-def _list(config: ExtractConfig, quiet: bool) -> list[SourceItem]:
-    source = config.source
-    items: list[SourceItem] = []
-    said = time.perf_counter()
-    for item in list_source(
-        source.uri,
-        glob=source.glob,
-        manifest=source.manifest,
-        storage_options=source.storage_options,
-        limit=source.limit,
-        exclude=config.output.uri,
-    ):
-        items.append(item)
-        if not quiet and time.perf_counter() - said > 5:
-            said = time.perf_counter()
-            print(f"listing {source.uri}: {len(items)} files so far", flush=True)
-    return items
 
 
 def _run(
@@ -162,6 +152,7 @@ def _run(
         folder.write("config.yaml", yaml.safe_dump(redacted(config), sort_keys=False, allow_unicode=True))
         folder.log("done", f"nothing to do: all {len(items)} files are done")
         return Result(EXIT_OK, folder.run_id, output.uri)
+    adopt_plan(config, keys, len(work.files), folder)
     golden = settle_golden(config, models, output, folder)
     cluster = connect(
         config.ray.address, config.ray.num_cpus, config.ray.object_store_memory, config.perf.threads

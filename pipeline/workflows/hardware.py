@@ -11,18 +11,21 @@ from pipeline.workflows.config import HardwareConfig
 
 
 def resolve_hardware(
-    hardware: HardwareConfig, stages: Sequence[str]
+    hardware: HardwareConfig, stages: Sequence[str], asked: tuple[list[int], str] | None = None
 ) -> tuple[HardwareConfig, tuple[str, ...]]:
     """The profile as it is, or ``auto`` worked out for the cluster Ray is connected to; and why, line by line.
 
     What the config fixes itself (``actors``, block sizes) stays.
+
+    Args:
+        asked: bytes of every card, and why there is none, where that is known without Ray.
 
     Raises:
         UserError: the actors that the config fixes do not fit the cards, or no card answers.
     """
     if hardware.name != "auto":
         return hardware, ()
-    cards, problem = gpu_cards()
+    cards, problem = asked or gpu_cards()
     if cards:
         sizing = size_for_cards(
             stages, cards, hardware.gpu_memory_fraction, hardware.vram_bytes, hardware.actors

@@ -26,8 +26,8 @@ from pipeline.workflows.config import ExtractConfig, HardwareConfig
 BLOCKS_PER_CPU = 16
 
 
-def plan_blocks(files: Sequence[PlannedFile], hardware: HardwareConfig, cpus: float) -> list[pa.Table]:
-    """Pack the inputs into blocks of the profile's size, smaller where there would be too few of them.
+def block_limits(files: Sequence[PlannedFile], hardware: HardwareConfig, cpus: float) -> tuple[float, int]:
+    """Most seconds of audio and most files in a block: the profile's, less where there would be too few blocks.
 
     The last block runs while other cores have nothing left to do: with sixteen per core that costs a few
     percent. Both limits count, because durations are guesses from sizes until a file is decoded.
@@ -35,13 +35,15 @@ def plan_blocks(files: Sequence[PlannedFile], hardware: HardwareConfig, cpus: fl
     wanted = max(1.0, BLOCKS_PER_CPU * cpus)
     seconds = sum(estimated_seconds(file.item) for file in files) / wanted
     count = math.ceil(len(files) / wanted)
-    return list(
-        pack(
-            files,
-            max(20.0, min(hardware.block_audio_seconds, seconds)),
-            max(1, min(hardware.max_files_per_block, count)),
-        )
+    return (
+        max(20.0, min(hardware.block_audio_seconds, seconds)),
+        max(1, min(hardware.max_files_per_block, count)),
     )
+
+
+def plan_blocks(files: Sequence[PlannedFile], hardware: HardwareConfig, cpus: float) -> list[pa.Table]:
+    """Pack the inputs into blocks of the size that `block_limits` says."""
+    return list(pack(files, *block_limits(files, hardware, cpus)))
 
 
 def stage_names(config: ExtractConfig, models: Models) -> list[str]:

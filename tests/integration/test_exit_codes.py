@@ -1,5 +1,7 @@
-"""How a run ends when too much fails, when nothing is asked for, and when it cannot start."""
+"""How a run ends when too much fails, when nothing is asked for, and when it cannot start; and what its plan said."""
 
+import json
+import shlex
 import subprocess
 import sys
 
@@ -10,7 +12,7 @@ from conftest import BAD, ODD, write_bad_files
 
 from pipeline.dataset.output import Output
 from pipeline.errors import UserError
-from pipeline.workflows import features
+from pipeline.workflows import features, verify
 from pipeline.workflows.config import ExtractConfig
 
 pytestmark = pytest.mark.timeout(300)
@@ -25,8 +27,42 @@ def bare(source, output) -> ExtractConfig:
     return config
 
 
-def test_more_failures_than_allowed_is_exit_code_3_and_every_row_is_there(tmp_path):
+def plan_first(repo, source, output) -> dict:
+    """Plan the run of `bare` with ``max_failure_rate=0.1`` on the command line: the plan, which is all it writes."""
+    given = [
+        f"source.uri={source}", f"output.uri={output}", "features.enabled=[]", "clap.enabled=false",
+        "separation.enabled=false", "max_failure_rate=0.1",
+    ]  # fmt: skip
+    command = [sys.executable, "jobs/plan.py", *given]
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [p.relative_to(output).as_posix() for p in output.rglob("*") if p.is_file()] == ["runs/plan.json"]
+    found = json.loads((output / "runs" / "plan.json").read_text())
+    assert shlex.split(found["command"]) == ["python", "jobs/extract_features.py", *given]
+    for text in ("Estimate", "UnrecognizedFormat", found["command"], "exit code 3"):
+        assert text in done.stdout
+    return found
+
+
+def check_plan(found: dict) -> None:
+    """What is there to know of the bad files before they are run."""
+    files = len(BAD) + len(ODD)
+    assert (found["files"], found["done"], found["sample"]["files"]) == (files, 0, files)
+    assert found["failures_expected"]["rate"] == pytest.approx(len(BAD) / files)
+    assert found["failures_expected"]["low"] <= len(BAD) / files <= found["failures_expected"]["high"]
+    problems = {p["uri"].rsplit("/", 1)[-1]: (p["stage"], p["error_class"]) for p in found["problems"]}
+    assert problems == {name: ("decode", error_class) for name, error_class in BAD.items()}
+    assert 0 < found["wall_s"]["low"] < found["wall_s"]["expected"] < found["wall_s"]["high"]
+    assert found["gpu_hours"] is None
+    assert set(found["stages"]) == set(found["peak_rss_bytes"]) == {"decode", "write"}
+    assert all(s["compute_s"] > 0 for s in found["stages"].values())
+    assert found["output_bytes"] > 1000
+
+
+def test_more_failures_than_allowed_is_exit_code_3_and_every_row_is_there(repo, tmp_path, capsys):
     write_bad_files(tmp_path / "in")
+    planned = plan_first(repo, tmp_path / "in", tmp_path / "out")
+    check_plan(planned)
     config = bare(tmp_path / "in", tmp_path / "out")
     config.max_failure_rate = 0.1
     result = features.run(config, quiet=True)
@@ -37,6 +73,15 @@ def test_more_failures_than_allowed_is_exit_code_3_and_every_row_is_there(tmp_pa
     assert pd.read_parquet(tmp_path / "out" / "segments").empty
     log = (tmp_path / "out" / "runs" / result.run_id / "log.jsonl").read_text()
     assert "more than max_failure_rate=0.1" in log
+    folder = tmp_path / "out" / "runs" / result.run_id
+    assert json.loads((folder / "plan.json").read_text()) == planned, "its report can compare"
+    assert planned["audio_hours"] == pytest.approx(result.performance["audio_s"] / 3600)
+    assert verify.run(Output(config.output.uri)).exit_code == 0, "a plan is nothing that is left over"
+    config.dry_run = True
+    features.run(config)
+    left = json.loads((tmp_path / "out" / "runs" / "plan.json").read_text())
+    assert (left["files"], left["done"], left["failures_expected"]["sampled"]) == (0, planned["files"], 0)
+    assert "nothing to do" in capsys.readouterr().out
 
 
 def test_a_gpu_that_is_not_there_is_one_line_and_costs_no_table(tmp_path):
@@ -72,3 +117,21 @@ def test_a_sweep_has_an_output_per_combination_and_a_table_in_the_end(repo, tmp_
         assert len(pd.read_parquet(tmp_path / "out" / place / "tracks")) == 5
     assert "not-for-files" not in done.stdout + done.stderr
     assert not (repo / "multirun.yaml").exists()
+
+
+def test_a_dry_run_of_the_main_job_plans_what_is_left_and_writes_no_table(tmp_path, capsys):
+    """Headers only, which needs no child."""
+    write_bad_files(tmp_path / "in")
+    config = bare(tmp_path / "in", tmp_path / "out")
+    config.dry_run, config.plan.sample = True, 0
+    result = features.run(config)
+    assert result.exit_code == features.EXIT_OK
+    assert [p.name for p in (tmp_path / "out").rglob("*") if p.is_file()] == ["plan.json"]
+    found = json.loads((tmp_path / "out" / "runs" / "plan.json").read_text())
+    assert (found["files"], found["wall_s"], found["gpu_hours"]) == (len(BAD) + len(ODD), None, None)
+    assert found["headers"]["unreadable"] == len(BAD) - 1, "the header of truncated.flac is whole"
+    assert "no file was decoded" in capsys.readouterr().out
+    (tmp_path / "closed").write_text("a file where the folder should be")
+    config.output.uri = str(tmp_path / "closed")
+    with pytest.raises(UserError, match="closed"):
+        features.run(config, quiet=True)

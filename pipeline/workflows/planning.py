@@ -1,0 +1,196 @@
+"""A run before it is run: what there is to do, what a sample of it took, and what all of it will take.
+
+Reads top to bottom: list → compare with the output → headers → machine → sample → estimate → text and ``plan.json``.
+Writes no table: of the output only ``runs/plan.json``, for the run that follows to be compared with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.dataset.lock import read_lock
+from pipeline.dataset.output import Output
+from pipeline.dataset.spaces import require_space
+from pipeline.dataset.state import State, read_state
+from pipeline.dataset.storage import explain
+from pipeline.engine.resources import plan_resources
+from pipeline.report.html import clock
+from pipeline.workflows.availability import find_models
+from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.keys import wanted_keys
+from pipeline.workflows.listing import list_items
+from pipeline.workflows.plan_file import PATH, save_plan
+from pipeline.workflows.planning_cost import Load, Machine, estimate
+from pipeline.workflows.planning_look import Look, Picked, look, pick
+from pipeline.workflows.planning_machine import Resources, find_resources
+from pipeline.workflows.planning_numbers import Findings, Work, plan_numbers
+from pipeline.workflows.planning_sample import Tried, try_sample
+from pipeline.workflows.planning_text import plan_text
+from pipeline.workflows.resume import plan_work
+from pipeline.workflows.stages import plan_blocks, stage_names
+
+# A block of more audio than this hardly is: `hardware.max_track_bytes` keeps longer tracks from travelling.
+TRAVELS_S = 2400.0
+# Cores taken by others while the sample runs; a desktop that idles takes less.
+OTHERS_WORTH_SAYING = 0.25
+Say = Callable[[str], None]
+
+
+def plan(config: ExtractConfig, given: Sequence[str] = (), quiet: bool = False) -> dict[str, Any]:
+    """Say what a run with this config would take, on the terminal and in ``runs/plan.json``.
+
+    Args:
+        config: of the run.
+        given: the overrides as they were typed; without them the command names source and output only.
+        quiet: nothing on the terminal.
+
+    Returns:
+        what ``plan.json`` holds.
+
+    Raises:
+        UserError: what the run would refuse, too.
+    """
+    started = time.perf_counter()
+
+    def say(text: str) -> None:
+        if not quiet:
+            print(text, flush=True)
+
+    config.check()
+    output = Output(config.output.uri, config.output_options())
+    found = _work(config, output, quiet, say)
+    prepared = time.perf_counter() - started
+    numbers = plan_numbers(_find_out(config, given, found, prepared, say))
+    problem = save_plan(output, numbers)
+    say(plan_text(numbers))
+    if problem:
+        say(
+            f"{output.uri}/{PATH} could not be written ({problem}): the run's report will have nothing to compare"
+        )
+    return numbers
+
+
+def _work(config: ExtractConfig, output: Output, quiet: bool, say: Say) -> Work:
+    """What is to do, as the run itself finds it."""
+    items = list_items(config, quiet)
+    models = find_models(config)
+    try:
+        if models.clap_model is not None and not config.output.overwrite:
+            require_space(output, models.clap_model)
+        state = State.nothing() if config.output.overwrite else read_state(output)
+        held = read_lock(output)
+    except (OSError, ValueError) as error:
+        raise explain(f"output.uri={output.uri}", error) from None
+    if held is not None:
+        say(
+            f"run {held.get('run_id')} holds the output's lock: what it has not finished yet counts as not done"
+        )
+    keys = wanted_keys(config, models)
+    work = plan_work(items, state, keys, (), config.source.compare == "listing")
+    return Work(len(items), models, keys, work)
+
+
+def _find_out(config: ExtractConfig, given: Sequence[str], work: Work, prepared: float, say: Say) -> Findings:
+    files = work.work.files
+    seen = look(files, config.source.storage_options, config.plan, _every_5_s(say))
+    stages = stage_names(config, work.models)
+    resources = find_resources(config, stages)
+    config = dataclasses.replace(config, hardware=resources.hardware)
+    packed = plan_blocks(files, config.hardware, resources.cpus)
+    blocks = len(packed)
+    pools = plan_resources(
+        [*stages, "write"],
+        resources.cpus,
+        resources.gpus,
+        config.hardware.gpu_shares,
+        config.hardware.actors,
+        blocks,
+        config.perf.threads,
+    )
+    picked = pick(seen, config.plan)
+    if picked.files or picked.broken:
+        audio = sum(seen.seconds(i) or 0.0 for i in picked.files)
+        say(
+            f"running {len(picked.files) + len(picked.broken)} files, {audio / 60:.1f} min, through the stages"
+        )
+    tried = try_sample(config, work.models, work.keys, seen, picked, resources.cpus, say)
+    durations = seen.durations()
+    load = Load(
+        files=len(files) * (1 - seen.unreadable.expected),
+        audio_s=seen.audio_s,
+        longest_s=float(durations[-1]) if len(durations) else 0.0,
+        blocks=blocks,
+        largest_block_s=_largest_block(packed, seen),
+    )
+    measured = tried.costs if any(s.files for s in tried.costs.values()) else None
+    machine = Machine(resources.cpus, resources.gpus, pools)
+    estimated = estimate(measured, load, machine, config.plan.seed) if measured else None
+    notes = _notes(config, work, resources, tried, picked)
+    return Findings(
+        config, given, work, seen, resources, pools, tried, picked.too_long, load, estimated, prepared, notes
+    )  # fmt: skip
+
+
+def _largest_block(packed: Sequence[pa.Table], seen: Look) -> float:
+    """Seconds of audio in the block that has most of it; of what is too long to travel only what does."""
+    known = {f.index: seen.seconds(place) for place, f in enumerate(seen.files)}
+    columns = ("index", "estimated_s")
+    audio = (
+        sum(
+            e if known[i] is None else known[i]
+            for i, e in zip(*(block[c].to_pylist() for c in columns), strict=True)
+        )
+        for block in packed
+    )
+    return min(TRAVELS_S, max(audio, default=0.0))
+
+
+def _every_5_s(say: Say) -> Callable[[int, int], None]:
+    last = time.perf_counter()
+
+    def said(done: int, of: int) -> None:
+        nonlocal last
+        if time.perf_counter() - last > 5:
+            last = time.perf_counter()
+            say(f"reading headers: {done} of {of}")
+
+    return said
+
+
+def _notes(
+    config: ExtractConfig, work: Work, resources: Resources, tried: Tried, picked: Picked
+) -> list[str]:
+    """What a reader of the figures must know."""
+    notes = list(work.models.warnings)
+    shared = sum(f.shared for f in work.work.files)
+    if shared:
+        notes.append(
+            f"{shared} files share their size with another: copies are computed once, and this plan counts them all"
+        )
+    if picked.too_long:
+        notes.append(
+            f"{picked.too_long} files are longer than {clock(picked.longest_s)} and were not in the sample: their cost "
+            "is extrapolated (plan.max_minutes)"
+        )
+    for stage in tried.stages:
+        if stage.left:
+            notes.append(
+                f"{stage.stage} had no time for {stage.left} blocks of the sample (plan.stage_seconds)"
+            )
+        if config.hardware.gpu_shares.get(stage.stage) and "cuda" not in stage.devices:
+            notes.append(f"{stage.stage} is to run on a GPU and was measured on the CPU: there is none here")
+    if tried.others_cpus > OTHERS_WORTH_SAYING:
+        notes.append(
+            f"other processes used {tried.others_cpus:.1f} cores of this machine while the sample ran: its times "
+            "include that"
+        )
+    if resources.address != "local":
+        notes.append("the sample was measured on this machine, the run's nodes may be faster or slower")
+    if tried.stages and "://" in config.output.uri:
+        notes.append("writing was measured on a local disk: an object store adds its latency")
+    return notes

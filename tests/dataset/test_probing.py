@@ -1,0 +1,81 @@
+"""Headers of many files, near and far, without their bodies."""
+
+import io
+
+import fsspec
+import numpy as np
+import pytest
+import soundfile
+
+from pipeline.audio.decode import probe_head
+from pipeline.dataset.probing import HEAD_BYTES, read_header, read_headers
+from pipeline.dataset.sources import SourceItem
+
+SECONDS = 4.0
+FORMATS = {"wav": "pcm_s16le", "flac": "flac", "ogg": "vorbis", "mp3": "mp3", "aiff": "pcm_s16be"}
+
+
+def encoded(suffix: str, seconds: float = SECONDS) -> bytes:
+    """Noise, 44.1 kHz stereo: nothing compresses it below the head that is read."""
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (int(44100 * seconds), 2))
+    out = io.BytesIO()
+    with soundfile.SoundFile(out, "w", 44100, 2, format=suffix.upper()) as file:
+        for block in np.array_split(noise, 60):  # libsndfile's Vorbis keeps a whole write on its stack
+            file.write(block)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(("suffix", "codec"), FORMATS.items())
+def test_a_header_says_the_same_here_and_there(tmp_path, suffix, codec):
+    data = encoded(suffix)
+    assert len(data) > HEAD_BYTES
+    (tmp_path / f"a.{suffix}").write_bytes(data)
+    store = fsspec.filesystem("memory")
+    store.pipe_file(f"/probing/a.{suffix}", data)
+    try:
+        items = [
+            SourceItem(str(tmp_path / f"a.{suffix}"), len(data)),
+            SourceItem(f"memory://probing/a.{suffix}"),
+        ]
+        here, there = read_headers(items)
+    finally:
+        store.rm("/probing", recursive=True)
+    assert here == there
+    assert (here.probe.codec, here.probe.sample_rate, here.probe.channels) == (codec, 44100, 2)
+    assert here.probe.duration_s == pytest.approx(SECONDS, abs=0.06)
+    assert here.size_bytes == len(data)
+
+
+class Counting(io.BytesIO):
+    """A file that knows how much of it was read."""
+
+    got = 0
+
+    def read(self, size=-1):
+        found = super().read(size)
+        Counting.got += len(found)
+        return found
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_the_body_is_not_read(suffix):
+    data = encoded(suffix, 20.0)
+    Counting.got = 0
+    found = probe_head(data[:HEAD_BYTES], len(data), lambda: Counting(data), f"a.{suffix}")
+    assert found.duration_s == pytest.approx(20.0, abs=0.06)
+    assert Counting.got < 0.3 * len(data)
+
+
+def test_what_is_wrong_is_told(tmp_path):
+    wav = encoded("wav")
+    contents = {"text.mp3": b"no music", "empty.wav": b"", "cut.wav": wav[: len(wav) // 2]}
+    for name, data in contents.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "folder.wav").mkdir()
+    names = [*contents, "folder.wav", "nowhere.wav"]
+    found = read_headers([SourceItem(str(tmp_path / name)) for name in names])
+    assert [h.error_class for h in found] == [
+        "UnrecognizedFormat", "EmptyAudio", "TruncatedAudio", "IsADirectoryError", "FileNotFoundError",
+    ]  # fmt: skip
+    assert all(h.probe is None and h.message for h in found)
+    assert read_header(SourceItem("x", problem="is a folder")).error_class == "UnreadableSource"
