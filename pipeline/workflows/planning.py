@@ -19,7 +19,7 @@ from pipeline.dataset.spaces import require_space
 from pipeline.dataset.state import State, read_state
 from pipeline.dataset.storage import explain
 from pipeline.engine.resources import plan_resources
-from pipeline.report.html import clock
+from pipeline.report.words import clock
 from pipeline.workflows.availability import find_models
 from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.keys import wanted_keys

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.report.html import clock
+from pipeline.report.words import clock
 
 EXAMPLES = 2
 FORMATS_SHOWN = 8

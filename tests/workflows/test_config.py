@@ -230,7 +230,11 @@ def test_the_command_line_refuses_in_one_line_with_exit_code_2(repo, tmp_path):
     ]
     done = job(repo, f"source.uri={tmp_path}/nowhere", f"output.uri={tmp_path}/out")
     assert done.returncode == 2
-    assert done.stderr.strip() == f"error: {tmp_path}/nowhere: does not exist"
+    assert done.stderr.splitlines() == [
+        f"error: source.uri={tmp_path}/nowhere: does not exist",
+        f"why:   {tmp_path} has nothing called nowhere",
+        "type:  the path of a folder that is there",
+    ]
     assert not (tmp_path / "out").exists()
 
 
