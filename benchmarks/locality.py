@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 import warnings
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,13 +60,13 @@ class Found:
     Args:
         exit_code: of the job.
         seconds: wall time.
-        files: stage → Counter of Ray's node id → files.
+        files: stage → Ray's node id → files.
         moved: stage → `Moved`; the decoders' inputs are addresses of files and not audio.
     """
 
     exit_code: int
     seconds: float
-    files: dict[str, Counter] = field(default_factory=dict)
+    files: dict[str, dict[str, int]] = field(default_factory=dict)
     moved: dict[str, Moved] = field(default_factory=dict)
 
 
@@ -137,7 +136,7 @@ def run_on(cluster: Cluster, config: ExtractConfig, locality: bool = True) -> Fo
     return found
 
 
-def files_by_node(address: str, output: Path) -> dict[str, Counter]:
+def files_by_node(address: str, output: Path) -> dict[str, dict[str, int]]:
     """Stage → Ray's node id → files: from `timings`, which say the process, and Ray, which says where it was."""
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     try:
@@ -149,9 +148,11 @@ def files_by_node(address: str, output: Path) -> dict[str, Counter]:
         columns=["asset_id", "stage", "pid"]
     )
     seen = {(r["asset_id"], r["stage"].split(".")[0], r["pid"]) for r in timings.to_pylist()}
-    found: dict[str, Counter] = {}
+    found: dict[str, dict[str, int]] = {}
     for _, stage, pid in seen:
-        found.setdefault(stage, Counter())[node_of[pid]] += 1
+        node = node_of[pid]
+        counts = found.setdefault(stage, {})
+        counts[node] = counts.get(node, 0) + 1
     return found
 
 
