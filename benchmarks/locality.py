@@ -3,9 +3,9 @@
     python benchmarks/locality.py --files 240 --nodes 3 --blind
 
 Starts a cluster of several nodes on this machine, each with an object store of its own, and runs the main job on it:
-once as it is and, with --blind, once more with Ray Data told not to look where a block lies. Prints for each stage which node did how
-many files, and how many bytes its tasks found on their own node and how many came from another. Both are Ray's own
-words: the node of an actor from its table of actors, the bytes from the metrics of its operators.
+once as it is and, with --blind, once more with Ray Data told not to look where a block lies. Prints for each stage
+which node did how many files, and how many bytes its tasks found on their own node and how many came from another.
+Both are Ray's own words: the node of an actor from its table of actors, the bytes from the metrics of its operators.
 """
 
 from __future__ import annotations
