@@ -1,11 +1,11 @@
 """Where the work of a cluster runs, and how much audio travels between its nodes.
 
-    python benchmarks/locality.py --files 60 --nodes 3
+    python benchmarks/locality.py --files 240 --nodes 3 --blind
 
 Starts a cluster of several nodes on this machine, each with an object store of its own, and runs the main job on it:
-once as it is, and once with Ray Data told not to look where a block lies. Prints for each stage which node did how
-many files, and how many bytes its tasks found on their own node and how many came from another. Both are Ray's own
-words: the node of an actor from its table of actors, the bytes from the metrics of its operators.
+once as it is and, with --blind, once more with Ray Data told not to look where a block lies. Prints for each stage
+which node did how many files, and how many bytes its tasks found on their own node and how many came from another.
+Both are Ray's own words: the node of an actor from its table of actors, the bytes from the metrics of its operators.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 import warnings
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,13 +60,13 @@ class Found:
     Args:
         exit_code: of the job.
         seconds: wall time.
-        files: stage → Counter of Ray's node id → files.
+        files: stage → Ray's node id → files.
         moved: stage → `Moved`; the decoders' inputs are addresses of files and not audio.
     """
 
     exit_code: int
     seconds: float
-    files: dict[str, Counter] = field(default_factory=dict)
+    files: dict[str, dict[str, int]] = field(default_factory=dict)
     moved: dict[str, Moved] = field(default_factory=dict)
 
 
@@ -137,7 +136,7 @@ def run_on(cluster: Cluster, config: ExtractConfig, locality: bool = True) -> Fo
     return found
 
 
-def files_by_node(address: str, output: Path) -> dict[str, Counter]:
+def files_by_node(address: str, output: Path) -> dict[str, dict[str, int]]:
     """Stage → Ray's node id → files: from `timings`, which say the process, and Ray, which says where it was."""
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     try:
@@ -149,9 +148,11 @@ def files_by_node(address: str, output: Path) -> dict[str, Counter]:
         columns=["asset_id", "stage", "pid"]
     )
     seen = {(r["asset_id"], r["stage"].split(".")[0], r["pid"]) for r in timings.to_pylist()}
-    found: dict[str, Counter] = {}
+    found: dict[str, dict[str, int]] = {}
     for _, stage, pid in seen:
-        found.setdefault(stage, Counter())[node_of[pid]] += 1
+        node = node_of[pid]
+        counts = found.setdefault(stage, {})
+        counts[node] = counts.get(node, 0) + 1
     return found
 
 
@@ -175,6 +176,14 @@ def show(title: str, found: Found) -> None:
             f"{stage:10} {counts:23} {moved.here / MIB:17.1f} {moved.elsewhere / MIB:17.1f} "
             f"{moved.share():7.0%}"
         )
+    print(f"Between decode and features, chance would move {by_chance(found.files):.0%}.")
+
+
+def by_chance(files: dict[str, dict[str, int]]) -> float:
+    """The share of files that change their node between decode and features if neither knows of the other."""
+    decoded, described = files["decode"], files["features"]
+    stayed = sum(count * described.get(node, 0) for node, count in decoded.items())
+    return 1 - stayed / (sum(decoded.values()) * sum(described.values()))
 
 
 def main() -> None:
@@ -186,6 +195,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each")
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--cpus", type=int, default=2, help="of each node, as Ray is told")
+    parser.add_argument("--blind", action="store_true", help="once more, wherever an actor is free")
     parser.add_argument("--json", type=Path, help="write what is printed here, too")
     arguments = parser.parse_args()
     measured: dict[str, Found] = {}
@@ -195,6 +205,8 @@ def main() -> None:
         cluster = simulated(arguments.nodes, arguments.cpus)
         try:
             for title, locality in (("where the block lies", True), ("wherever an actor is free", False)):
+                if not (locality or arguments.blind):
+                    continue
                 config = configure(root / "in", root / "out", arguments.nodes)
                 measured[title] = run_on(cluster, config, locality)
                 show(title, measured[title])
