@@ -22,7 +22,7 @@ from pipeline.report.details import tracks
 from pipeline.report.embedding_map import POINTS, Map, embedding_map
 from pipeline.report.map_view import map_data, map_figure
 from pipeline.report.outliers import MOST, Kind, outliers
-from pipeline.report.overview import Overview, overview
+from pipeline.report.overview import DESCRIPTORS, Overview, overview
 from pipeline.report.thumbnails import Pictures, spread, thumbnails
 
 PICTURES = 60
@@ -190,8 +190,9 @@ def _map_words(atlas: Map, found: Overview, points: dict[str, Any] | None) -> di
         )
     elif drawn:
         said = (
-            f"No CLAP embeddings in these tables, so this is a map of descriptors: {', '.join(atlas.columns)}, "
-            f"standardised. {words.count(atlas.seen)} of {total} tracks have them all."
+            "No CLAP embeddings in these tables, so this is a map of descriptors: "
+            f"{', '.join(DESCRIPTORS[column] for column in atlas.columns)}. "
+            f"{words.count(atlas.seen)} of {total} tracks have them all."
         )
     if drawn and atlas.seen > len(atlas.ids):
         kind = (
