@@ -151,7 +151,7 @@ def _figures(
         "compute": chart("Compute", charts.stage_seconds(p["stages"], "compute_s"),
                          "Wall time in the stage, summed over tracks; actors work side by side, so the sum may "
                          "exceed the run's wall time.", "This run measured no stage."),
-        "waiting": chart("Waiting", charts.stage_seconds(p["stages"], "wait_s"),
+        "waiting": chart("Waiting", charts.stage_seconds(charts.waits(p["stages"]), "wait_s"),
                          "Time between the end of the stage before and the start of this one, summed over tracks: "
                          "the queue before the slowest stage is the longest.", "No track had to wait."),
         "memory": chart("Peak memory per process", charts.peak_memory(p["processes"]),
