@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 from pipeline.features.key import KEYS
 from pipeline.report.devices import Comparison
 from pipeline.report.overview import Overview
+from pipeline.report.performance import group
 from pipeline.report.words import clock, count, decimal, key_label, memory
 
 MOST_BARS = 12
@@ -299,10 +300,19 @@ def stage_seconds(stages: dict[str, dict[str, Any]], field: str) -> go.Figure | 
     return _ranking(ranked, colours, clock)
 
 
+def waits(stages: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Waiting per actor: the extractors wait together, so one of them speaks for all."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, stage in stages.items():
+        longest = max(stage.get("wait_s") or 0.0, found.get(group(name), {}).get("wait_s", 0.0))
+        found[group(name)] = {"wait_s": longest}
+    return found
+
+
 def group_colour(stage: str) -> str:
     """The colour of the actor that a stage ran in."""
-    group = stage.split(".", 1)[0]
-    return f"var(--cat-{GROUPS.index(group)})" if group in GROUPS else "var(--cat-7)"
+    actor = group(stage)
+    return f"var(--cat-{GROUPS.index(actor)})" if actor in GROUPS else "var(--cat-7)"
 
 
 def peak_memory(processes: Sequence[dict[str, Any]]) -> go.Figure | None:

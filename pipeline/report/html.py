@@ -22,7 +22,7 @@ from pipeline.report.details import tracks
 from pipeline.report.embedding_map import POINTS, Map, embedding_map
 from pipeline.report.map_view import map_data, map_figure
 from pipeline.report.outliers import MOST, Kind, outliers
-from pipeline.report.overview import Overview, overview
+from pipeline.report.overview import DESCRIPTORS, Overview, overview
 from pipeline.report.thumbnails import Pictures, spread, thumbnails
 
 PICTURES = 60
@@ -151,7 +151,7 @@ def _figures(
         "compute": chart("Compute", charts.stage_seconds(p["stages"], "compute_s"),
                          "Wall time in the stage, summed over tracks; actors work side by side, so the sum may "
                          "exceed the run's wall time.", "This run measured no stage."),
-        "waiting": chart("Waiting", charts.stage_seconds(p["stages"], "wait_s"),
+        "waiting": chart("Waiting", charts.stage_seconds(charts.waits(p["stages"]), "wait_s"),
                          "Time between the end of the stage before and the start of this one, summed over tracks: "
                          "the queue before the slowest stage is the longest.", "No track had to wait."),
         "memory": chart("Peak memory per process", charts.peak_memory(p["processes"]),
@@ -190,8 +190,9 @@ def _map_words(atlas: Map, found: Overview, points: dict[str, Any] | None) -> di
         )
     elif drawn:
         said = (
-            f"No CLAP embeddings in these tables, so this is a map of descriptors: {', '.join(atlas.columns)}, "
-            f"standardised. {words.count(atlas.seen)} of {total} tracks have them all."
+            "No CLAP embeddings in these tables, so this is a map of descriptors: "
+            f"{', '.join(DESCRIPTORS[column] for column in atlas.columns)}. "
+            f"{words.count(atlas.seen)} of {total} tracks have them all."
         )
     if drawn and atlas.seen > len(atlas.ids):
         kind = (

@@ -30,10 +30,18 @@ FORMAT = ("container", "codec", "sample_rate", "channels")
 EMBEDDING = "clap_embedding"
 # Contents whose embedding or descriptors are held, for the map and for near-duplicates.
 SAMPLE = 20_000
+DESCRIPTORS = {
+    "mfcc_mean": "MFCC",
+    "chroma_mean": "chroma",
+    "spectral_contrast_mean": "spectral contrast",
+    "spectral_centroid_mean_hz": "centroid",
+    "spectral_bandwidth_mean_hz": "bandwidth",
+    "spectral_rolloff_mean_hz": "rolloff",
+    "spectral_flatness_mean": "flatness",
+}
+"""What stands in for embeddings where there are none, and what people call it. Frequencies count as octaves."""
+
 _LISTS = ("mfcc_mean", "chroma_mean", "spectral_contrast_mean")
-_HERTZ = ("spectral_centroid_mean_hz", "spectral_bandwidth_mean_hz", "spectral_rolloff_mean_hz")
-_SCALARS = (*_HERTZ, "spectral_flatness_mean")
-DESCRIPTORS = (*_LISTS, *_SCALARS)
 _KEY_NAMES = [f"{tonic} {mode}" for tonic, mode in KEYS]
 
 
@@ -131,7 +139,7 @@ def _descriptors(found: Overview, rows: pa.Table) -> tuple[np.ndarray, np.ndarra
             places, matrix = vectors(rows, name, found.groups.get(name))
         else:
             values = numbers(rows, name)
-            if name in _HERTZ:
+            if name.endswith("_hz"):
                 values = np.log2(np.where(values > 0, values, np.nan))
             places = np.flatnonzero(np.isfinite(values))
             matrix = values[places, None]

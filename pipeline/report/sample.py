@@ -22,6 +22,7 @@ class Sample:
         self._ids: list[np.ndarray] = []
         self._vectors: list[np.ndarray] = []
         self._limit = np.uint64(2**64 - 1)
+        self._settled = False
 
     def add(self, ids: np.ndarray, vectors: np.ndarray) -> None:
         """Take in rows: identities, uint64 ``[n]``, and vectors, float32 ``[n, size]``."""
@@ -30,15 +31,19 @@ class Sample:
             return
         self.size = vectors.shape[1]
         kept = ids <= self._limit
+        self._settled = False
         self._ids.append(ids[kept])
         self._vectors.append(vectors[kept])
         if sum(map(len, self._ids)) > 2 * self.most:
             self._settle()
 
     def _settle(self) -> None:
+        if self._settled:
+            return
         ids, first = np.unique(np.concatenate(self._ids), return_index=True)
         first = first[: self.most]
         self._ids, self._vectors = [ids[: self.most]], [np.concatenate(self._vectors)[first]]
+        self._settled = True
         if len(self._ids[0]) == self.most:
             self._limit = self._ids[0][-1]
 

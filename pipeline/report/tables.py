@@ -15,8 +15,10 @@ from pipeline.dataset.storage import is_local
 
 # Parts that are read at once: most are small, so opening them is what takes the time.
 _READERS = 4
+# Parts up to this size are read whole, ahead of time; of others there are few, and they are read bit by bit.
+_SMALL = 1024
 # Rows that are worked on together.
-_ROWS = 8192
+_ROWS = 4096
 _HEX = np.full(256, 0, np.uint64)
 _HEX[[ord(digit) for digit in "0123456789abcdef"]] = np.arange(16, dtype=np.uint64)
 
@@ -56,7 +58,7 @@ def _pieces(output: Output, parts: Sequence[str], columns: list[str]) -> Iterato
         else:
             file = pq.ParquetFile(pa.BufferReader(output.read(part)))
         there = [name for name in columns if name in file.schema_arrow.names]
-        small = file.metadata.num_rows <= _ROWS
+        small = file.metadata.num_rows <= _SMALL
         return number, file, there, file.read(there, use_threads=False) if small else None
 
     waiting: deque = deque()

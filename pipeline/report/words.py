@@ -14,7 +14,9 @@ def clock(seconds: float | None) -> str:
     """Seconds: ``0.42 s``, ``3 min 05 s``, ``2 h 14 min``, ``1 204 h``."""
     if seconds is None or not math.isfinite(seconds):
         return "–"
-    if seconds < 0.01 and seconds:
+    if seconds == 0:
+        return "0 s"
+    if seconds < 0.01:
         return f"{seconds * 1000:.1f} ms"
     if seconds < 59.5:
         return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"

@@ -87,9 +87,14 @@ def test_every_track_is_in_one_bar():
     assert np.histogram([3.0], charts.stepped(np.array([3.0]), (1,)))[0].tolist() == [1]
 
 
+def test_extractors_wait_together():
+    stages = {"features.mel": {"wait_s": 3.0}, "features.key": {"wait_s": 3.0}, "write": {"wait_s": None}}
+    assert charts.waits(stages) == {"features": {"wait_s": 3.0}, "write": {"wait_s": 0.0}}
+
+
 def test_numbers_are_written_as_people_read_them():
-    assert [clock(s) for s in (None, 0.004, 5, 59.7, 185, 8040, 500_000)] == [
-        "–", "4.0 ms", "5.00 s", "1 min 00 s", "3 min 05 s", "2 h 14 min", "138 h",
+    assert [clock(s) for s in (None, 0, 0.004, 5, 59.7, 185, 8040, 500_000)] == [
+        "–", "0 s", "4.0 ms", "5.00 s", "1 min 00 s", "3 min 05 s", "2 h 14 min", "138 h",
     ]  # fmt: skip
     assert count(1234567) == "1\u202f234\u202f567"
     assert decimal(-14.04) == "−14.0"
