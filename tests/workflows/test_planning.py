@@ -126,6 +126,22 @@ def test_the_range_grows_with_the_spread_of_the_sample():
     assert one.high / one.low > 1.3 * other.high / other.low
 
 
+def test_others_on_the_machine_raise_the_upper_end_only():
+    stages = {"features": sample(0.0, 0.02)}
+    alone = estimate(stages, LOAD, Machine(4, 0, pools(features=4))).wall_s
+    shared = estimate(stages, LOAD, Machine(4, 0, pools(features=4), taken=2.0)).wall_s
+    assert (shared.low, shared.expected) == (alone.low, alone.expected)
+    assert 1.5 * alone.high < shared.high < 2.5 * alone.high
+
+
+def test_cores_that_slow_each_other_down_take_longer():
+    stages = {"features": sample(0.0, 0.02)}
+    alone, crowded = (estimate(stages, LOAD, Machine(4, 0, pools(features=4), c)) for c in (1.0, 1.5))
+    assert crowded.compute_s["features"] == pytest.approx(1.5 * alone.compute_s["features"])
+    assert crowded.alone_s == alone.alone_s
+    assert crowded.wall_s.expected > 1.4 * alone.wall_s.expected
+
+
 def config(tmp_path, source="in") -> ExtractConfig:
     made = ExtractConfig()
     made.source.uri, made.output.uri = str(tmp_path / source), str(tmp_path / "out")
