@@ -1,6 +1,8 @@
 """What a plan makes of costs that are known, and the command that it gives back."""
 
 import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -211,6 +213,15 @@ def test_the_command_of_a_plan_is_the_run(compose, given):
     assert (again.source, again.output, again.features, again.clap, again.separation) == (
         plain.source, plain.output, plain.features, plain.clap, plain.separation,
     )  # fmt: skip
+
+
+def test_the_job_has_the_keys_of_the_main_job_and_says_what_is_wrong_in_one_line(compose, repo):
+    given = ["source.uri=in", "output.uri=out", "hardware=auto", "plan.sample=3"]
+    assert compose.load(given, "plan_job") == compose.load(given)
+    command = [sys.executable, "jobs/plan.py", *given, "plan.sampl=3"]
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.strip() == "error: plan.sampl is not a config key; did you mean plan.sample?"
 
 
 def test_the_command_repeats_no_secret(compose):
