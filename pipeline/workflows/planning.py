@@ -18,7 +18,8 @@ from pipeline.dataset.output import Output
 from pipeline.dataset.spaces import require_space
 from pipeline.dataset.state import State, read_state
 from pipeline.dataset.storage import explain
-from pipeline.engine.resources import plan_resources
+from pipeline.engine.crowding import slowdown
+from pipeline.engine.resources import StageResources, plan_resources
 from pipeline.report.words import clock
 from pipeline.workflows.availability import find_models
 from pipeline.workflows.config import ExtractConfig
@@ -111,6 +112,7 @@ def _find_out(config: ExtractConfig, given: Sequence[str], work: Work, prepared:
         config.hardware.actors,
         blocks,
         config.perf.threads,
+        resources.node_cpus,
     )
     picked = pick(seen, config.plan)
     if picked.files or picked.broken:
@@ -128,12 +130,20 @@ def _find_out(config: ExtractConfig, given: Sequence[str], work: Work, prepared:
         largest_block_s=_largest_block(packed, seen),
     )
     measured = tried.costs if any(s.files for s in tried.costs.values()) else None
-    machine = Machine(resources.cpus, resources.gpus, pools)
+    machine = _machine(resources, pools, tried)
     estimated = estimate(measured, load, machine, config.plan.seed) if measured else None
     notes = _notes(config, work, resources, tried, picked)
     return Findings(
-        config, given, work, seen, resources, pools, tried, picked.too_long, load, estimated, prepared, notes
+        config, given, work, seen, resources, machine, tried, picked.too_long, load, estimated, prepared, notes
     )  # fmt: skip
+
+
+def _machine(resources: Resources, pools: dict[str, StageResources], tried: Tried) -> Machine:
+    """What the run has, and, where it is this machine, what it shares."""
+    if resources.address != "local" or not tried.stages:
+        return Machine(resources.cpus, resources.gpus, pools)
+    others = tried.others_cpus if tried.others_cpus > OTHERS_WORTH_SAYING else 0.0
+    return Machine(resources.cpus, resources.gpus, pools, slowdown(int(resources.cpus)), others)
 
 
 def _largest_block(packed: Sequence[pa.Table], seen: Look) -> float:
@@ -186,8 +196,8 @@ def _notes(
             notes.append(f"{stage.stage} is to run on a GPU and was measured on the CPU: there is none here")
     if tried.others_cpus > OTHERS_WORTH_SAYING:
         notes.append(
-            f"other processes used {tried.others_cpus:.1f} cores of this machine while the sample ran: its times "
-            "include that"
+            f"other processes used {tried.others_cpus:.1f} cores of this machine while the sample ran: the upper end "
+            "of the range takes them to go on"
         )
     if resources.address != "local":
         notes.append("the sample was measured on this machine, the run's nodes may be faster or slower")

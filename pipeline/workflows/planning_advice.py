@@ -26,7 +26,7 @@ _SECRET = re.compile(r"^[+~]*(source|output|cache)\.storage_options")
 def advise(
     config: ExtractConfig,
     resources: Resources,
-    pools: Mapping[str, StageResources],
+    machine: Machine,
     tried: Tried,
     load: Load,
     estimated: Estimate | None,
@@ -36,7 +36,7 @@ def advise(
 
     Args:
         config: with its hardware worked out.
-        pools: as the run would have them.
+        machine: what the run has.
         memory: stage → bytes of one actor.
     """
     overrides: dict[str, str] = {}
@@ -44,12 +44,11 @@ def advise(
     if resources.gpu is not None and config.hardware.name == "cpu":
         overrides["hardware"] = "auto"
     if estimated is not None:
-        machine = Machine(resources.cpus, resources.gpus, pools)
         actors = better_actors(tried.costs, load, machine, config.perf.threads)
         overrides |= {f"hardware.actors.{stage}": str(n) for stage, n in actors.items()}
         _about_blocks(config, estimated, load.blocks, overrides)
         _about_shares(config, estimated, hints)
-    overrides |= _fitting(resources, pools, tried, memory, hints)
+    overrides |= _fitting(resources, machine.pools, tried, memory, hints)
     for stage in tried.stages:
         if stage.vram_bytes and config.hardware.name == "auto":
             need = int(stage.vram_bytes * VRAM_MARGIN) // MIB * MIB + 512 * MIB  # and the CUDA context

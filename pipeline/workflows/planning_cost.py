@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,6 +19,10 @@ PER_BLOCK_S = 0.025
 # What the model leaves out: other load on the machine, caches that several processes share, an unlucky last block,
 # stages that overlap better or worse than they are taken to. The range is made wider by it.
 UNMODELLED = (0.8, 1.35)
+
+
+# Of the cores, for whoever competes with others for them.
+LEAST_LEFT = 0.25
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,21 @@ class Machine:
     Args:
         cpus, gpus: of the cluster.
         pools: stage → actors and their shares.
+        crowding: CPU time of the same work with all cores at work, over that of one alone, see
+            `pipeline.engine.crowding`.
+        taken: cores that other processes had while the sample ran. They may end before the run, or go on.
     """
 
     cpus: float
     gpus: float
     pools: Mapping[str, StageResources]
+    crowding: float = 1.0
+    taken: float = 0.0
+
+    @property
+    def left(self) -> Machine:
+        """With what the others leave, if they go on."""
+        return replace(self, cpus=max(LEAST_LEFT * self.cpus, self.cpus - self.taken), taken=0.0)
 
 
 @dataclass
@@ -141,12 +155,14 @@ def estimate(stages: Mapping[str, StageSample], load: Load, machine: Machine, se
         drawn[name] = _total(stage, load.files, audio, picks.get(count))
     walls, limits = _wall(stages, expected, load, machine)
     many, _ = _wall(stages, drawn, load, machine)
-    low, high = np.quantile(many, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    slow, _ = _wall(stages, drawn, load, machine.left)
+    low, high = np.quantile(many, (1 - CONFIDENCE) / 2), np.quantile(slow, (1 + CONFIDENCE) / 2)
     wall = float(walls[0])
     alone = {name: float(seconds[0]) for name, seconds in expected.items()}
     found = Range(min(float(low), wall), wall, max(float(high), wall)).times(*UNMODELLED)
     busy = _busy(stages, alone, machine)
-    compute = {name: s * (1.0 if stages[name].on_gpu else busy) for name, s in alone.items()}
+    slower = busy * machine.crowding
+    compute = {name: s * (1.0 if stages[name].on_gpu else slower) for name, s in alone.items()}
     reserved = sum(r.actors * r.num_gpus for r in machine.pools.values())
     return Estimate(found, compute, alone, float(min(machine.gpus, np.ceil(reserved))), limits[0])
 
@@ -183,11 +199,12 @@ def _wall(
     tail = one_block * (1.0 - 1.0 / cores)
     rays = PER_BLOCK_S * blocks
     bounds = {
-        "cores": booting + RAY_OVERHEAD * work / cores + rays + tail,
+        "cores": booting + RAY_OVERHEAD * machine.crowding * work / cores + rays + tail,
         "the longest file": ready + longest,
     }
     for name, s in seconds.items():
-        bounds[name] = ready + s / min(pools[name].actors, blocks) + tail
+        slower = 1.0 if stages[name].on_gpu else machine.crowding
+        bounds[name] = ready + slower * s / min(pools[name].actors, blocks) + tail
     on_gpu = [s for n, s in seconds.items() if stages[n].on_gpu]
     if on_gpu and machine.gpus:
         bounds["cards"] = ready + sum(on_gpu) / machine.gpus + tail
@@ -227,7 +244,7 @@ def better_actors(
     pools = {
         n: StageResources(wanted.get(n, p.actors), p.num_cpus, p.num_gpus) for n, p in machine.pools.items()
     }
-    then = estimate(stages, load, Machine(machine.cpus, machine.gpus, pools))
+    then = estimate(stages, load, replace(machine, pools=pools))
     if then.wall_s.expected > (1 - gain) * now.wall_s.expected:
         return {}
     return {n: c for n, c in wanted.items() if c != machine.pools[n].actors and n != "write"}

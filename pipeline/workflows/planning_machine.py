@@ -28,6 +28,7 @@ class Resources:
         gpu: name of this machine's card; None without one.
         hardware: the profile, worked out.
         reasons: why so, line by line.
+        node_cpus: of each node of a cluster.
     """
 
     address: str
@@ -38,6 +39,7 @@ class Resources:
     gpu: str | None
     hardware: HardwareConfig
     reasons: tuple[str, ...] = ()
+    node_cpus: tuple[float, ...] = ()
 
 
 def find_resources(config: ExtractConfig, stages: Sequence[str]) -> Resources:
@@ -50,7 +52,9 @@ def find_resources(config: ExtractConfig, stages: Sequence[str]) -> Resources:
             hardware, reasons = resolve_hardware(config.hardware, stages)
         finally:
             disconnect()
-        return Resources(found.address, found.cpus, found.gpus, found.nodes, None, gpu, hardware, reasons)
+        return Resources(
+            found.address, found.cpus, found.gpus, found.nodes, None, gpu, hardware, reasons, found.node_cpus
+        )
     cards = []
     if gpu is not None:
         count = torch.cuda.device_count()

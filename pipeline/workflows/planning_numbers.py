@@ -13,12 +13,11 @@ import numpy as np
 
 from pipeline.dataset.sampling import CONFIDENCE, Range
 from pipeline.dataset.storage import public_uri
-from pipeline.engine.resources import StageResources
 from pipeline.workflows.availability import Models
 from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.plan_file import fingerprint
 from pipeline.workflows.planning_advice import advise, command
-from pipeline.workflows.planning_cost import UNMODELLED, Estimate, Load, fit, memory_bytes, per_hour
+from pipeline.workflows.planning_cost import UNMODELLED, Estimate, Load, Machine, fit, memory_bytes, per_hour
 from pipeline.workflows.planning_look import Look
 from pipeline.workflows.planning_machine import Resources
 from pipeline.workflows.planning_sample import Tried
@@ -52,7 +51,7 @@ class Findings:
     Args:
         config: with its hardware worked out.
         given: the overrides as they were typed.
-        pools: stage → actors and their shares.
+        machine: what the run has.
         too_long: files that the sample passed over for their length.
         estimate: None where no sample was run.
         prepared_s: that listing, models and the comparison took; the run does the same before its first block.
@@ -63,7 +62,7 @@ class Findings:
     work: Work
     seen: Look
     resources: Resources
-    pools: dict[str, StageResources]
+    machine: Machine
     tried: Tried
     too_long: int
     load: Load
@@ -102,7 +101,7 @@ def plan_numbers(f: Findings) -> dict[str, Any]:
         ],
         "output_bytes": _output_bytes(f),
         "blocks": f.load.blocks,
-        "stages": {name: _stage(f, name) for name in f.pools},
+        "stages": {name: _stage(f, name) for name in f.machine.pools},
         "peak_rss_bytes": memory,
         "vram_bytes": {s.stage: s.vram_bytes for s in tried.stages if s.vram_bytes},
         "hardware": _hardware(f),
@@ -110,7 +109,7 @@ def plan_numbers(f: Findings) -> dict[str, Any]:
         "notes": f.notes,
     }
     numbers |= _times(f)
-    overrides, hints = advise(config, f.resources, f.pools, tried, load, f.estimate, memory)
+    overrides, hints = advise(config, f.resources, f.machine, tried, load, f.estimate, memory)
     told, secret = command(config, f.given, overrides)
     if secret:
         hints.append("put the storage options in again: secrets are not repeated here")
@@ -167,7 +166,7 @@ def _memory(f: Findings) -> dict[str, int]:
 
 
 def _stage(f: Findings, name: str) -> dict[str, Any]:
-    pool, cost = f.pools[name], f.tried.costs.get(name)
+    pool, cost = f.machine.pools[name], f.tried.costs.get(name)
     measured = next((s for s in f.tried.stages if s.stage == name), None)
     about = {
         "device": "cuda" if pool.num_gpus else "cpu",
@@ -201,6 +200,8 @@ def _hardware(f: Findings) -> dict[str, Any]:
         "gpu": r.gpu,
         "memory_bytes": r.memory_bytes,
         "threads": f.config.perf.threads,
+        "crowding": f.machine.crowding,
+        "others_cpus": f.tried.others_cpus,
         "reasons": list(r.reasons),
     }
 

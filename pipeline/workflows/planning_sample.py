@@ -171,16 +171,17 @@ def _count_failures(tried: Tried, rows: Mapping[int, dict[str, Any]], seen: Look
     broken = len(picked.broken)
     confirmed = sum(i >= good for i in failed) / broken if broken else 1.0
     share = seen.unreadable
-    low, high = wilson(sum(i < good for i in failed), good)
-    rate = sum(i < good for i in failed) / good if good else 0.0
-    tried.failed = Range(
-        *(
-            _either(a * confirmed, b)
-            for a, b in zip(dataclasses.astuple(share), (low, rate, high), strict=True)
-        )
-    )
-    low, high = wilson(len(partial), tried.files)
-    tried.partial = Range(low, len(partial) / tried.files, high)
+    whole = seen.complete and good == len(seen.good)
+    found = _share(sum(i < good for i in failed), good, whole)
+    ends = zip(dataclasses.astuple(share), dataclasses.astuple(found), strict=True)
+    tried.failed = Range(*(_either(unread * confirmed, fails) for unread, fails in ends))
+    tried.partial = _share(len(partial), tried.files, whole)
+
+
+def _share(hits: int, n: int, whole: bool) -> Range:
+    """Of ``n`` files, which are a sample, or ``whole``: all there are."""
+    rate = hits / n if n else 0.0
+    return Range(rate, rate, rate) if whole else Range(*sorted((*wilson(hits, n), rate)))
 
 
 def _either(one: float, other: float) -> float:

@@ -129,7 +129,12 @@ def _stages(p: Numbers) -> list[str]:
         f", {size(hardware['memory_bytes'])} of memory" if hardware["memory_bytes"] else ""
     )
     head = f"hardware={hardware['name']} on {machine}; {p['blocks']} blocks"
-    return [head, *table(rows, "llrrrrrr"), *hardware["reasons"]]
+    lines = [head, *table(rows, "llrrrrrr"), *hardware["reasons"]]
+    if p["peak_rss_bytes"]:
+        lines.append(
+            "memory without the pages of Ray's object store, which a run's report counts to each process"
+        )
+    return lines
 
 
 def _estimate(p: Numbers) -> list[str]:

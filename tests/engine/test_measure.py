@@ -11,6 +11,7 @@ import soundfile
 from pipeline.dataset.output import Output
 from pipeline.dataset.schemas import tracks_schema
 from pipeline.dataset.sources import list_source
+from pipeline.engine.crowding import MOST, slowdown
 from pipeline.engine.graph import Node
 from pipeline.engine.measure import _Stage, measure
 from pipeline.engine.measure_child import read_block, write_block
@@ -80,3 +81,8 @@ def test_what_kills_a_stage_costs_its_block_only(tmp_path):
     assert found.blocks == 2
     assert len(said) == 1
     assert "left out" in said[0]
+
+
+def test_all_cores_at_once_are_never_faster_than_one_alone():
+    assert slowdown(1) == 1.0
+    assert 1.0 <= slowdown(2) <= MOST

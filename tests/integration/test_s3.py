@@ -1,5 +1,6 @@
 """The same job through its command line against a real S3 server: reading s3:// and writing s3://."""
 
+import json
 import subprocess
 import sys
 
@@ -8,11 +9,14 @@ import pyarrow.dataset
 import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
+from conftest import SECONDS
 from s3_server import KEY, SECRET, s3_server, weed_binary
 
 import pipeline.dataset
 from pipeline.dataset.storage import filesystem
 from pipeline.errors import UserError
+from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.planning import plan
 
 pytestmark = pytest.mark.timeout(600)
 NAMES = ("chords_c_major.wav", "song_b_minor_128.m4a")
@@ -134,3 +138,20 @@ def test_a_missing_bucket_is_one_clear_line(repo, server, finished):
     done = job(repo, server, "source.uri=s3://nowhere/audio", "output.uri=s3://tables/other")
     assert done.returncode == 2
     assert done.stderr.strip() == "error: s3://nowhere/audio: does not exist"
+
+
+def test_a_plan_reads_headers_in_the_bucket_and_leaves_itself_there(server, finished):
+    fs, _ = finished
+    config = ExtractConfig()
+    config.source.uri, config.output.uri = "s3://mill-in/audio", "s3://tables/planned"
+    config.source.storage_options = server.options
+    config.clap.enabled = config.separation.enabled = False
+    config.plan.sample = 0
+    told = plan(config, quiet=True)
+    assert (told["files"], told["headers"]) == (3, {"read": 3, "unreadable": 1})
+    assert 3600 * told["audio_hours"] == pytest.approx(2 * SECONDS, abs=0.2)
+    assert [(f["container"], f["files"]) for f in told["formats"]] == [("wav", 1), ("m4a", 1)]
+    assert fs.find("tables/planned") == ["tables/planned/runs/plan.json"]
+    written = fs.cat_file("tables/planned/runs/plan.json").decode()
+    assert json.loads(written) == told
+    assert SECRET not in written

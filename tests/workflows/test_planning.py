@@ -1,6 +1,8 @@
 """What a plan makes of costs that are known, and the command that it gives back."""
 
 import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -126,6 +128,22 @@ def test_the_range_grows_with_the_spread_of_the_sample():
     assert one.high / one.low > 1.3 * other.high / other.low
 
 
+def test_others_on_the_machine_raise_the_upper_end_only():
+    stages = {"features": sample(0.0, 0.02)}
+    alone = estimate(stages, LOAD, Machine(4, 0, pools(features=4))).wall_s
+    shared = estimate(stages, LOAD, Machine(4, 0, pools(features=4), taken=2.0)).wall_s
+    assert (shared.low, shared.expected) == (alone.low, alone.expected)
+    assert 1.5 * alone.high < shared.high < 2.5 * alone.high
+
+
+def test_cores_that_slow_each_other_down_take_longer():
+    stages = {"features": sample(0.0, 0.02)}
+    alone, crowded = (estimate(stages, LOAD, Machine(4, 0, pools(features=4), c)) for c in (1.0, 1.5))
+    assert crowded.compute_s["features"] == pytest.approx(1.5 * alone.compute_s["features"])
+    assert crowded.alone_s == alone.alone_s
+    assert crowded.wall_s.expected > 1.4 * alone.wall_s.expected
+
+
 def config(tmp_path, source="in") -> ExtractConfig:
     made = ExtractConfig()
     made.source.uri, made.output.uri = str(tmp_path / source), str(tmp_path / "out")
@@ -195,6 +213,15 @@ def test_the_command_of_a_plan_is_the_run(compose, given):
     assert (again.source, again.output, again.features, again.clap, again.separation) == (
         plain.source, plain.output, plain.features, plain.clap, plain.separation,
     )  # fmt: skip
+
+
+def test_the_job_has_the_keys_of_the_main_job_and_says_what_is_wrong_in_one_line(compose, repo):
+    given = ["source.uri=in", "output.uri=out", "hardware=auto", "plan.sample=3"]
+    assert compose.load(given, "plan_job") == compose.load(given)
+    command = [sys.executable, "jobs/plan.py", *given, "plan.sampl=3"]
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.strip() == "error: plan.sampl is not a config key; did you mean plan.sample?"
 
 
 def test_the_command_repeats_no_secret(compose):
