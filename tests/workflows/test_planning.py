@@ -15,8 +15,8 @@ from pipeline.errors import UserError
 from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.plan_config import PlanConfig
 from pipeline.workflows.plan_file import adopt_plan, fingerprint, save_plan
-from pipeline.workflows.planning_advice import command
-from pipeline.workflows.planning_cost import (
+from pipeline.workflows.planning.advice import command
+from pipeline.workflows.planning.cost import (
     FIRST_BLOCK_S,
     PER_BLOCK_S,
     RAY_OVERHEAD,

@@ -10,7 +10,7 @@ from pipeline.dataset.sampling import Range
 from pipeline.dataset.sources import SourceItem, list_source
 from pipeline.engine.plan import planned
 from pipeline.workflows.plan_config import PlanConfig
-from pipeline.workflows.planning_look import Look, look, pick
+from pipeline.workflows.planning.look import Look, look, pick
 
 
 def seen(*seconds: float | None) -> Look:

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pipeline.engine.resources import StageResources
 from pipeline.engine.sizing import VRAM_ESTIMATES
 from pipeline.workflows.config import PUBLIC_OPTIONS, ExtractConfig
-from pipeline.workflows.planning_cost import PER_BLOCK_S, Estimate, Load, Machine, better_actors
-from pipeline.workflows.planning_machine import Resources
-from pipeline.workflows.planning_sample import Tried
+from pipeline.workflows.planning.cost import PER_BLOCK_S, Estimate, Load, Machine, better_actors
+from pipeline.workflows.planning.machine import Resources
+from pipeline.workflows.planning.sample import Tried
 
 # Of the machine's memory, for all actors: the object store, the driver and the system need the rest.
 MEMORY_SHARE = 0.6

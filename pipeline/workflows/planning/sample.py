@@ -23,8 +23,8 @@ from pipeline.errors import UserError
 from pipeline.workflows.availability import Models
 from pipeline.workflows.caching import run_results
 from pipeline.workflows.config import ExtractConfig
-from pipeline.workflows.planning_cost import StageSample
-from pipeline.workflows.planning_look import Look, Picked
+from pipeline.workflows.planning.cost import StageSample
+from pipeline.workflows.planning.look import Look, Picked
 from pipeline.workflows.stages import block_limits, build_graph, run_schema
 
 

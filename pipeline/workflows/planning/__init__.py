@@ -26,12 +26,12 @@ from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.keys import wanted_keys
 from pipeline.workflows.listing import list_items
 from pipeline.workflows.plan_file import PATH, save_plan
-from pipeline.workflows.planning_cost import Load, Machine, estimate
-from pipeline.workflows.planning_look import Look, Picked, look, pick
-from pipeline.workflows.planning_machine import Resources, find_resources
-from pipeline.workflows.planning_numbers import Findings, Work, plan_numbers
-from pipeline.workflows.planning_sample import Tried, try_sample
-from pipeline.workflows.planning_text import plan_text
+from pipeline.workflows.planning.cost import Load, Machine, estimate
+from pipeline.workflows.planning.look import Look, Picked, look, pick
+from pipeline.workflows.planning.machine import Resources, find_resources
+from pipeline.workflows.planning.numbers import Findings, Work, plan_numbers
+from pipeline.workflows.planning.sample import Tried, try_sample
+from pipeline.workflows.planning.text import plan_text
 from pipeline.workflows.resume import plan_work
 from pipeline.workflows.stages import plan_blocks, stage_names
 

@@ -16,11 +16,11 @@ from pipeline.dataset.storage import public_uri
 from pipeline.workflows.availability import Models
 from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.plan_file import fingerprint
-from pipeline.workflows.planning_advice import advise, command
-from pipeline.workflows.planning_cost import UNMODELLED, Estimate, Load, Machine, fit, memory_bytes, per_hour
-from pipeline.workflows.planning_look import Look
-from pipeline.workflows.planning_machine import Resources
-from pipeline.workflows.planning_sample import Tried
+from pipeline.workflows.planning.advice import advise, command
+from pipeline.workflows.planning.cost import UNMODELLED, Estimate, Load, Machine, fit, memory_bytes, per_hour
+from pipeline.workflows.planning.look import Look
+from pipeline.workflows.planning.machine import Resources
+from pipeline.workflows.planning.sample import Tried
 from pipeline.workflows.resume import WorkPlan
 
 # Ray on this machine takes so long to start; a cluster that runs already takes less.
