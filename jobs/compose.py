@@ -26,7 +26,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.errors import UserError
-from pipeline.workflows.config import ExtractConfig, nearest
+from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.config_checks import nearest
 from pipeline.workflows.stopping import EXIT_STOPPED
 
 CONF = Path(__file__).resolve().parents[1] / "conf"

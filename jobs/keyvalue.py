@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import yaml
 
 from pipeline.errors import UserError
-from pipeline.workflows.config import nearest
+from pipeline.workflows.config_checks import nearest
 
 Options = TypeVar("Options")
 FLAGS = {"true": True, "false": False}
