@@ -11,12 +11,11 @@ REPO = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With ``-n``: the tests that run jobs, which share runs and use all cores, in one process, and first, because
-    they take longest; every other file in whichever process is free."""
+    """With ``-n 2``: the tests that run jobs, which share runs, in one process, and all others in the other. More
+    would not help, and two processes that compile for numba at the same time have crashed."""
     jobs = REPO / "tests" / "integration"
     for item in items:
-        group = "jobs" if item.path.is_relative_to(jobs) else str(item.path.relative_to(REPO))
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group("jobs" if item.path.is_relative_to(jobs) else "others"))
     items.sort(key=lambda item: not item.path.is_relative_to(jobs))
 
 

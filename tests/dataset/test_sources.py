@@ -101,7 +101,7 @@ def test_a_manifest_lists_uris_relative_to_itself(folder, kind):
         ("list.jsonl", '{"uri": ""}\n', "row 1 has no uri"),
         ("list.parquet", "nonsense", "not a Parquet file"),
         ("list.txt", "a.wav\n", "a manifest is .csv"),
-        ("list.csv", "uri\n", "the manifest has no rows"),
+        ("list.csv", "uri\n", "has no rows"),
     ],
 )
 def test_an_unusable_manifest_is_one_line(tmp_path, name, text, says):

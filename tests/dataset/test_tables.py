@@ -152,7 +152,7 @@ def test_pickled_objects_are_refused(output):
 
 def test_an_array_that_is_gone_is_one_line(output):
     output.discard(mel_path("a.wav"))
-    with pytest.raises(UserError, match="^.*/blobs/.*: does not exist$"):
+    with pytest.raises(UserError, match="^.*/blobs/.*: does not exist "):
         pipeline.dataset.open(output.uri).blob(mel_path("a.wav"))
 
 

@@ -83,7 +83,7 @@ def test_no_card_is_the_cpu_profile_with_its_reason():
 def test_too_many_actors_are_refused_with_the_key_to_change():
     with pytest.raises(UserError, match=r"18 fit .*: hardware\.actors\.separation=0, or fewer$"):
         plan_resources(STAGES, 2, 0, {}, {"separation": 40}, blocks=1000)
-    with pytest.raises(UserError, match=r"raise ray\.num_cpus$"):
+    with pytest.raises(UserError, match=r": a larger ray\.num_cpus$"):
         plan_resources(STAGES, 0.25, 0, {}, {}, blocks=1000)
 
 

