@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With ``-n 2``: the tests that run jobs, which share runs, in one process, and all others in the other. More
     would not help, and two processes that compile for numba at the same time have crashed."""
-    jobs = REPO / "tests" / "integration"
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("jobs" if item.path.is_relative_to(jobs) else "others"))
-    items.sort(key=lambda item: not item.path.is_relative_to(jobs))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Halves(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "jobs" if nodeid.startswith("tests/integration/") else "others"
+
+    return Halves(config, log)
 
 
 @pytest.fixture(scope="session")
