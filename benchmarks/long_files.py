@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 import soundfile
 from long_track import RATE, SUFFIXES, write
 
-SHORT_MINUTES, HALVES_MINUTES = 5.0, 20.0
+SHORT_MINUTES = 5.0
 
 
 def kind(command: str) -> str:
@@ -132,6 +132,7 @@ def main() -> None:
     parser.add_argument("--audio", type=Path, default=Path("../shared/audio/music"))
     parser.add_argument("--minutes", type=float, default=600)
     parser.add_argument("--mp3-minutes", type=float, default=180)
+    parser.add_argument("--halves-minutes", type=float, default=20, help="of the file that is halved")
     options = parser.parse_args()
     songs = sorted(p for p in options.audio.rglob("*") if p.suffix.lower() in SUFFIXES)
     if not songs:
@@ -162,10 +163,10 @@ def main() -> None:
             ]
             print(f"| {name} | {wall:.0f} | {' | '.join(cells)} |")
         whole = root / "whole.flac"
-        write(songs, whole, 60 * HALVES_MINUTES)
+        write(songs, whole, 60 * options.halves_minutes)
         _, _, [row] = run([whole], root / "out-whole")
         _, _, parts = run(halves(whole, root), root / "out-halves")
-        print(f"\n{HALVES_MINUTES:g} min whole and in two halves, largest difference:\n")
+        print(f"\n{options.halves_minutes:g} min whole and in two halves, largest difference:\n")
         for name, difference in compare(row, parts):
             print(f"- {name}: {difference:.2g}")
     finally:
