@@ -77,26 +77,25 @@ def _listed(
     return kind
 
 
+def _above_zero(kind: Kind, found: Overview, column: str, said: Callable[[float], str]) -> Kind:
+    """Fill ``kind`` with the tracks whose ``column`` is above 0, the largest first."""
+    values = found.values[column]
+    if not np.isfinite(values).any():
+        kind.why_none = f"no {column} in these tables"
+        return kind
+    return _listed(kind, found, values > 0, values, lambda row: said(float(values[row])))
+
+
 def clipped(found: Overview) -> Kind:
     """Tracks with runs of samples at full scale."""
     kind = Kind("Clipped", "runs of at least three samples at full scale")
-    ratio = found.values["quality_clipping_ratio"]
-    if not np.isfinite(ratio).any():
-        kind.why_none = "no quality_clipping_ratio in these tables"
-        return kind
-    return _listed(
-        kind, found, ratio > 0, ratio, lambda row: f"{percent(float(ratio[row]), 3)} of the samples"
-    )
+    return _above_zero(kind, found, "quality_clipping_ratio", lambda r: f"{percent(r, 3)} of the samples")
 
 
 def over_full_scale(found: Overview) -> Kind:
     """Tracks whose true peak exceeds full scale."""
     kind = Kind("True peak over full scale", "more than 0 dBTP: a converter or a codec will clip it")
-    peak = found.values["loudness_true_peak_dbtp"]
-    if not np.isfinite(peak).any():
-        kind.why_none = "no loudness_true_peak_dbtp in these tables"
-        return kind
-    return _listed(kind, found, peak > 0, peak, lambda row: f"+{decimal(float(peak[row]))} dBTP")
+    return _above_zero(kind, found, "loudness_true_peak_dbtp", lambda peak: f"+{decimal(peak)} dBTP")
 
 
 def silent(found: Overview) -> Kind:
