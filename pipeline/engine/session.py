@@ -116,7 +116,7 @@ def _no_ray(address: str | None, error: BaseException) -> UserError:
     text = one_line(error, 160)
     if address in (None, "local"):
         return UserError(
-            "Ray does not start on this machine", text, "ray.num_cpus=2 ray.object_store_memory=1e9"
+            "Ray does not start on this machine", text, "ray.num_cpus=2 ray.object_store_memory=1000000000"
         )
     return UserError(
         f"ray.address={address}: no Ray answers there",
