@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return "jobs" if nodeid.startswith("tests/integration/") else "others"
 
     return Halves(config, log)
+
+
+@pytest.fixture(autouse=True)
+def no_lock_is_left():
+    """A lock that a test forgets goes on beating, into the tests after it."""
+    yield
+    left = [thread for thread in threading.enumerate() if thread.name == "output-lock"]
+    assert not left, "the test acquired an OutputLock and did not release it"
 
 
 @pytest.fixture(scope="session")

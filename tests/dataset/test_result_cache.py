@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.dataset import cache_upkeep, cache_writer
 from pipeline.dataset.cache import PAUSE_S, REFRESH_S, TOUCH_S, Cache
@@ -122,6 +123,12 @@ def test_a_key_or_a_content_of_its_own_has_a_result_of_its_own(tmp_path):
     assert (cache.hits, cache.misses, cache.corrupt) == (2, 1, 0)
 
 
+def with_its_own_fs(cache: Cache) -> LocalFileSystem:
+    """Gives ``cache`` a file system to patch: fsspec shares one instance among everything in the process."""
+    cache.store._fs = LocalFileSystem(skip_instance_cache=True)
+    return cache.store._fs
+
+
 def test_many_results_of_one_content_are_read_together(tmp_path, monkeypatch):
     writer = Cache(str(tmp_path))
     keys = [f"key{n}" for n in range(12)]
@@ -130,8 +137,9 @@ def test_many_results_of_one_content_are_read_together(tmp_path, monkeypatch):
     writer.flush()
     cache, reads = Cache(str(tmp_path)), []
     cache.has(ASSET, KEY)
-    whole = cache.store.fs.cat_file
-    monkeypatch.setattr(cache.store.fs, "cat_file", lambda *a, **k: reads.append(a) or whole(*a, **k))
+    fs = with_its_own_fs(cache)
+    whole = fs.cat_file
+    monkeypatch.setattr(fs, "cat_file", lambda *a, **k: reads.append(a) or whole(*a, **k))
     found = cache.get_many(ASSET, [*keys, "missing"])
     assert {key: unpack(data, ASSET, key).values["x"] for key, data in found.items()} == dict(
         zip(keys, range(12), strict=True)
@@ -463,7 +471,7 @@ def test_a_store_that_failed_is_left_alone_for_a_while(tmp_path, monkeypatch):
         tried.append(arguments)
         raise OSError("no route to host")
 
-    monkeypatch.setattr(cache.store.fs, "cat_file", fail)
+    monkeypatch.setattr(with_its_own_fs(cache), "cat_file", fail)
     for _ in range(5):
         assert cache.get(ASSET, "key0") is None
     assert len(tried) == 1
