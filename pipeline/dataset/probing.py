@@ -1,12 +1,21 @@
-"""What the headers of many files say, read side by side and without the files' bodies."""
+"""What the headers of many files say, read side by side and without the files' bodies.
+
+They are parsed in a process of their own (`pipeline.dataset.probing_child`): a header that crashes a parser, or keeps
+it busy for ever, is what is wrong with one file.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import pickle
+import selectors
+import signal
 import stat
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +29,13 @@ HEAD_BYTES = 1 << 16
 
 THREADS = 16
 """Reading headers waits for disks and servers, not for the CPU."""
+
+TIMEOUT_S = 360.0
+"""Longer than a server that does not answer is waited for (`pipeline.dataset.storage`), retries included."""
+
+START_S = 60.0
+_READER = "pipeline.dataset.probing:read_header"
+_START = "import sys; sys.path[:] = sys.argv[1:]; from pipeline.dataset.probing_child import main; main()"
 
 
 @dataclass(frozen=True)
@@ -58,15 +74,102 @@ def read_headers(
     options: dict[str, Any] | None = None,
     threads: int = THREADS,
     said: Callable[[int], None] = lambda done: None,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    reader: str = _READER,
 ) -> list[Header]:
-    """The headers of ``items``, in their order; ``said`` is told how many are read after each."""
-    found: list[Header] = [Header()] * len(items)
-    with ThreadPoolExecutor(max(1, min(threads, len(items)))) as pool:
-        waiting = {pool.submit(read_header, item, options): number for number, item in enumerate(items)}
-        for done, future in enumerate(as_completed(waiting), 1):
-            found[waiting[future]] = future.result()
-            said(done)
-    return found
+    """The headers of ``items``, in their order.
+
+    A process that dies, or says nothing for ``timeout_s``, is followed by one that takes what may have been at fault
+    one by one, and so finds which file it was.
+
+    Args:
+        options: storage options of the source.
+        said: told how many are read after each.
+        reader: for tests only: ``module:function`` in place of `read_header`.
+    """
+    found: dict[int, Header] = {}
+    waiting = list(range(len(items)))
+    suspects = 0
+
+    def answer(number: int, header: Header) -> None:
+        found[number] = header
+        said(len(found))
+
+    while waiting:
+        # What a process of several threads had in hands when it died is among the first that it did not answer.
+        batch, side_by_side = (waiting[:suspects], 1) if suspects else (waiting, max(1, threads))
+        job = ({n: items[n] for n in batch}, options, side_by_side, reader)
+        death = _ask(job, timeout_s, answer)
+        left = [n for n in batch if n not in found]
+        if death is not None and side_by_side == 1:
+            guilty = left.pop(0)
+            answer(guilty, Header(None, *death, items[guilty].size_bytes))
+        suspects = len(left) if suspects else threads if death is not None else 0
+        waiting = [n for n in waiting if n not in found]
+    return [found[n] for n in range(len(items))]
+
+
+def _ask(
+    job: tuple[dict[int, SourceItem], dict[str, Any] | None, int, str],
+    timeout_s: float,
+    answer: Callable[[int, Header], None],
+) -> tuple[str, str] | None:
+    """Let a process do ``job``; ``answer`` is given each number and header. Returns how it died, if it did."""
+    paths = [p for p in sys.path if isinstance(p, str)]
+    child = subprocess.Popen(  # noqa: S603  our own interpreter, no shell
+        [sys.executable, "-c", _START, *paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )  # fmt: skip
+    try:
+        try:
+            # Through a pipe: storage options hold secrets, and everybody can read a command line.
+            child.stdin.write(pickle.dumps(job))
+            child.stdin.close()
+        except BrokenPipeError:
+            pass
+        left = set(job[0])
+        for line in _lines(child, timeout_s):
+            number, fields = json.loads(line)
+            if number in left:
+                left.discard(number)
+                answer(number, _header(fields))
+        if not left:
+            return None
+        if child.poll() is None:
+            return "DecoderHung", f"its header was not read within {timeout_s:g} s"
+        code = child.wait()
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return "DecoderDied", f"reading its header ended the process ({how})"
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+
+
+def _lines(child: subprocess.Popen, timeout_s: float) -> Iterator[bytes]:
+    """The lines that a process writes, until it ends or writes none for so long; it has ended then."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(child.stdout, selectors.EVENT_READ)
+        rest = b""
+        limit = timeout_s + START_S
+        while selector.select(limit):
+            got = os.read(child.stdout.fileno(), 1 << 16)
+            if not got:
+                child.wait()
+                return
+            *lines, rest = (rest + got).split(b"\n")
+            limit = timeout_s
+            yield from lines
+
+
+def to_json(header: Header) -> dict[str, Any]:
+    """For the way from the child; `_header` is the way back."""
+    return asdict(header)
+
+
+def _header(fields: dict[str, Any]) -> Header:
+    probe = fields.pop("probe")
+    return Header(None if probe is None else Probe(**probe), **fields)
 
 
 def _local(path: str) -> tuple[bytes, int, Callable[[], BinaryIO]]:

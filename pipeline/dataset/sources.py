@@ -52,8 +52,6 @@ class SourceItem:
             signatures in a URL are for reading only.
         version: what the listing says of the content: an ETag, or the time of the last change; None where it
             says nothing.
-        version: what the listing says of the content: an ETag, or the time of the last change; None where it
-            says nothing.
     """
 
     uri: str

@@ -37,10 +37,11 @@ def test_a_header_says_the_same_here_and_there(tmp_path, suffix, codec):
             SourceItem(str(tmp_path / f"a.{suffix}"), len(data)),
             SourceItem(f"memory://probing/a.{suffix}"),
         ]
-        here, there = read_headers(items)
+        here, there = map(read_header, items)
     finally:
         store.rm("/probing", recursive=True)
     assert here == there
+    assert read_headers(items[:1]) == [here]
     assert (here.probe.codec, here.probe.sample_rate, here.probe.channels) == (codec, 44100, 2)
     assert here.probe.duration_s == pytest.approx(SECONDS, abs=0.06)
     assert here.size_bytes == len(data)
@@ -79,3 +80,42 @@ def test_what_is_wrong_is_told(tmp_path):
     ]  # fmt: skip
     assert all(h.probe is None and h.message for h in found)
     assert read_header(SourceItem("x", problem="is a folder")).error_class == "UnreadableSource"
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_headers_that_kill_or_never_end_cost_themselves_only(tmp_path, threads):
+    wav = encoded("wav", 0.5)
+    names = [f"good{n}.wav" for n in range(12)]
+    names[3:3], names[9:9], names[11:11] = ["segfault.wav"], ["hang.wav"], ["abort.wav"]
+    for name in names:
+        (tmp_path / name).write_bytes(wav)
+    told = []
+    found = read_headers(
+        [SourceItem(str(tmp_path / name), 7) for name in names],
+        threads=threads,
+        said=told.append,
+        timeout_s=1.0,
+        reader="header_poison:read",
+    )
+    wrong = {name: (h.error_class, h.message) for name, h in zip(names, found, strict=True) if h.error_class}
+    assert wrong == {
+        "segfault.wav": ("DecoderDied", "reading its header ended the process (SIGSEGV)"),
+        "hang.wav": ("DecoderHung", "its header was not read within 1 s"),
+        "abort.wav": ("DecoderDied", "reading its header ended the process (SIGABRT)"),
+    }
+    assert all(h.probe.duration_s == 0.5 for h in found if not h.error_class)
+    assert told == list(range(1, len(names) + 1))
+
+
+def test_no_secret_is_in_the_command_line_of_the_child(tmp_path):
+    (tmp_path / "seen.wav").write_bytes(encoded("wav", 0.1))
+    [found] = read_headers(
+        [SourceItem(str(tmp_path / "seen.wav"))], {"secret": "hush"}, reader="header_poison:command_line"
+    )
+    assert "probing_child" in found.message
+    assert "hush" not in found.message
+    assert found.error_class == "hush", "the option itself has arrived"
+
+
+def test_no_headers_no_process():
+    assert read_headers([]) == []

@@ -1,0 +1,29 @@
+"""Readers of headers that do what none may, by the name of the file; run in the child of `read_headers`."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline.dataset.probing import Header, read_header
+from pipeline.dataset.sources import SourceItem
+
+
+def read(item: SourceItem, options: dict[str, Any] | None) -> Header:
+    """As always, but for three names."""
+    match Path(item.uri).stem:
+        case "segfault":
+            ctypes.string_at(1)
+        case "abort":
+            os.abort()
+        case "hang":
+            time.sleep(1000)
+    return read_header(item, options)
+
+
+def command_line(item: SourceItem, options: dict[str, Any] | None) -> Header:
+    """What others can see of the process, and the option that they must not."""
+    return Header(None, str((options or {}).get("secret")), Path("/proc/self/cmdline").read_text())
