@@ -28,10 +28,11 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline.errors import UserError
 from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.config_checks import nearest
+from pipeline.workflows.outcome import EXIT_USAGE
 from pipeline.workflows.stopping import EXIT_STOPPED
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-EXIT_FAILED, EXIT_USAGE = 1, 2
+
 LOOK = f"python {sys.argv[0]} --cfg job, for all keys and their values"
 # Of every run of this process: a multirun has several, and ends with the worst.
 EXIT_CODES: list[int] = []

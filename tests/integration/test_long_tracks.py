@@ -8,12 +8,13 @@ from conftest import one_actor_each
 from pipeline.workflows import features
 from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.demo_data import write_demo
+from pipeline.workflows.outcome import Result
 
 pytestmark = pytest.mark.timeout(600)
 IDENTITY = {"run_id", "uri"}
 
 
-def run(folder, output, checkpoint, **hardware) -> features.Result:
+def run(folder, output, checkpoint, **hardware) -> Result:
     config = ExtractConfig()
     config.source.uri, config.output.uri = str(folder), str(output)
     config.source.glob = "*.flac"

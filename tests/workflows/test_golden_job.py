@@ -17,7 +17,7 @@ from pipeline.engine.session import root_cause
 from pipeline.engine.stages.features import FeaturesStage
 from pipeline.errors import UserError
 from pipeline.features.golden import Golden, OtherNumbersError
-from pipeline.workflows import features
+from pipeline.workflows import execution, features
 from pipeline.workflows.availability import Models
 from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.golden_job import PATH, settle_golden
@@ -115,7 +115,7 @@ def test_other_numbers_are_refused_in_one_line_that_says_what_to_type(settle, co
 def test_a_refused_job_computes_nothing(config, settle, monkeypatch):
     settle()
     change(config, "loudness")
-    monkeypatch.setattr(features, "connect", lambda *a: pytest.fail("Ray was started"))
+    monkeypatch.setattr(execution, "connect", lambda *a: pytest.fail("Ray was started"))
     with pytest.raises(UserError, match="features.loudness"):
         features.run(config, quiet=True)
     assert Output(config.output.uri).parts("tracks") == []
