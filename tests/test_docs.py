@@ -7,34 +7,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from documents import DOCUMENTS, all_commands, blocks
 
 REPO = Path(__file__).resolve().parents[1]
-DOCUMENTS = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 JOB = re.compile(r"(?:^|[ /])(jobs|benchmarks)/(\w+)\.py$")
 
 
-def blocks(language: str) -> list[tuple[Path, str]]:
-    return [(d, text) for d in DOCUMENTS for kind, text in BLOCK.findall(d.read_text()) if kind == language]
-
-
 def commands() -> list[tuple[str, str]]:
-    """(document, command) of every line of a block without a language, and of every job named in the text."""
-    found = []
-    for document, text in blocks("") + blocks("bash"):
-        for line in text.replace("\\\n", " ").splitlines():
-            line = re.sub(r"\s#.*", "", line).strip()
-            if JOB.search(" ".join(line.split()[:1])) or re.search(r"(jobs|benchmarks)/\w+\.py", line):
-                found.append((document.name, line))
-    for document in DOCUMENTS:
-        for line in re.findall(r"`((?:\.venv/bin/)?python jobs/[^`]+)`", document.read_text()):
-            found.append((document.name, " ".join(line.split())))
-    return found
+    """(document, command) of every command that names a job or a benchmark."""
+    return [(c.document, c.line) for c in all_commands() if re.search(r"(jobs|benchmarks)/\w+\.py", c.line)]
 
 
 def arguments(line: str) -> tuple[str, str, list[str]]:
     """Folder and name of the script, and what it is given."""
-    words = shlex.split(line)
+    words = shlex.split(line.removesuffix("; done"))
     at = next(number for number, word in enumerate(words) if JOB.search(word))
     folder, name = JOB.search(words[at]).groups()
     return folder, name, [word for word in words[at + 1 :] if word not in ("…", "[key=value", "...]")]

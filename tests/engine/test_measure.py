@@ -79,8 +79,7 @@ def test_what_kills_a_stage_costs_its_block_only(tmp_path):
     assert [read_block(target)["index"].to_pylist() for target, _ in written] == [[0, 1], [4, 5]]
     assert found.deaths == [("its process was ended by SIGKILL", [2, 3])]
     assert found.blocks == 2
-    assert len(said) == 1
-    assert "left out" in said[0]
+    assert sum("left out" in text for text in said) == 1
 
 
 def test_all_cores_at_once_are_never_faster_than_one_alone():

@@ -70,21 +70,26 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def ray_head(cpus: int = 2) -> Iterator[Head]:
-    """Start a head; it is ended by its process id, for `ray stop` would end every Ray on this machine."""
+def ray_head(cpus: int = 2, more: dict[str, str] | None = None) -> Iterator[Head]:
+    """Start a head, with ``more`` in its environment, as docs/cluster.md says, on ports that are free.
+
+    It is ended by its process id, for `ray stop` would end every Ray on this machine.
+    """
     port, dashboard, agent, client = free_ports(4)
     # A short path: Ray's sockets lie below it, and a socket's path has 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="head-"))
     token = secrets.token_hex(32)
     (folder / "token").write_text(token)
     command = [
-        RAY, "start", "--head", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1", f"--port={port}",
-        f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
-        f"--ray-client-server-port={client}", f"--num-cpus={cpus}", f"--temp-dir={folder / 'ray'}",
+        RAY, "start", "--head", "--block", "--dashboard-host=127.0.0.1", "--disable-usage-stats",
+        "--node-ip-address=127.0.0.1", f"--port={port}", f"--dashboard-port={dashboard}",
+        f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}", f"--num-cpus={cpus}",
+        f"--temp-dir={folder / 'ray'}",
     ]  # fmt: skip
     environment = clean_environment() | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+        **(more or {}),
     }
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
