@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=100_000)
     parser.add_argument("--features", default="", help="all by default; example: --features loudness,quality")
     parser.add_argument(
-        "--folder", type=Path, help="an empty folder that is kept; one that is filled is only run again"
+        "--folder", type=Path, help="an empty one, which is kept; a filled one is only run again"
     )
     options = parser.parse_args()
     root = options.folder or Path(tempfile.mkdtemp(prefix="scale-"))

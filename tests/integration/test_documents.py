@@ -151,6 +151,16 @@ NOT_RUN = {
 }
 
 
+WAVES, README_SQL, README_PANDAS = (
+    "all.txt",
+    "loudness_integrated_lufs, tempo_bpm",
+    "loudness_true_peak_dbtp > 0",
+)
+SCALE_SQL, README_EXTRACTOR = "COPY (FROM", "class ZeroCrossings"
+PYTHON_WITH = (WAVES, README_SQL, README_PANDAS, SCALE_SQL, README_EXTRACTOR)
+"""A word of each piece of Python that only it has."""
+
+
 @dataclass
 class Workplace:
     """The copy of the checkout, and what was run in it."""
@@ -284,6 +294,12 @@ def test_every_command_is_run_or_it_is_said_why_not():
     assert not [known for known in NOT_RUN if not any(line.startswith(known) for line in found)]
 
 
+def test_every_piece_of_python_is_run():
+    """By a test below, or, of docs/reading.md, by those of the notebooks."""
+    code = [text for document, text in blocks("python") if document.name != "reading.md"]
+    assert sorted(python_with(word) for word in PYTHON_WITH) == sorted(code)
+
+
 def not_run(line: str) -> bool:
     return any(line == known or line.startswith(known + " ") for known in NOT_RUN)
 
@@ -298,7 +314,7 @@ def write_waves(place: Workplace) -> None:
     names = sorted(fsspec.filesystem("s3", **place.storage).ls("my-bucket/audio", detail=False))
     listed = [f"s3://{name}" for name in names][:FILES]
     (place.folder / "all.txt").write_text("".join(f"{name}\n" for name in [*listed, listed[0]]))
-    place.python(python_with("all.txt").replace("1_000_000", "1"))
+    place.python(python_with(WAVES).replace("1_000_000", "1"))
     waves = sorted(place.folder.glob("wave-*.csv"))
     assert [wave.name for wave in waves] == ["wave-000.csv", "wave-001.csv", "wave-002.csv"]
     assert [pd.read_csv(wave)["uri"].tolist() for wave in waves] == [[listed[0]], [listed[1]], [listed[0]]]
@@ -308,21 +324,21 @@ def write_waves(place: Workplace) -> None:
 
 def test_the_sql_of_the_readme(place):
     place.once("make demo")
-    shown = place.python(python_with("loudness_integrated_lufs, tempo_bpm"))
+    shown = place.python(python_with(README_SQL))
     assert "D minor" in shown
     assert "12 rows" in shown
 
 
 def test_the_pandas_of_the_readme_and_the_sql_of_the_scale_page(place):
     place.once(MUSIC)
-    code = python_with("loudness_true_peak_dbtp > 0") + "print(len(tracks), list(loud.columns))"
+    code = python_with(README_PANDAS) + "print(len(tracks), list(loud.columns))"
     assert f"{FILES} ['uri', 'loudness_true_peak_dbtp']" in place.python(code)
-    place.python(python_with("COPY (FROM"))
+    place.python(python_with(SCALE_SQL))
     assert len(pd.read_parquet(place.folder / "tracks.parquet")) == FILES
 
 
 def test_the_extractor_of_the_readme_is_one_file_and_nothing_else(place):
-    (place.folder / "pipeline" / "features" / "zcr.py").write_text(python_with("class ZeroCrossings"))
+    (place.folder / "pipeline" / "features" / "zcr.py").write_text(python_with(README_EXTRACTOR))
     try:
         done = subprocess.run(
             [
