@@ -18,6 +18,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.dataset.local_folder import LocalFolders
 from pipeline.dataset.storage import (
     absolute,
     explain,
@@ -105,12 +106,20 @@ def list_source(
 
 @dataclass(frozen=True)
 class _Walk:
-    """What stays the same all through a walk."""
+    """What stays the same all through a walk.
+
+    Args:
+        entries: those of a folder, in fsspec's form.
+        follows: whether to walk into an entry that is a directory.
+        full: name of an entry → its uri.
+    """
 
     root: str
     matches: Callable[[str], bool]
-    local: bool
     exclude: str | None
+    entries: Callable[[str], list[dict[str, Any]]]
+    follows: Callable[[dict[str, Any]], bool]
+    full: Callable[[str], str]
 
 
 def _walk(
@@ -131,7 +140,12 @@ def _walk(
     if single:
         yield _item(absolute(uri), entry)
         return
-    yield from _walk_folder(fs, root, _Walk(root, _matcher(glob), is_local(uri), exclude), frozenset())
+    if is_local(uri):
+        local = LocalFolders(root)
+        how = (local.entries, local.follows, str)
+    else:
+        how = (lambda folder: fs.ls(folder, detail=True), lambda entry: True, fs.unstrip_protocol)
+    yield from _walk_folder(root, _Walk(root, _matcher(glob), exclude, *how))
 
 
 def _split_glob(uri: str) -> tuple[str, str | None]:
@@ -158,10 +172,17 @@ def _is_file(fs: fsspec.AbstractFileSystem, root: str, uri: str) -> bool:
 
 def _matcher(glob: str | None) -> Callable[[str], bool]:
     if glob is None:
-        return lambda relative: PurePosixPath(relative).suffix.lower() in SUFFIXES
+        return _sounds_like_audio
     # fnmatch's "*" crosses "/"; a shell's does not.
     pattern = re.compile(_glob_to_regex(glob))
     return lambda relative: pattern.fullmatch(relative) is not None
+
+
+def _sounds_like_audio(path: str) -> bool:
+    """Whether the suffix is that of an audio file: `PurePosixPath.suffix`, made for a hundred thousand names."""
+    name = path[path.rfind("/") + 1 :]
+    dot = name.rfind(".")
+    return dot > 0 and name[dot:].lower() in SUFFIXES
 
 
 def _glob_to_regex(glob: str) -> str:
@@ -183,20 +204,14 @@ def _glob_to_regex(glob: str) -> str:
     return out
 
 
-def _walk_folder(
-    fs: fsspec.AbstractFileSystem, folder: str, walk: _Walk, seen: frozenset[str]
-) -> Iterator[SourceItem]:
-    real = str(Path(folder).resolve()) if walk.local else folder
-    if real in seen:  # a symlink loop
-        return
+def _walk_folder(folder: str, walk: _Walk) -> Iterator[SourceItem]:
     try:
-        entries = sorted(fs.ls(folder, detail=True), key=lambda entry: entry["name"])
+        entries = sorted(walk.entries(folder), key=lambda entry: entry["name"])
     except Exception as error:  # noqa: BLE001  every fsspec backend raises its own classes
+        full = walk.full(folder)
         if folder == walk.root:
-            named = folder if walk.local else fs.unstrip_protocol(folder)
-            raise explain(f"source.uri={named}", error) from None
+            raise explain(f"source.uri={full}", error) from None
         # One folder that cannot be read must not hide its neighbours.
-        full = folder if walk.local else fs.unstrip_protocol(folder)
         yield _item(full, {}, f"is a folder that cannot be listed: {one_line(error)}")
         return
     for entry in entries:
@@ -204,25 +219,32 @@ def _walk_folder(
         if name == folder.rstrip("/"):  # S3 lists the "folder" object among its children
             continue
         relative = name[len(walk.root.rstrip("/")) + 1 :]
-        full = name if walk.local else fs.unstrip_protocol(name)
+        full = walk.full(name)
         if full == walk.exclude:
             continue
         if entry["type"] == "directory":
-            if walk.matches(relative) and PurePosixPath(relative).suffix.lower() in SUFFIXES:
+            if walk.matches(relative) and _sounds_like_audio(relative):
                 yield _item(full, {}, "is a directory with the name of an audio file")
-            yield from _walk_folder(fs, name, walk, seen | {real})
+            if walk.follows(entry):
+                yield from _walk_folder(name, walk)
         elif walk.matches(relative):
             odd = (
-                None if entry["type"] == "file" else f"is neither a file nor a directory but {entry['type']}"
+                None
+                if entry["type"] == "file"
+                else entry.get("problem") or "is neither a file nor a directory"
             )
             yield _item(full, entry, odd)
 
 
 def _item(full: str, entry: Mapping[str, Any], problem: str | None = None) -> SourceItem:
-    text = _text(public_uri(full))
-    location = None if full == text else _text(full)
+    odd = _name_problem(full)
+    text, location = (public_uri(full), full) if odd is None else (_text(public_uri(full)), _text(full))
     return SourceItem(
-        text, entry.get("size"), problem or _name_problem(full), location, content_version(entry)
+        text,
+        entry.get("size"),
+        problem or odd,
+        None if location == text else location,
+        content_version(entry),
     )
 
 

@@ -1,13 +1,14 @@
 """Listing inputs."""
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.dataset.sources import list_source
+from pipeline.dataset.sources import SUFFIXES, _sounds_like_audio, list_source
 from pipeline.errors import UserError
 
 
@@ -66,9 +67,39 @@ def test_a_directory_with_an_audio_name_is_accounted_for_and_walked(folder):
     assert "directory" in found["x.wav"]
 
 
-def test_a_symlink_loop_ends(folder):
+def test_links_are_followed_and_no_folder_is_walked_twice(folder, tmp_path_factory):
+    """A dataset may be a folder of links: those of git-annex, DVC and model hubs are."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "far.wav").write_bytes(b"123456")
+    (elsewhere / "back").symlink_to(folder)
+    (elsewhere / "up").symlink_to(folder.parent)
+    (elsewhere / "self").symlink_to(elsewhere)
+    before = names(folder)
+    (folder / "file.wav").symlink_to(elsewhere / "far.wav")
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "linked_again").symlink_to(elsewhere)
     (folder / "sub" / "loop").symlink_to(folder)
-    assert len(names(folder)) < 50
+    (folder / "sub" / "neighbour").symlink_to(folder / "sub" / "deep")
+    found = {str(Path(item.uri).relative_to(folder)): item for item in list_source(str(folder))}
+    assert sorted(found) == sorted([*before, "file.wav", "linked/far.wav"])
+    assert found["file.wav"].size_bytes == 6
+    assert found["file.wav"].version == found["linked/far.wav"].version, "that of the file, not of the link"
+
+
+def test_a_listing_says_of_files_what_fsspec_would(folder):
+    """Rows of earlier runs are compared with it."""
+    there = {e["name"]: e for e in LocalFileSystem().ls(str(folder), detail=True) if e["type"] == "file"}
+    found = [i for i in list_source(str(folder)) if i.uri in there]
+    assert len(found) == 3
+    for item in found:
+        assert (item.size_bytes, item.version) == (there[item.uri]["size"], repr(there[item.uri]["mtime"]))
+
+
+@pytest.mark.parametrize(
+    "name", ["a.wav", ".wav", "..wav", "a.", "a", "A.FlAc", "x/.mp3", "x.wav/y", "a.wav.txt", "tar.opus"]
+)
+def test_what_sounds_like_audio_is_told_by_the_suffix(name):
+    assert _sounds_like_audio(name) == (PurePosixPath(name).suffix.lower() in SUFFIXES)
 
 
 def test_a_name_that_is_not_utf8_becomes_a_problem(folder):
