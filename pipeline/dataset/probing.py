@@ -14,7 +14,9 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -115,35 +117,40 @@ def _ask(
     timeout_s: float,
     answer: Callable[[int, Header], None],
 ) -> tuple[str, str] | None:
-    """Let a process do ``job``; ``answer`` is given each number and header. Returns how it died, if it did."""
+    """Let a process do ``job``; ``answer`` is given each number and header. Returns how it died, if it did.
+
+    Raises:
+        RuntimeError: it could not begin, for a reason that is none of the files'.
+    """
     paths = [p for p in sys.path if isinstance(p, str)]
-    child = subprocess.Popen(  # noqa: S603  our own interpreter, no shell
-        [sys.executable, "-c", _START, *paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )  # fmt: skip
-    try:
+    with tempfile.TemporaryFile() as errors:
+        child = subprocess.Popen(  # noqa: S603  our own interpreter, no shell
+            [sys.executable, "-c", _START, *paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
+        )  # fmt: skip
         try:
-            # Through a pipe: storage options hold secrets, and everybody can read a command line.
-            child.stdin.write(pickle.dumps(job))
-            child.stdin.close()
-        except BrokenPipeError:
-            pass
-        left = set(job[0])
-        for line in _lines(child, timeout_s):
-            number, fields = json.loads(line)
-            if number in left:
+            with suppress(BrokenPipeError), child.stdin as pipe:
+                # Through a pipe: storage options hold secrets, and everybody can read a command line.
+                pipe.write(pickle.dumps(job))
+            left = set(job[0])
+            for line in _lines(child, timeout_s):
+                number, fields = json.loads(line)
                 left.discard(number)
                 answer(number, _header(fields))
+        finally:
+            hung = child.poll() is None
+            child.kill()
+            child.wait()
+            child.stdout.close()
         if not left:
             return None
-        if child.poll() is None:
+        if hung:
             return "DecoderHung", f"its header was not read within {timeout_s:g} s"
-        code = child.wait()
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return "DecoderDied", f"reading its header ended the process ({how})"
-    finally:
-        child.kill()
-        child.wait()
-        child.stdout.close()
+        if child.returncode < 0:
+            how = signal.Signals(-child.returncode).name
+            return "DecoderDied", f"reading its header ended the process ({how})"
+        errors.seek(0)
+        last = errors.read().decode(errors="replace").strip().rpartition("\n")[2]
+        raise RuntimeError(f"the process that reads headers ended with code {child.returncode}: {last}")
 
 
 def _lines(child: subprocess.Popen, timeout_s: float) -> Iterator[bytes]:

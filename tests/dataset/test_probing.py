@@ -117,5 +117,12 @@ def test_no_secret_is_in_the_command_line_of_the_child(tmp_path):
     assert found.error_class == "hush", "the option itself has arrived"
 
 
+def test_a_process_that_cannot_begin_is_no_files_fault(tmp_path):
+    with pytest.raises(
+        RuntimeError, match="code 1: ModuleNotFoundError: No module named 'nothing_of_that_name'"
+    ):
+        read_headers([SourceItem(str(tmp_path / "a.wav"))] * 3, reader="nothing_of_that_name:read")
+
+
 def test_no_headers_no_process():
     assert read_headers([]) == []
