@@ -256,6 +256,8 @@ def content_version(entry: Mapping[str, Any]) -> str | None:
     """What a listing's ``entry`` says that changes with the content; None where it says nothing."""
     for name in _VERSION_FIELDS:
         value = entry.get(name)
+        if value is None:
+            continue
         if isinstance(value, (str, int, float)) and value:
             return repr(value) if isinstance(value, float) else str(value).strip('"')
         if hasattr(value, "isoformat"):

@@ -278,6 +278,8 @@ def test_a_command_does_what_the_document_says(place, case):
         write_waves(place)
     if S3_OUT in case.line:
         place.empty("s3://my-bucket/tables")
+    if case.line.startswith("make ") and "pip install" in place.bash(f"{case.line} -n").stdout:
+        pytest.skip("this environment is not the one that make made: it would install the copy into it")
     done = place.once(case.line)
     assert done.returncode in case.exit_codes, done.stdout
     assert re.search(case.says, done.stdout), done.stdout
