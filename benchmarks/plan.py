@@ -2,6 +2,7 @@
 
     python benchmarks/plan.py --audio ../shared/audio
     python benchmarks/plan.py --audio ../shared/audio clap.enabled=false     # any overrides of the main job
+    python benchmarks/plan.py --audio ../shared/audio --cached               # of what the result cache has already
 
 The plan is made first, on an output that does not exist, by `jobs/plan.py`; the run is its command with the same
 overrides. Figures of the plan are those of the ``plan.json`` that the run found and took along.
@@ -82,11 +83,15 @@ def main() -> None:
     """Plan, run, compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--audio", type=Path, default=Path("../shared/audio"))
+    parser.add_argument("--cached", action="store_true", help="another run fills the result cache before")
     parser.add_argument("overrides", nargs="*", help="of the main job")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="plan-") as folder:
         output = Path(folder) / "out"
         arguments = [f"source.uri={options.audio.resolve()}", f"output.uri={output}", *options.overrides]
+        if options.cached:
+            arguments += ["cache.enabled=true", f"cache.uri={folder}/cache"]
+            timed("extract_features", [*arguments, f"output.uri={folder}/before"])
         planned_s = timed("plan", arguments)
         timed("extract_features", arguments)
         [run] = (output / "runs").glob("2*")
