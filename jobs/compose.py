@@ -6,6 +6,7 @@ that names the key and the nearest valid one, and exit code 2.
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import re
 import sys
@@ -179,11 +180,11 @@ def run_job(job: Callable[[], None], afterwards: Callable[[], None] = lambda: No
     """
     register()
     try:
-        arguments = get_args_parser().parse_args()
+        arguments = _arguments()
+        options = [word for word in sys.argv[1:] if word not in arguments.overrides]
+        overrides = GIVEN[:] = list(arguments.overrides)
         if not arguments.help and not arguments.hydra_help:
-            overrides = check_keys(arguments.overrides, arguments.multirun)
-            given = GIVEN[:] = list(arguments.overrides)
-            sys.argv[1:] = [overrides[given.index(a)] if a in given else a for a in sys.argv[1:]]
+            overrides = check_keys(overrides, arguments.multirun)
             if not arguments.multirun:
                 load(arguments.overrides, check=not (arguments.cfg or arguments.info))
                 GlobalHydra.instance().clear()
@@ -191,10 +192,21 @@ def run_job(job: Callable[[], None], afterwards: Callable[[], None] = lambda: No
         leave(error)
     with tempfile.TemporaryDirectory(prefix="soundmill-") as scratch:
         # Hydra writes the overrides of a multirun down, secrets included: where nobody else reads, and not for long.
-        sys.argv.append(f"hydra.sweep.dir={scratch}")
+        # The overrides in one piece, and first: an option without its value would take one for it.
+        sys.argv[1:] = [*overrides, f"hydra.sweep.dir={scratch}", *options]
         job()
     afterwards()
     sys.exit(max(EXIT_CODES, default=0))
+
+
+def _arguments() -> argparse.Namespace:
+    """What was typed, overrides before, between and behind options; Hydra by itself takes them in one piece only."""
+    parser = get_args_parser()
+    arguments, more = parser.parse_known_args()
+    if any(word.startswith("-") for word in more):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    arguments.overrides = [*arguments.overrides, *more]
+    return arguments
 
 
 def leave_stopped() -> NoReturn:

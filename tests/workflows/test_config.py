@@ -256,3 +256,13 @@ def test_help_and_cfg_job_read_well(repo):
     assert done.returncode == 0
     assert "uri: x" in done.stdout
     assert "n_mels: 128" in done.stdout
+
+
+def test_options_may_stand_anywhere(repo):
+    done = job(repo, "source.uri=x", "--cfg", "job", "perf.threads=7")
+    assert done.returncode == 0, done.stderr
+    assert "uri: x" in done.stdout
+    assert "threads: 7" in done.stdout
+    done = job(repo, "source.uri=x", "--confg", "job")
+    assert done.returncode == 2
+    assert "unrecognized arguments: --confg" in done.stderr
