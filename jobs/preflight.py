@@ -4,6 +4,7 @@ Runs on any Python 3: no syntax of later versions, no import that could fail.
 """
 
 import importlib.util
+import signal
 import sys
 
 OLDEST, NEWEST = (3, 10), (3, 12)
@@ -32,8 +33,16 @@ def problem(version, has=lambda name: importlib.util.find_spec(name) is not None
     return None
 
 
+def end_with_the_reader():
+    """What only prints may end silently when `head` has read enough; a run must not."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+
 def check():
     """Leave with exit code 2 where a job cannot run."""
+    if {"-h", "--help", "--cfg", "-c", "--info", "--hydra-help"}.intersection(sys.argv[1:]):
+        end_with_the_reader()
     found = problem(sys.version_info[:2])
     if found:
         sys.stderr.write(found + "\n")

@@ -258,6 +258,16 @@ def test_help_and_cfg_job_read_well(repo):
     assert "n_mels: 128" in done.stdout
 
 
+@pytest.mark.parametrize(
+    "line", ["extract_features.py --help", "extract_features.py --cfg job", "columns.py"]
+)
+def test_what_only_prints_ends_quietly_with_its_reader(repo, line):
+    command = f"{sys.executable} jobs/{line} | head -n 1"
+    done = subprocess.run(["bash", "-c", command], cwd=repo, capture_output=True, text=True, timeout=120)
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""
+
+
 def test_options_may_stand_anywhere(repo):
     done = job(repo, "source.uri=x", "--cfg", "job", "perf.threads=7")
     assert done.returncode == 0, done.stderr
