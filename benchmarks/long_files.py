@@ -126,6 +126,33 @@ def compare(whole: dict, parts: list[dict]) -> list[tuple[str, float]]:
     return found
 
 
+def measure_memory(songs: list[Path], root: Path, options: argparse.Namespace) -> None:
+    """A short file and two long ones, each in a job of its own: print the table."""
+    measured = {}
+    for name, minutes in (
+        ("flac", SHORT_MINUTES),
+        ("flac", options.minutes),
+        ("mp3", options.mp3_minutes),
+    ):
+        file = root / f"{minutes:g}.flac"
+        write(songs, file, 60 * minutes)
+        if name == "mp3":
+            to_mp3(file, file.with_suffix(".mp3"))
+            file.unlink()
+            file = file.with_suffix(".mp3")
+        measured[f"{minutes:g} min {name}"] = run([file], root / f"out-{minutes:g}-{name}")
+        file.unlink()
+    first = next(iter(measured))
+    print("| file | wall, s | " + " | ".join(f"{k}, MiB" for k in sorted(measured[first][1])) + " |")
+    print("| --- | ---: |" + " ---: |" * len(measured[first][1]))
+    for name, (wall, peaks, _) in measured.items():
+        cells = [
+            f"{peaks.get(k, 0) >> 20} ({peaks.get(k, 0) / measured[first][1][k]:.2f}×)"
+            for k in sorted(measured[first][1])
+        ]
+        print(f"| {name} | {wall:.0f} | {' | '.join(cells)} |")
+
+
 def main() -> None:
     """Write the files, run the jobs, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -133,35 +160,15 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=600)
     parser.add_argument("--mp3-minutes", type=float, default=180)
     parser.add_argument("--halves-minutes", type=float, default=20, help="of the file that is halved")
+    parser.add_argument("--only-halves", action="store_true", help="compare halves, measure no memory")
     options = parser.parse_args()
     songs = sorted(p for p in options.audio.rglob("*") if p.suffix.lower() in SUFFIXES)
     if not songs:
         raise SystemExit(f"no audio below {options.audio}; pass --audio FOLDER")
     root = Path(tempfile.mkdtemp(prefix="long-files-"))
     try:
-        measured = {}
-        for name, minutes in (
-            ("flac", SHORT_MINUTES),
-            ("flac", options.minutes),
-            ("mp3", options.mp3_minutes),
-        ):
-            file = root / f"{minutes:g}.flac"
-            write(songs, file, 60 * minutes)
-            if name == "mp3":
-                to_mp3(file, file.with_suffix(".mp3"))
-                file.unlink()
-                file = file.with_suffix(".mp3")
-            measured[f"{minutes:g} min {name}"] = run([file], root / f"out-{minutes:g}-{name}")
-            file.unlink()
-        first = next(iter(measured))
-        print("| file | wall, s | " + " | ".join(f"{k}, MiB" for k in sorted(measured[first][1])) + " |")
-        print("| --- | ---: |" + " ---: |" * len(measured[first][1]))
-        for name, (wall, peaks, _) in measured.items():
-            cells = [
-                f"{peaks.get(k, 0) >> 20} ({peaks.get(k, 0) / measured[first][1][k]:.2f}×)"
-                for k in sorted(measured[first][1])
-            ]
-            print(f"| {name} | {wall:.0f} | {' | '.join(cells)} |")
+        if not options.only_halves:
+            measure_memory(songs, root, options)
         whole = root / "whole.flac"
         write(songs, whole, 60 * options.halves_minutes)
         _, _, [row] = run([whole], root / "out-whole")
