@@ -93,7 +93,10 @@ def deciles(seen: list[tuple[float, int, int]], files: int) -> list[float]:
 
 def print_again(root: Path, options: argparse.Namespace) -> None:
     """Run the same command three times more, which finds nothing to do."""
-    took = sorted(run(root / "in", root / "out", options.features)[0] for _ in range(3))
+    runs = [run(root / "in", root / "out", options.features) for _ in range(3)]
+    if any(seen[-1][1] for _, seen in runs):
+        raise SystemExit(f"{root} was not finished: now it is, once more")
+    took = sorted(wall for wall, _ in runs)
     print(f"- with nothing to do: {took[1]:.2f} s from the shell ({took[0]:.2f} to {took[2]:.2f}), "
           f"{options.files / took[1]:.0f} files checked per second")  # fmt: skip
 
@@ -107,10 +110,10 @@ def main() -> None:
         "--folder", type=Path, help="an empty one, which is kept; a filled one is only run again"
     )
     options = parser.parse_args()
-    root = options.folder or Path(tempfile.mkdtemp(prefix="scale-"))
+    root = options.folder.resolve() if options.folder else Path(tempfile.mkdtemp(prefix="scale-"))
     try:
         if (root / "out").exists():
-            print_again(root, options)
+            print_again(root, options)  # says so itself if there is something to do
             return
         write_files(root / "in", options.files)
         wall, seen = run(root / "in", root / "out", options.features)

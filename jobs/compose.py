@@ -203,8 +203,9 @@ def _arguments() -> argparse.Namespace:
     """What was typed, overrides before, between and behind options; Hydra by itself takes them in one piece only."""
     parser = get_args_parser()
     arguments, more = parser.parse_known_args()
-    if any(word.startswith("-") for word in more):
-        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    unknown = [word.partition("=")[0] for word in more if word.startswith("-")]
+    if unknown:  # and nothing of the rest, which may be a secret
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     arguments.overrides = [*arguments.overrides, *more]
     return arguments
 

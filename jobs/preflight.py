@@ -41,7 +41,8 @@ def end_with_the_reader():
 
 def check():
     """Leave with exit code 2 where a job cannot run."""
-    if {"-h", "--help", "--cfg", "-c", "--info", "--hydra-help"}.intersection(sys.argv[1:]):
+    given = {word.partition("=")[0] for word in sys.argv[1:]}
+    if {"-h", "--help", "--cfg", "-c", "--info", "--hydra-help"}.intersection(given):
         end_with_the_reader()
     found = problem(sys.version_info[:2])
     if found:

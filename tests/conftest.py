@@ -27,8 +27,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.fixture(autouse=True)
 def no_lock_is_left():
     """A lock that a test forgets goes on beating, into the tests after it."""
+    before = set(threading.enumerate())
     yield
-    left = [thread for thread in threading.enumerate() if thread.name == "output-lock"]
+    left = [t for t in threading.enumerate() if t.name == "output-lock" and t not in before]
     assert not left, "the test acquired an OutputLock and did not release it"
 
 

@@ -47,7 +47,8 @@ def commands(text: str) -> list[str]:
 
 def all_commands() -> list[Found]:
     """Every command of every document, in blocks and in the text, once for each document."""
-    found = {Found(document.name, line): None for document, text in blocks("") for line in commands(text)}
+    shell = [*blocks(""), *blocks("bash"), *blocks("sh")]
+    found = {Found(document.name, line): None for document, text in shell for line in commands(text)}
     for document in DOCUMENTS:
         plain = _BLOCK.sub("", document.read_text())
         for line in _INLINE.findall(plain):

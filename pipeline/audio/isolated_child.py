@@ -45,11 +45,11 @@ _OF_THE_HEADER = (
 def main(settings: str) -> None:
     """Serve until the other side ends. ``settings`` is JSON, see `pipeline.audio.isolated`."""
     told = json.loads(settings)
-    _end_with_parent(told["lifeline"], told["parent"])
+    end_with_parent(told["lifeline"], told["parent"])
     with suppress(RuntimeError):  # without a stderr
         faulthandler.enable()
     decode = _function(told["decoder"])
-    _limit(told["memory_bytes"])
+    limit_memory(told["memory_bytes"])
     wanted = Wanted(tuple(View(*view) for view in told["views"]), told["max_bytes"], told["max_seconds"])
     interval = min(HEARTBEAT_S, told["timeout_s"] / 4)
     # The other side has ended: there is nobody left to tell.
@@ -68,7 +68,7 @@ def main(settings: str) -> None:
             _send(channel, _answer(request, told["content"], run, arena))
 
 
-def _end_with_parent(lifeline: int, parent: int) -> None:
+def end_with_parent(lifeline: int, parent: int) -> None:
     """Have the kernel end this process with the last holder of the pipe's other end.
 
     A thread that waits for it would not run while a decoder hangs with Python's lock in its hand, and
@@ -82,7 +82,7 @@ def _end_with_parent(lifeline: int, parent: int) -> None:
         os._exit(0)
 
 
-def _limit(memory_bytes: int) -> None:
+def limit_memory(memory_bytes: int) -> None:
     """Bound the memory that is this process's own; maps of files and what it shares do not count."""
     _, allowed = resource.getrlimit(resource.RLIMIT_DATA)
     limit = memory_bytes if allowed == resource.RLIM_INFINITY else min(memory_bytes, allowed)

@@ -25,6 +25,7 @@ from pipeline.audio.decode import Probe, probe_head
 from pipeline.audio.stream import SeekableBytes
 from pipeline.dataset.sources import SourceItem
 from pipeline.dataset.storage import filesystem, is_local, local_path, one_line
+from pipeline.errors import UserError
 
 HEAD_BYTES = 1 << 16
 """Enough for every header but that of an MP4 whose index is at its end, or of a file behind a large picture."""
@@ -33,9 +34,10 @@ THREADS = 16
 """Reading headers waits for disks and servers, not for the CPU."""
 
 TIMEOUT_S = 360.0
-"""Longer than a server that does not answer is waited for (`pipeline.dataset.storage`), retries included."""
+"""Without a single header for so long, a process is given up."""
 
 START_S = 60.0
+HUNG = "DecoderHung"
 _READER = "pipeline.dataset.probing:read_header"
 _START = "import sys; sys.path[:] = sys.argv[1:]; from pipeline.dataset.probing_child import main; main()"
 
@@ -89,31 +91,45 @@ def read_headers(
         options: storage options of the source.
         said: told how many are read after each.
         reader: for tests only: ``module:function`` in place of `read_header`.
+
+    Raises:
+        UserError: two files of a remote source in a row were not answered within ``timeout_s``: it is the server.
     """
     found: dict[int, Header] = {}
-    waiting = list(range(len(items)))
-    suspects = 0
+    waiting, alone = list(range(len(items))), []
+    hung = 0
+    while waiting or alone:
+        batch, width = (alone, 1) if alone else (waiting, max(1, threads))
 
-    def answer(number: int, header: Header) -> None:
-        found[number] = header
-        said(len(found))
+        def answer(number: int, header: Header, width: int = width) -> None:
+            nonlocal hung
+            # The memory is shared: with others beside it, it may be one of them that took it.
+            if header.error_class != "MemoryError" or width == 1:
+                found[number], hung = header, 0
+                said(len(found))
 
-    while waiting:
-        # What a process of several threads had in hands when it died is among the first that it did not answer.
-        batch, side_by_side = (waiting[:suspects], 1) if suspects else (waiting, max(1, threads))
-        job = ({n: items[n] for n in batch}, options, side_by_side, reader)
-        death = _ask(job, timeout_s, answer)
+        death = _ask(({n: items[n] for n in batch}, options, width, reader, os.getpid()), timeout_s, answer)
         left = [n for n in batch if n not in found]
-        if death is not None and side_by_side == 1:
+        if death is not None and width == 1:
             guilty = left.pop(0)
+            hung_before = hung
             answer(guilty, Header(None, *death, items[guilty].size_bytes))
-        suspects = len(left) if suspects else threads if death is not None else 0
-        waiting = [n for n in waiting if n not in found]
+            hung = hung_before + 1 if death[0] == HUNG else 0
+            if hung > 1 and not is_local(items[guilty].uri):
+                raise UserError(
+                    f"source.uri: no answer for {items[guilty].uri}",
+                    f"two files in a row were not read within {timeout_s:g} s",
+                    "the same again when the server answers, or plan.sample=0 to plan without reading",
+                )
+        # What a process of several threads had in hands when it died is among the first that it did not answer.
+        several = left[: threads if death is not None else None]
+        alone, waiting = (left, waiting) if batch is alone else (left, []) if width == 1 else (several, left)
+        waiting = [n for n in waiting if n not in found and n not in alone]
     return [found[n] for n in range(len(items))]
 
 
 def _ask(
-    job: tuple[dict[int, SourceItem], dict[str, Any] | None, int, str],
+    job: tuple[dict[int, SourceItem], dict[str, Any] | None, int, str, int],
     timeout_s: float,
     answer: Callable[[int, Header], None],
 ) -> tuple[str, str] | None:
@@ -127,34 +143,45 @@ def _ask(
         child = subprocess.Popen(  # noqa: S603  our own interpreter, no shell
             [sys.executable, "-c", _START, *paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
         )  # fmt: skip
+        left, hung = set(job[0]), False
         try:
-            with suppress(BrokenPipeError), child.stdin as pipe:
-                # Through a pipe: storage options hold secrets, and everybody can read a command line.
-                pipe.write(pickle.dumps(job))
-            left = set(job[0])
-            for line in _lines(child, timeout_s):
-                number, fields = json.loads(line)
-                left.discard(number)
-                answer(number, _header(fields))
-        finally:
+            lines = _lines(child, timeout_s)
+            began = next(lines, None) is not None
+            if began:
+                # Through a pipe: storage options hold secrets, and everybody can read a command line. It stays open:
+                # the child ends with it.
+                with suppress(BrokenPipeError):
+                    pickle.dump(job, child.stdin)
+                    child.stdin.flush()
+                for line in lines:
+                    number, fields = json.loads(line)
+                    left.discard(number)
+                    answer(number, _header(fields))
+                    if not left:
+                        return None
             hung = child.poll() is None
+        finally:
             child.kill()
             child.wait()
             child.stdout.close()
-        if not left:
-            return None
+            with suppress(BrokenPipeError):
+                child.stdin.close()
         if hung:
-            return "DecoderHung", f"its header was not read within {timeout_s:g} s"
-        if child.returncode < 0:
-            how = signal.Signals(-child.returncode).name
-            return "DecoderDied", f"reading its header ended the process ({how})"
+            return HUNG, f"its header was not read within {timeout_s:g} s"
         errors.seek(0)
         last = errors.read().decode(errors="replace").strip().rpartition("\n")[2]
-        raise RuntimeError(f"the process that reads headers ended with code {child.returncode}: {last}")
+        how = (
+            signal.Signals(-child.returncode).name
+            if child.returncode < 0
+            else f"exit code {child.returncode}"
+        )
+        if not began or last.startswith(("ModuleNotFoundError", "ImportError", "AttributeError")):
+            raise RuntimeError(f"the process that reads headers could not begin: {how}: {last}")
+        return "DecoderDied", f"reading its header ended the process ({how})"
 
 
 def _lines(child: subprocess.Popen, timeout_s: float) -> Iterator[bytes]:
-    """The lines that a process writes, until it ends or writes none for so long; it has ended then."""
+    """The lines that a process writes, until it ends or writes none for so long; the first may take longer."""
     with selectors.DefaultSelector() as selector:
         selector.register(child.stdout, selectors.EVENT_READ)
         rest = b""
@@ -162,7 +189,8 @@ def _lines(child: subprocess.Popen, timeout_s: float) -> Iterator[bytes]:
         while selector.select(limit):
             got = os.read(child.stdout.fileno(), 1 << 16)
             if not got:
-                child.wait()
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(START_S)
                 return
             *lines, rest = (rest + got).split(b"\n")
             limit = timeout_s

@@ -6,10 +6,10 @@ import importlib
 import json
 import os
 import pickle
-import resource
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
+from pipeline.audio.isolated_child import end_with_parent, limit_memory
 from pipeline.dataset.probing import Header, to_json
 
 MEMORY_BYTES = 4 << 30
@@ -21,11 +21,10 @@ def main() -> None:
     # What libraries print must not get among the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    items, options, threads, reader = pickle.loads(sys.stdin.buffer.read())  # noqa: S301  from our own parent
-    _, allowed = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = MEMORY_BYTES if allowed == resource.RLIM_INFINITY else min(MEMORY_BYTES, allowed)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    answers.write("ready\n")
+    items, options, threads, reader, parent = pickle.load(sys.stdin.buffer)  # noqa: S301  from our own parent
+    end_with_parent(sys.stdin.fileno(), parent)
+    limit_memory(MEMORY_BYTES)
     module, _, name = reader.partition(":")
     read = getattr(importlib.import_module(module), name)
 

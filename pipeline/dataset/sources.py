@@ -18,7 +18,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dataset.local_folder import LocalFolders
+from pipeline.dataset.local_folder import is_circle, local_entries, real_folder
 from pipeline.dataset.storage import (
     absolute,
     explain,
@@ -104,21 +104,26 @@ def list_source(
         raise UserError(f"source.uri={uri}: no file {wanted} found", ours, do)
 
 
+MOST_LINKS = 4
+"""Links to folders, one behind the other: folders that all link to each other would be walked in every order."""
+
+
 @dataclass(frozen=True)
 class _Walk:
     """What stays the same all through a walk.
 
     Args:
+        root: where it begins.
+        exclude: a folder that is passed over, wherever a link leads to it.
         entries: those of a folder, in fsspec's form.
-        follows: whether to walk into an entry that is a directory.
         full: name of an entry → its uri.
     """
 
     root: str
     matches: Callable[[str], bool]
+    local: bool
     exclude: str | None
     entries: Callable[[str], list[dict[str, Any]]]
-    follows: Callable[[dict[str, Any]], bool]
     full: Callable[[str], str]
 
 
@@ -141,11 +146,14 @@ def _walk(
         yield _item(absolute(uri), entry)
         return
     if is_local(uri):
-        local = LocalFolders(root)
-        how = (local.entries, local.follows, str)
-    else:
-        how = (lambda folder: fs.ls(folder, detail=True), lambda entry: True, fs.unstrip_protocol)
-    yield from _walk_folder(root, _Walk(root, _matcher(glob), exclude, *how))
+        exclude = os.path.realpath(exclude) if exclude else None
+        walk = _Walk(root, _matcher(glob), True, exclude, local_entries, str)
+        yield from _walk_folder(root, walk, (os.path.realpath(root),), 0)
+        return
+    walk = _Walk(
+        root, _matcher(glob), False, exclude, lambda folder: fs.ls(folder, detail=True), fs.unstrip_protocol
+    )
+    yield from _walk_folder(root, walk, (), 0)
 
 
 def _split_glob(uri: str) -> tuple[str, str | None]:
@@ -204,7 +212,8 @@ def _glob_to_regex(glob: str) -> str:
     return out
 
 
-def _walk_folder(folder: str, walk: _Walk) -> Iterator[SourceItem]:
+def _walk_folder(folder: str, walk: _Walk, above: tuple[str, ...], links: int) -> Iterator[SourceItem]:
+    """The files in and below ``folder``; ``above`` is where it and the folders around it really are, if local."""
     try:
         entries = sorted(walk.entries(folder), key=lambda entry: entry["name"])
     except Exception as error:  # noqa: BLE001  every fsspec backend raises its own classes
@@ -220,13 +229,13 @@ def _walk_folder(folder: str, walk: _Walk) -> Iterator[SourceItem]:
             continue
         relative = name[len(walk.root.rstrip("/")) + 1 :]
         full = walk.full(name)
-        if full == walk.exclude:
-            continue
         if entry["type"] == "directory":
+            real = real_folder(entry, above[-1]) if walk.local else full
+            if real == walk.exclude:
+                continue
             if walk.matches(relative) and _sounds_like_audio(relative):
                 yield _item(full, {}, "is a directory with the name of an audio file")
-            if walk.follows(entry):
-                yield from _walk_folder(name, walk)
+            yield from _walk_deeper(name, real, entry, walk, above, links)
         elif walk.matches(relative):
             odd = (
                 None
@@ -234,6 +243,19 @@ def _walk_folder(folder: str, walk: _Walk) -> Iterator[SourceItem]:
                 else entry.get("problem") or "is neither a file nor a directory"
             )
             yield _item(full, entry, odd)
+
+
+def _walk_deeper(
+    name: str, real: str, entry: Mapping[str, Any], walk: _Walk, above: tuple[str, ...], links: int
+) -> Iterator[SourceItem]:
+    if not walk.local:
+        yield from _walk_folder(name, walk, above, links)
+    elif is_circle(real, above):  # what is there is listed under the name that led here
+        return
+    elif entry.get("link") and links == MOST_LINKS:
+        yield _item(name, {}, f"is a link to a folder behind {MOST_LINKS} others, and is not followed")
+    else:
+        yield from _walk_folder(name, walk, (*above, real), links + bool(entry.get("link")))
 
 
 def _item(full: str, entry: Mapping[str, Any], problem: str | None = None) -> SourceItem:

@@ -118,12 +118,28 @@ def _no_ray(address: str | None, error: BaseException) -> UserError:
         return UserError(
             "Ray does not start on this machine", text, "ray.num_cpus=2 ray.object_store_memory=1000000000"
         )
+    if any(
+        "AuthToken" in str(one) or isinstance(one, ray.exceptions.AuthenticationError)
+        for one in _chain(error)
+    ):
+        return UserError(
+            f"ray.address={address}: the Ray there wants another token",
+            "it was started with RAY_AUTH_MODE=token, and the token here is missing or not that one",
+            "RAY_AUTH_MODE=token before the command, with the cluster's token in RAY_AUTH_TOKEN or ~/.ray/auth_token",
+        )
     return UserError(
         f"ray.address={address}: no Ray answers there",
         text,
         "ray.address=HOST:6379 (the port of `ray start --head`), ray.address=auto on a machine of the cluster, or "
         "nothing at all for this machine alone; with token authentication also RAY_AUTH_MODE=token",
     )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what it came of."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 @contextmanager

@@ -20,6 +20,7 @@ def read(item: SourceItem, options: dict[str, Any] | None) -> Header:
         case "abort":
             os.abort()
         case "hang":
+            Path(f"{item.uri}.started").touch()
             time.sleep(1000)
     return read_header(item, options)
 

@@ -1,9 +1,14 @@
 """Headers of many files, near and far, without their bodies."""
 
 import io
+import os
+import sys
+import time
+from pathlib import Path
 
 import fsspec
 import numpy as np
+import psutil
 import pytest
 import soundfile
 
@@ -94,13 +99,13 @@ def test_headers_that_kill_or_never_end_cost_themselves_only(tmp_path, threads):
         [SourceItem(str(tmp_path / name), 7) for name in names],
         threads=threads,
         said=told.append,
-        timeout_s=4.0,
+        timeout_s=15.0,
         reader="header_poison:read",
     )
     wrong = {name: (h.error_class, h.message) for name, h in zip(names, found, strict=True) if h.error_class}
     assert wrong == {
         "segfault.wav": ("DecoderDied", "reading its header ended the process (SIGSEGV)"),
-        "hang.wav": ("DecoderHung", "its header was not read within 4 s"),
+        "hang.wav": ("DecoderHung", "its header was not read within 15 s"),
         "abort.wav": ("DecoderDied", "reading its header ended the process (SIGABRT)"),
     }
     assert all(h.probe.duration_s == 0.5 for h in found if not h.error_class)
@@ -117,9 +122,28 @@ def test_no_secret_is_in_the_command_line_of_the_child(tmp_path):
     assert found.error_class == "hush", "the option itself has arrived"
 
 
+def test_the_process_ends_with_the_one_that_asked(tmp_path):
+    (tmp_path / "hang.wav").write_bytes(encoded("wav", 0.1))
+    code = (
+        "from pipeline.dataset.probing import read_headers; from pipeline.dataset.sources import SourceItem;"
+        f"read_headers([SourceItem({str(tmp_path / 'hang.wav')!r})], reader='header_poison:read')"
+    )
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+    parent = psutil.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": paths})
+    deadline = time.monotonic() + 60
+    while not (started := tmp_path / "hang.wav.started").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert started.exists()
+    [child] = parent.children()
+    parent.kill()
+    parent.wait()
+    assert psutil.wait_procs([child], timeout=60)[1] == []
+
+
 def test_a_process_that_cannot_begin_is_no_files_fault(tmp_path):
     with pytest.raises(
-        RuntimeError, match="code 1: ModuleNotFoundError: No module named 'nothing_of_that_name'"
+        RuntimeError,
+        match="could not begin: exit code 1: ModuleNotFoundError: No module named 'nothing_of_that_name'",
     ):
         read_headers([SourceItem(str(tmp_path / "a.wav"))] * 3, reader="nothing_of_that_name:read")
 

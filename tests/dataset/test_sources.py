@@ -67,13 +67,19 @@ def test_a_directory_with_an_audio_name_is_accounted_for_and_walked(folder):
     assert "directory" in found["x.wav"]
 
 
-def test_links_are_followed_and_no_folder_is_walked_twice(folder, tmp_path_factory):
+@pytest.fixture
+def elsewhere(folder, tmp_path_factory) -> Path:
+    """A folder with a file and links that lead back, up and around."""
+    place = tmp_path_factory.mktemp("elsewhere")
+    (place / "far.wav").write_bytes(b"123456")
+    (place / "back").symlink_to(folder)
+    (place / "up").symlink_to(folder.parent)
+    (place / "self").symlink_to(place)
+    return place
+
+
+def test_links_are_followed_and_circles_are_not(folder, elsewhere):
     """A dataset may be a folder of links: those of git-annex, DVC and model hubs are."""
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    (elsewhere / "far.wav").write_bytes(b"123456")
-    (elsewhere / "back").symlink_to(folder)
-    (elsewhere / "up").symlink_to(folder.parent)
-    (elsewhere / "self").symlink_to(elsewhere)
     before = names(folder)
     (folder / "file.wav").symlink_to(elsewhere / "far.wav")
     (folder / "linked").symlink_to(elsewhere)
@@ -81,9 +87,46 @@ def test_links_are_followed_and_no_folder_is_walked_twice(folder, tmp_path_facto
     (folder / "sub" / "loop").symlink_to(folder)
     (folder / "sub" / "neighbour").symlink_to(folder / "sub" / "deep")
     found = {str(Path(item.uri).relative_to(folder)): item for item in list_source(str(folder))}
-    assert sorted(found) == sorted([*before, "file.wav", "linked/far.wav"])
+    more = ["file.wav", "linked/far.wav", "linked_again/far.wav", "sub/neighbour/d.ogg"]
+    assert sorted(found) == sorted([*before, *more])
     assert found["file.wav"].size_bytes == 6
     assert found["file.wav"].version == found["linked/far.wav"].version, "that of the file, not of the link"
+
+
+def test_a_glob_finds_what_a_link_leads_to(folder, elsewhere):
+    (folder / "splits").mkdir()
+    (folder / "splits" / "train").symlink_to(folder / "sub")
+    (folder / "splits" / "test").symlink_to(elsewhere)
+    (folder / "also").symlink_to(elsewhere)
+    assert names(folder, glob="splits/**/*") == [
+        "splits/test/far.wav", "splits/train/c.mp3", "splits/train/deep/d.ogg",
+    ]  # fmt: skip
+
+
+def test_the_output_is_passed_over_whichever_link_leads_to_it(folder, tmp_path_factory):
+    data = tmp_path_factory.mktemp("data")
+    (data / "out" / "stems").mkdir(parents=True)
+    (data / "out" / "stems" / "vocals.flac").write_bytes(b"1")
+    (data / "song.wav").write_bytes(b"1")
+    before = names(folder)
+    (folder / "results").symlink_to(data / "out")
+    (folder / "data").symlink_to(data)
+    assert names(folder, exclude=str(data / "out")) == sorted(
+        [*before, "data/song.wav"], key=lambda n: n.split("/")
+    )
+
+
+def test_folders_that_all_link_to_each_other_end(tmp_path):
+    for here in "abcdef":
+        (tmp_path / here).mkdir()
+        (tmp_path / here / f"{here}.wav").write_bytes(b"1")
+        for there in "abcdef":
+            (tmp_path / here / f"to_{there}").symlink_to(tmp_path / there)
+    found = list(list_source(str(tmp_path)))
+    assert len({item.uri for item in found}) == len(found) < 3000
+    cut = [item for item in found if item.problem]
+    assert cut
+    assert all("behind 4 others" in item.problem for item in cut), "said, not silent"
 
 
 def test_a_listing_says_of_files_what_fsspec_would(folder):

@@ -61,14 +61,15 @@ def test_a_full_disk_stops_the_job_with_one_line_and_the_next_run_goes_on(tmp_pa
         assert_same(output, expected, tmp_path / "in")
 
 
-def test_an_output_that_cannot_be_written_is_one_line(tmp_path):
+def test_an_output_that_cannot_be_written_is_said_and_why(tmp_path):
     write_files(tmp_path / "in", 2)
     with tmpfs(tmp_path / "disk", "1m") as disk:
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         assert run_to_the_end(str(tmp_path / "in"), str(disk / "out"), tmp_path / "log") == 2
-    [line] = (tmp_path / "log").read_text().strip().splitlines()
-    assert line.startswith(f"error: output.uri={tmp_path / 'disk' / 'out'}")
-    assert "Read-only" in line
+    what, why, do = (tmp_path / "log").read_text().strip().splitlines()
+    assert what.startswith(f"error: output.uri={tmp_path / 'disk' / 'out'}")
+    assert why == "why:   the file system is read-only"
+    assert do.startswith("type: ")
 
 
 def test_tracks_larger_than_the_object_store(tmp_path):
