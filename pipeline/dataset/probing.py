@@ -95,37 +95,72 @@ def read_headers(
     Raises:
         UserError: two files of a remote source in a row were not answered within ``timeout_s``: it is the server.
     """
-    found: dict[int, Header] = {}
-    waiting, alone = list(range(len(items))), []
-    hung = 0
-    while waiting or alone:
-        batch, width = (alone, 1) if alone else (waiting, max(1, threads))
-
-        def answer(number: int, header: Header, width: int = width) -> None:
-            nonlocal hung
-            # The memory is shared: with others beside it, it may be one of them that took it.
-            if header.error_class != "MemoryError" or width == 1:
-                found[number], hung = header, 0
-                said(len(found))
-
-        death = _ask(({n: items[n] for n in batch}, options, width, reader, os.getpid()), timeout_s, answer)
-        left = [n for n in batch if n not in found]
-        if death is not None and width == 1:
-            guilty = left.pop(0)
-            hung_before = hung
-            answer(guilty, Header(None, *death, items[guilty].size_bytes))
-            hung = hung_before + 1 if death[0] == HUNG else 0
-            if hung > 1 and not is_local(items[guilty].uri):
-                raise UserError(
-                    f"source.uri: no answer for {items[guilty].uri}",
-                    f"two files in a row were not read within {timeout_s:g} s",
-                    "the same again when the server answers, or plan.sample=0 to plan without reading",
-                )
+    reading = _Reading(items, options, reader, timeout_s, said)
+    waiting = list(range(len(items)))
+    while waiting:
+        died = reading.ask(waiting, max(1, threads)) is not None
+        left = reading.left(waiting)
         # What a process of several threads had in hands when it died is among the first that it did not answer.
-        several = left[: threads if death is not None else None]
-        alone, waiting = (left, waiting) if batch is alone else (left, []) if width == 1 else (several, left)
-        waiting = [n for n in waiting if n not in found and n not in alone]
-    return [found[n] for n in range(len(items))]
+        reading.one_by_one(left[: max(1, threads)] if died else left)
+        waiting = reading.left(left)
+    return [reading.found[number] for number in range(len(items))]
+
+
+class _Reading:
+    """Headers as they are found, by the number of their item."""
+
+    def __init__(
+        self,
+        items: Sequence[SourceItem],
+        options: dict[str, Any] | None,
+        reader: str,
+        timeout_s: float,
+        said: Callable[[int], None],
+    ) -> None:
+        self.items, self.options, self.reader, self.timeout_s, self.said = (
+            items,
+            options,
+            reader,
+            timeout_s,
+            said,
+        )
+        self.found: dict[int, Header] = {}
+        self._hung = 0
+
+    def left(self, numbers: Sequence[int]) -> list[int]:
+        """Those that have no header yet."""
+        return [number for number in numbers if number not in self.found]
+
+    def ask(self, numbers: Sequence[int], threads: int) -> tuple[str, str] | None:
+        """Have a process read them. Returns how it died, if it did."""
+
+        def answer(number: int, header: Header) -> None:
+            # The memory is shared: with others beside it, it may be one of them that took it.
+            if header.error_class != "MemoryError" or threads == 1:
+                self._keep(number, header)
+                self._hung = 0
+
+        job = ({n: self.items[n] for n in numbers}, self.options, threads, self.reader, os.getpid())
+        return _ask(job, self.timeout_s, answer)
+
+    def one_by_one(self, numbers: Sequence[int]) -> None:
+        """Read them strictly in order, so that it is known which of them ended the process. Raises `UserError`."""
+        while numbers := self.left(numbers):
+            death = self.ask(numbers, 1)
+            if death is not None:
+                guilty = self.left(numbers)[0]
+                self._keep(guilty, Header(None, *death, self.items[guilty].size_bytes))
+                self._hung = self._hung + 1 if death[0] == HUNG else 0
+                if self._hung > 1 and not is_local(self.items[guilty].uri):
+                    raise UserError(
+                        f"source.uri: no answer for {self.items[guilty].uri}",
+                        f"two files in a row were not read within {self.timeout_s:g} s",
+                        "the same again when the server answers",
+                    )
+
+    def _keep(self, number: int, header: Header) -> None:
+        self.found[number] = header
+        self.said(len(self.found))
 
 
 def _ask(

@@ -28,3 +28,9 @@ def read(item: SourceItem, options: dict[str, Any] | None) -> Header:
 def command_line(item: SourceItem, options: dict[str, Any] | None) -> Header:
     """What others can see of the process, and the option that they must not."""
     return Header(None, str((options or {}).get("secret")), Path("/proc/self/cmdline").read_text())
+
+
+def wait(item: SourceItem, options: dict[str, Any] | None) -> Header:
+    """As for a server that says nothing."""
+    time.sleep(1000)
+    return Header()
