@@ -30,9 +30,9 @@ def real_folder(entry: dict[str, Any], inside: str) -> str:
     return f"{inside.rstrip('/')}/{entry['name'].rpartition('/')[2]}"
 
 
-def is_circle(folder: str, above: tuple[str, ...]) -> bool:
-    """Whether a walk that came through the real folders ``above`` would walk one of them again below ``folder``."""
-    return any(one == folder or one.startswith(folder.rstrip("/") + "/") for one in above)
+def lies_above(folder: str, others: tuple[str, ...]) -> bool:
+    """Whether one of ``others`` is below ``folder``; all are real."""
+    return any(other.startswith(folder.rstrip("/") + "/") for other in others)
 
 
 def _entry(entry: os.DirEntry[str]) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dataset.local_folder import is_circle, local_entries, real_folder
+from pipeline.dataset.local_folder import lies_above, local_entries, real_folder
 from pipeline.dataset.storage import (
     absolute,
     explain,
@@ -250,12 +250,23 @@ def _walk_deeper(
 ) -> Iterator[SourceItem]:
     if not walk.local:
         yield from _walk_folder(name, walk, above, links)
-    elif is_circle(real, above):  # what is there is listed under the name that led here
         return
+    if real in above:  # what is there is listed under the name that led here
+        return
+    problem = None
+    if lies_above(real, above):
+        problem = "is a link to a folder above the one that it lies in, and is not followed"
     elif entry.get("link") and links == MOST_LINKS:
-        yield _item(name, {}, f"is a link to a folder behind {MOST_LINKS} others, and is not followed")
-    else:
+        problem = f"is a link to a folder behind {MOST_LINKS} others, and is not followed"
+    if problem is None:
         yield from _walk_folder(name, walk, (*above, real), links + bool(entry.get("link")))
+    elif _may_hold_a_match(name[len(walk.root.rstrip("/")) + 1 :], walk):
+        yield _item(name, {}, problem)
+
+
+def _may_hold_a_match(folder: str, walk: _Walk) -> bool:
+    """Whether audio files right in ``folder`` would be taken."""
+    return any(walk.matches(f"{folder}/any{suffix}") for suffix in SUFFIXES)
 
 
 def _item(full: str, entry: Mapping[str, Any], problem: str | None = None) -> SourceItem:

@@ -88,7 +88,10 @@ def test_links_are_followed_and_circles_are_not(folder, elsewhere):
     (folder / "sub" / "neighbour").symlink_to(folder / "sub" / "deep")
     found = {str(Path(item.uri).relative_to(folder)): item for item in list_source(str(folder))}
     more = ["file.wav", "linked/far.wav", "linked_again/far.wav", "sub/neighbour/d.ogg"]
-    assert sorted(found) == sorted([*before, *more])
+    up = ["linked/up", "linked_again/up"]
+    assert sorted(found) == sorted([*before, *more, *up])
+    assert all("above" in found[name].problem for name in up), "said, not silent"
+    assert not any(found[name].problem for name in more)
     assert found["file.wav"].size_bytes == 6
     assert found["file.wav"].version == found["linked/far.wav"].version, "that of the file, not of the link"
 
@@ -99,7 +102,7 @@ def test_a_glob_finds_what_a_link_leads_to(folder, elsewhere):
     (folder / "splits" / "test").symlink_to(elsewhere)
     (folder / "also").symlink_to(elsewhere)
     assert names(folder, glob="splits/**/*") == [
-        "splits/test/far.wav", "splits/train/c.mp3", "splits/train/deep/d.ogg",
+        "splits/test/far.wav", "splits/test/up", "splits/train/c.mp3", "splits/train/deep/d.ogg",
     ]  # fmt: skip
 
 
