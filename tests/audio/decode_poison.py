@@ -43,9 +43,11 @@ def _take_its_time(allocate, progress) -> None:
 
 
 def _eat(allocate, progress) -> None:
+    """And get on with it: what ends it is the limit of memory, not that of time."""
     held = []
     while True:
         held.append(np.ones(8 << 20, np.float32))
+        progress(1)
 
 
 def _write_into_the_file_before(allocate, progress) -> None:
