@@ -12,7 +12,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import weakref
 from contextlib import suppress
@@ -20,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.audio.children import child_command
 from pipeline.audio.decode import (
     AudioTooLong,
     CorruptAudio,
@@ -42,7 +42,6 @@ MIN_MEMORY_BYTES = 512 << 20
 _START_TIMEOUT_S = 60.0
 _LONGEST_TIMEOUT_S = 1e6  # what the system's clocks hold
 _DECODER = "pipeline.audio.views:decode_views"
-_START = "import sys; sys.path[:] = sys.argv[2:]; from pipeline.audio.isolated_child import main; main(sys.argv[1])"
 _ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
     # glibc keeps up to 256 MB for the next file: handing memory back and touching it anew was half of the overhead.
@@ -204,13 +203,7 @@ class _Child:
         }
         try:
             self.process = subprocess.Popen(  # noqa: S603  our own interpreter, no shell
-                [
-                    sys.executable,
-                    "-c",
-                    _START,
-                    json.dumps(told),
-                    *(p for p in sys.path if isinstance(p, str)),
-                ],
+                child_command("pipeline.audio.isolated_child", json.dumps(told)),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env=os.environ | _ENVIRONMENT,

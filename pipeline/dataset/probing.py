@@ -13,7 +13,6 @@ import selectors
 import signal
 import stat
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -21,7 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pipeline.audio.children import child_command
 from pipeline.audio.decode import Probe, probe_head
+from pipeline.audio.isolated import DecoderDied, DecoderHung
 from pipeline.audio.stream import SeekableBytes
 from pipeline.dataset.sources import SourceItem
 from pipeline.dataset.storage import filesystem, is_local, local_path, one_line
@@ -37,9 +38,9 @@ TIMEOUT_S = 360.0
 """Without a single header for so long, a process is given up."""
 
 START_S = 60.0
-HUNG = "DecoderHung"
+"""A process that has not begun after so long has no prospect of it."""
+
 _READER = "pipeline.dataset.probing:read_header"
-_START = "import sys; sys.path[:] = sys.argv[1:]; from pipeline.dataset.probing_child import main; main()"
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def read_headers(
     Args:
         options: storage options of the source.
         said: told how many are read after each.
+        timeout_s: longest time without a header, seconds.
         reader: for tests only: ``module:function`` in place of `read_header`.
 
     Raises:
@@ -117,13 +119,8 @@ class _Reading:
         timeout_s: float,
         said: Callable[[int], None],
     ) -> None:
-        self.items, self.options, self.reader, self.timeout_s, self.said = (
-            items,
-            options,
-            reader,
-            timeout_s,
-            said,
-        )
+        self.items, self.options = items, options
+        self.reader, self.timeout_s, self.said = reader, timeout_s, said
         self.found: dict[int, Header] = {}
         self._hung = 0
 
@@ -150,7 +147,7 @@ class _Reading:
             if death is not None:
                 guilty = self.left(numbers)[0]
                 self._keep(guilty, Header(None, *death, self.items[guilty].size_bytes))
-                self._hung = self._hung + 1 if death[0] == HUNG else 0
+                self._hung = self._hung + 1 if death[0] == DecoderHung.__name__ else 0
                 if self._hung > 1 and not is_local(self.items[guilty].uri):
                     raise UserError(
                         f"source.uri: no answer for {self.items[guilty].uri}",
@@ -173,10 +170,12 @@ def _ask(
     Raises:
         RuntimeError: it could not begin, for a reason that is none of the files'.
     """
-    paths = [p for p in sys.path if isinstance(p, str)]
     with tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(  # noqa: S603  our own interpreter, no shell
-            [sys.executable, "-c", _START, *paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
+            child_command("pipeline.dataset.probing_child"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
         )  # fmt: skip
         left, hung = set(job[0]), False
         try:
@@ -202,7 +201,7 @@ def _ask(
             with suppress(BrokenPipeError):
                 child.stdin.close()
         if hung:
-            return HUNG, f"its header was not read within {timeout_s:g} s"
+            return DecoderHung.__name__, f"its header was not read within {timeout_s:g} s"
         errors.seek(0)
         last = errors.read().decode(errors="replace").strip().rpartition("\n")[2]
         how = (
@@ -212,7 +211,7 @@ def _ask(
         )
         if not began or last.startswith(("ModuleNotFoundError", "ImportError", "AttributeError")):
             raise RuntimeError(f"the process that reads headers could not begin: {how}: {last}")
-        return "DecoderDied", f"reading its header ended the process ({how})"
+        return DecoderDied.__name__, f"reading its header ended the process ({how})"
 
 
 def _lines(child: subprocess.Popen, timeout_s: float) -> Iterator[bytes]:

@@ -237,12 +237,8 @@ def _walk_folder(folder: str, walk: _Walk, above: tuple[str, ...], links: int) -
                 yield _item(full, {}, "is a directory with the name of an audio file")
             yield from _walk_deeper(name, real, entry, walk, above, links)
         elif walk.matches(relative):
-            odd = (
-                None
-                if entry["type"] == "file"
-                else entry.get("problem") or "is neither a file nor a directory"
-            )
-            yield _item(full, entry, odd)
+            odd = entry.get("problem") or "is neither a file nor a directory"
+            yield _item(full, entry, None if entry["type"] == "file" else odd)
 
 
 def _walk_deeper(

@@ -18,6 +18,8 @@ from pipeline.dataset.output import Output
 from pipeline.errors import UserError
 
 TOGETHER = 64
+"""Parts in one call to Arrow."""
+
 READERS = 16
 """Reading parts waits for disks and servers: an object store answers each of four requests a part in tens of ms."""
 

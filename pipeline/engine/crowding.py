@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import statistics
 import subprocess
-import sys
 import time
 
+from pipeline.audio.children import child_command
 from pipeline.engine.session import THREAD_VARIABLES
 
 SECONDS = 0.5
@@ -15,10 +15,6 @@ STARTING_S = 0.6
 MOST_PROCESSES = 32
 MOST = 2.0
 """What is more than this comes of processes that did not start in time."""
-
-_START = (
-    "import sys; sys.path[:] = sys.argv[2:]; from pipeline.engine.crowding import main; main(sys.argv[1])"
-)
 
 
 def slowdown(processes: int) -> float:
@@ -37,8 +33,7 @@ def slowdown(processes: int) -> float:
 def _rates(processes: int) -> list[float]:
     """Pieces of work per CPU second, of processes that begin at the same time."""
     begin = time.time() + STARTING_S
-    paths = [p for p in sys.path if isinstance(p, str)]
-    command = [sys.executable, "-c", _START, str(begin), *paths]
+    command = child_command("pipeline.engine.crowding", str(begin))
     own = os.environ | dict.fromkeys(THREAD_VARIABLES, "1")
     children = [
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=own)  # noqa: S603  our own interpreter

@@ -10,7 +10,6 @@ import os
 import pickle
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.audio.children import child_command
 from pipeline.engine.batch import collect
 from pipeline.engine.graph import Node
 from pipeline.engine.measure_child import read_block, write_block
@@ -29,7 +29,6 @@ ATTEMPTS = 3
 """A block that kills the process is left out, and the rest goes to a new one, so often."""
 
 START_LIMIT_S = 300.0
-_START = "import sys; sys.path[:] = sys.argv[2:]; from pipeline.engine.measure_child import main; main(sys.argv[1])"
 Say = Callable[[str], None]
 
 
@@ -169,10 +168,9 @@ class _Stage:
         }
         (self.folder / "job.json").write_text(json.dumps(job))
         own = {name: str(self.threads) for name in THREAD_VARIABLES}
-        paths = [p for p in sys.path if isinstance(p, str)]
         with (self.folder / "said.txt").open("wb") as errors, (self.folder / "answers.txt").open("wb") as out:
             child = subprocess.Popen(  # noqa: S603  our own interpreter, no shell
-                [sys.executable, "-c", _START, str(self.folder), *paths],
+                child_command("pipeline.engine.measure_child", str(self.folder)),
                 stdin=subprocess.DEVNULL, stdout=out, stderr=errors, env=os.environ | own,
             )  # fmt: skip
             try:
