@@ -21,14 +21,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import soundfile
-from feature_peers import DSP_RATE, load
 
 SUFFIXES = {".ogg", ".flac", ".wav", ".mp3"}
 SERVER = Path(__file__).with_name("feature_peers.py")
@@ -169,43 +167,6 @@ def scaling(excerpts: list[Path], repeats: int, processes: int) -> float:
     return statistics.median(rates[1:])
 
 
-def cuda_speed(excerpts: list[Path], repeats: int) -> list[tuple[str, float]]:
-    """Audio seconds per second on the GPU, samples already there: mel and chroma here, mel of torchaudio."""
-    import torch
-    from torchaudio import transforms
-
-    from pipeline.features.spectra import SharedSpectra
-
-    tracks = [load(str(path)) for path in excerpts]
-    audio = sum(len(track["mono"]) / DSP_RATE for track in tracks)
-    peer = transforms.MelSpectrogram(
-        DSP_RATE, 2048, hop_length=512, n_mels=128, norm="slaney", mel_scale="slaney", pad_mode="constant"
-    ).cuda()
-
-    def fresh() -> list[SharedSpectra]:
-        spectra = [SharedSpectra(t["mono"], DSP_RATE, t["native"], t["rate"], "cuda") for t in tracks]
-        for each in spectra:
-            each.waveform()
-        return spectra
-
-    steps: dict[str, Callable[[SharedSpectra], object]] = {
-        "Soundmill mel": lambda s: s.mel(2048, 512, 128, 0.0, DSP_RATE / 2),
-        "torchaudio MelSpectrogram": lambda s: peer(s.waveform()),
-        "Soundmill chroma (constant-Q, tuning estimated)": lambda s: s.chroma_cqt(2048, 512),
-    }
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(repeats + 1):
-        for name, step in steps.items():
-            spectra = fresh()
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            for each in spectra:
-                step(each)
-            torch.cuda.synchronize()
-            times[name].append(time.perf_counter() - start)
-    return [(name, audio / statistics.median(seconds[1:])) for name, seconds in times.items()]
-
-
 def machine() -> str:
     """Processor, cores and versions, one line."""
     cpu = platform.processor() or platform.machine()
@@ -282,15 +243,6 @@ def report(options: argparse.Namespace, folder: Path) -> None:
     for processes in (1, 2):
         speed = scaling(excerpts, options.repeats, processes)
         print(f"- {processes} process{'es' if processes > 1 else ''}: {speed:.0f} audio seconds per second")
-    if options.cuda:
-        import torch
-
-        if torch.cuda.is_available():
-            print(f"- GPU: {torch.cuda.get_device_name()}")
-            for name, speed in cuda_speed(excerpts, options.repeats):
-                print(f"- {name}: {speed:.0f} audio seconds per second")
-        else:
-            print("- GPU: no CUDA device, not measured")
 
 
 def main() -> None:
@@ -303,7 +255,6 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=0, help="number of tracks; 0 is all of them")
     parser.add_argument("--repeats", type=int, default=5, help="rounds; one more warms up")
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS))
-    parser.add_argument("--cuda", action="store_true", help="also measure on a GPU")
     options = parser.parse_args()
     if "soundmill" not in options.peers:
         parser.error("--peers must name soundmill, which the others are compared with")

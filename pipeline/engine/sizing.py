@@ -1,26 +1,43 @@
-"""``hardware=auto``: which stages share the cards, as exact fractions, from what each of them needs."""
+"""``hardware=auto``: which stages share the cards, as exact fractions, and how much each takes in one batch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.engine.resources import WEIGHTS
+from pipeline.engine.vram import CONTEXT_BYTES, GIB, batch_bytes
 from pipeline.errors import UserError
 
-GIB = 1 << 30
-# Estimates, not measurements: no figure of a real card went into them. Each is weights, activations of the
-# stage's usual batch (16 clips of HTSAT-base; 8 blocks of Spleeter or a few windows of htdemucs; the spectra of
-# a track of ten minutes), and some 0.6 GiB for a CUDA context and its libraries, rounded up generously. What
-# `benchmarks/cpu_gpu.py` reports as VRAM peak on your card belongs into hardware.vram_bytes.<stage>.
-VRAM_ESTIMATES = {"features": 2 * GIB, "clap": 2 * GIB, "separation": 6 * GIB}
 # Who leaves a full card first: the stage that has least to gain.
-LEAVES_FIRST = ("features", "clap", "separation")
-# One actor computes while the other prepares and hands on; a third would only wait for the same card.
-ACTORS_PER_CARD = 2
+LEAVES_FIRST = ("clap", "separation")
+# It holds several blocks in flight and fills its batches from all of them.
+ACTORS_PER_CARD = 1
 # Powers of two leave no gaps on a card where each is put where it fits best, as Ray does within a node.
 SMALLEST_SHARE = 16
-LARGE_CARD = 60 * GIB
+
+
+@dataclass(frozen=True)
+class Batch:
+    """How much a network takes at a time.
+
+    Args:
+        unit: what it is counted in.
+        least: a card that does not hold so many is left to others.
+        aim: enough for the network's speed, of which 64 clips have 94 % of that with 256, and 16 windows 84 % of that
+            with 32.
+        most: taken where so many need no more than a quarter of the room.
+    """
+
+    unit: str
+    least: int
+    aim: int
+    most: int
+
+
+BATCHES = {"clap": Batch("clips", 16, 64, 128), "separation": Batch("windows", 4, 32, 32)}
+_ROOM_FOR_MOST = 0.25
 
 
 @dataclass(frozen=True)
@@ -30,12 +47,14 @@ class Sizing:
     Args:
         gpu_shares: stage → the n of 1/n GPU per actor; 0 is the CPU.
         actors: stage → actors of the pool, for the stages on a GPU; 0 sizes it from the cluster.
+        batch_items: stage → clips or windows in one batch, for the stages on a GPU; 0 leaves it to the stage.
         block_audio_seconds, max_files_per_block: what travels together.
         reasons: one line per decision, for the log.
     """
 
     gpu_shares: dict[str, int]
     actors: dict[str, int]
+    batch_items: dict[str, int]
     block_audio_seconds: float
     max_files_per_block: int
     reasons: tuple[str, ...]
@@ -43,8 +62,12 @@ class Sizing:
 
 def size_for_cpu(stages: Sequence[str], reason: str) -> Sizing:
     """The CPU profile, because of ``reason``."""
+    return _on_the_cpu(stages, (f"hardware=auto takes the CPU: {reason}",))
+
+
+def _on_the_cpu(stages: Sequence[str], reasons: tuple[str, ...]) -> Sizing:
     none = dict.fromkeys((s for s in LEAVES_FIRST if s in stages), 0)
-    return Sizing(none, dict(none), 300.0, 32, (f"hardware=auto takes the CPU: {reason}",))
+    return Sizing(none, dict(none), dict(none), 300.0, 32, reasons)
 
 
 def size_for_cards(
@@ -53,59 +76,100 @@ def size_for_cards(
     memory_fraction: float,
     vram_bytes: Mapping[str, int] | None = None,
     fixed_actors: Mapping[str, int] | None = None,
+    fixed_items: Mapping[str, int] | None = None,
 ) -> Sizing:
     """Divide ``cards`` among the stages that can use one.
 
-    Each gets the smallest power-of-two share whose part of the budget (``memory_fraction`` of the smallest
-    card) holds what an actor needs. Where the cards cannot hold one actor of each, the stage with least to gain
-    goes to the CPU. What is left over goes to second actors, then to larger shares, the heaviest stage first.
+    Each gets the smallest power-of-two share whose part of the budget (``memory_fraction`` of the smallest card, and no
+    more than the CUDA contexts leave) holds the least batch. Where the cards cannot hold one actor of each, the stage
+    with least to gain goes to the CPU. What is left over goes to an actor on every card, then to larger shares, the
+    heaviest stage first; batches are as large as the shares then allow.
 
     Args:
         stages: of the graph.
         cards: bytes of each card in the cluster; at least one.
         memory_fraction: of a card that all processes on it may use together, 0..1.
-        vram_bytes: stage → bytes that one actor needs, instead of `VRAM_ESTIMATES`; 0 takes the estimate.
+        vram_bytes: stage → bytes that one actor needs, instead of what was measured, whatever its batch; 0 is none.
         fixed_actors: stage → number of actors that the user has fixed; 0 is automatic.
+        fixed_items: stage → clips or windows in a batch that the user has fixed; 0 is automatic.
 
     Raises:
         UserError: the actors that the user has fixed do not fit the cards.
     """
-    budget, fixed = int(memory_fraction * min(cards)), dict(fixed_actors or {})
-    needs = {s: (vram_bytes or {}).get(s) or VRAM_ESTIMATES[s] for s in LEAVES_FIRST if s in stages}
+    told, fixed, items = dict(vram_bytes or {}), dict(fixed_actors or {}), dict(fixed_items or {})
+    needs = {
+        s: told.get(s) or batch_bytes(s, items.get(s) or BATCHES[s].least)
+        for s in LEAVES_FIRST
+        if s in stages
+    }
+    shares, actors, budget, reasons = _who_stays(needs, cards, memory_fraction, fixed)
+    if not shares:
+        return _on_the_cpu(stages, tuple(reasons))
+    _fill(shares, actors, fixed, len(cards))
+    batches = {
+        s: items.get(s) or (0 if told.get(s) else _batch(BATCHES[s], s, budget / n))
+        for s, n in shares.items()
+    }
+    for stage, n in shares.items():
+        if told.get(stage):
+            need = f"it needs {needs[stage] / GIB:.1f} GiB (hardware.vram_bytes)"
+        else:
+            size = batches[stage]
+            need = f"{size} {BATCHES[stage].unit} at a time take {batch_bytes(stage, size) / GIB:.1f} GiB"
+        reasons.append(
+            f"{stage}: {actors[stage]} actor(s) of 1/{n} GPU, {budget / n / GIB:.1f} GiB each; {need}"
+        )
+    everyone = dict.fromkeys(needs, 0)
+    return Sizing(everyone | shares, everyone | actors, everyone | batches, 300.0, 64, tuple(reasons))
+
+
+def _who_stays(
+    needs: Mapping[str, int], cards: Sequence[int], memory_fraction: float, fixed: Mapping[str, int]
+) -> tuple[dict[str, int], dict[str, int], int, list[str]]:
+    """The least shares and actors of the stages that fit, the budget of a card, and why others do not."""
     reasons: list[str] = []
-    shares: dict[str, int] = {}
-    for stage, need in needs.items():
-        if need > budget:
-            reasons.append(
-                f"{stage} runs on the CPU: it needs {need / GIB:.1f} GiB of a card whose budget is "
-                f"{budget / GIB:.1f} GiB (hardware.vram_bytes.{stage}, hardware.gpu_memory_fraction)"
+    staying = dict(needs)
+    while staying:
+        wanted = sum(fixed.get(s) or ACTORS_PER_CARD * len(cards) for s in staying)
+        contexts = CONTEXT_BYTES * math.ceil(wanted / len(cards))
+        budget = int(min(memory_fraction * min(cards), min(cards) - contexts))
+        shares = {
+            s: _largest_power_of_two(min(budget // need, SMALLEST_SHARE))
+            for s, need in staying.items()
+            if need <= budget
+        }
+        actors = {s: fixed.get(s) or 1 for s in shares}
+        too_large = next((s for s in staying if s not in shares), None)
+        if too_large is None and _used(shares, actors) <= len(cards):
+            return shares, actors, budget, reasons
+        leaving = too_large or next(iter(staying))
+        need = f"{needs[leaving] / GIB:.1f} GiB"
+        if too_large:
+            why = (
+                f"it needs {need} of a card whose budget is {max(0, budget) / GIB:.1f} GiB "
+                f"(hardware.vram_bytes.{leaving}, hardware.gpu_memory_fraction)"
+            )
+        elif fixed.get(leaving):
+            raise UserError(
+                f"hardware.actors.{leaving}={fixed[leaving]} actors of 1/{shares[leaving]} GPU and the other stages "
+                f"need {_used(shares, actors):g} GPUs, the cluster has {len(cards)}: lower "
+                f"hardware.actors.{leaving}, or hardware.vram_bytes.{leaving} if it needs less than {need}"
             )
         else:
-            shares[stage] = _largest_power_of_two(min(budget // need, SMALLEST_SHARE))
-    actors = {stage: fixed.get(stage) or 1 for stage in shares}
-    for stage in LEAVES_FIRST:
-        if _used(shares, actors) <= len(cards) or stage not in shares:
-            continue
-        if fixed.get(stage):
-            raise UserError(
-                f"hardware.actors.{stage}={fixed[stage]} actors of 1/{shares[stage]} GPU and the other stages need "
-                f"{_used(shares, actors):g} GPUs, the cluster has {len(cards)}: lower hardware.actors.{stage}, or "
-                f"hardware.vram_bytes.{stage} if it needs less than {needs[stage] / GIB:.1f} GiB"
-            )
-        reasons.append(f"{stage} runs on the CPU: the other stages fill the {len(cards)} GPU(s)")
-        del shares[stage], actors[stage]
-    _fill(shares, actors, fixed, len(cards))
-    for stage, n in shares.items():
-        source = "hardware.vram_bytes" if (vram_bytes or {}).get(stage) else "an estimate"
-        reasons.append(
-            f"{stage}: {actors[stage]} actor(s) of 1/{n} GPU, {budget / n / GIB:.1f} GiB each; "
-            f"it needs {needs[stage] / GIB:.1f} GiB ({source})"
-        )
-    if not shares:
-        return Sizing(dict.fromkeys(needs, 0), dict.fromkeys(needs, 0), 300.0, 32, tuple(reasons))
-    seconds, files = (1800.0, 128) if min(cards) >= LARGE_CARD else (600.0, 64)
-    everyone = dict.fromkeys(needs, 0)
-    return Sizing(everyone | shares, everyone | actors, seconds, files, tuple(reasons))
+            why = f"the other stages fill the {len(cards)} GPU(s)"
+        reasons.append(f"{leaving} runs on the CPU: {why}")
+        del staying[leaving]
+    return {}, {}, 0, reasons
+
+
+def _batch(batch: Batch, stage: str, room: float) -> int:
+    """The largest power of two that fits, see `Batch`; ``room`` holds the least."""
+    items = batch.least
+    while 2 * items <= batch.aim and batch_bytes(stage, 2 * items) <= room:
+        items *= 2
+    while 2 * items <= batch.most and batch_bytes(stage, 2 * items) <= _ROOM_FOR_MOST * room:
+        items *= 2
+    return items
 
 
 def _largest_power_of_two(n: int) -> int:
@@ -119,11 +183,14 @@ def _used(shares: Mapping[str, int], actors: Mapping[str, int]) -> float:
 def _fill(shares: dict[str, int], actors: dict[str, int], fixed: Mapping[str, int], cards: int) -> None:
     """Use what is left of the cards, in place: more actors, then larger shares."""
     heaviest_first = sorted(shares, key=lambda s: -WEIGHTS[s])
+    # Else two of a stage would lie on one card, and none of it on another.
+    alike = sum(1 / n for n in shares.values()) <= 1
     grew = True
     while grew:
         grew = False
         for stage in heaviest_first:
             room = not fixed.get(stage) and actors[stage] < ACTORS_PER_CARD * cards
+            room = room and (alike or shares[stage] == 1)
             if room and _used(shares, actors) + 1 / shares[stage] <= cards:
                 actors[stage] += 1
                 grew = True

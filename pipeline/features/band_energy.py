@@ -157,7 +157,7 @@ class _BandEnergyRun(Running):
 
     def add(self, block: SharedSpectra) -> None:
         power = block.power(self.bands.n_fft, self.bands.hop_length)
-        energy = (self.weights.to(power.device) @ power).cpu().numpy() / np.float32(self.reference)
+        energy = (self.weights @ power).numpy() / np.float32(self.reference)
         self.levels.add(decibels_above(energy, self.bands.floor_db))
         self.series.add(block.axis.frames(self.bands.hop_length).start, energy)
         self.energy += energy.sum(axis=1, dtype=np.float64)

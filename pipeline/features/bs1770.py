@@ -157,7 +157,6 @@ def measure_steps(
     chunks: Iterable[np.ndarray],
     channels: int,
     sample_rate: int,
-    device: torch.device | str = "cpu",
     origin: int = 0,
     first_step: int = 0,
 ) -> Steps:
@@ -167,7 +166,6 @@ def measure_steps(
         chunks: consecutive pieces of the track, ``[channels, n]``, of any lengths.
         channels: their order is that of `channel_weights`.
         sample_rate: Hz, at least `LOWEST_RATE`.
-        device: where the filter runs.
         origin: where in the track ``chunks`` begin, samples.
         first_step: the first step wanted; what ``chunks`` hold before it only settles the filter, which forgets
             within 0.1 s.
@@ -175,12 +173,12 @@ def measure_steps(
     Raises:
         ValueError: the sample rate is too low.
     """
-    k_weight = RecursiveFilter(k_weighting(sample_rate), channels, device)
+    k_weight = RecursiveFilter(k_weighting(sample_rate), channels)
     weights = channel_weights(channels)
     energies, bounds = [], [step_start(first_step, sample_rate)]
     start, rest = origin, 0.0
     for block, count in whole_blocks(chunks):
-        filtered = k_weight(torch.from_numpy(block).to(device))[:, :count].cpu().numpy()
+        filtered = k_weight(torch.from_numpy(block))[:, :count].numpy()
         cuts = _step_bounds(first_step + len(bounds), start + count, sample_rate)
         edges = [min(max(0, bounds[0] - start), count), *(cut - start for cut in cuts), count]
         for first, last, cut in itertools.zip_longest(edges[:-1], edges[1:], cuts):

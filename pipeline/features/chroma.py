@@ -153,7 +153,7 @@ class _ChromaRun(Running):
         if loudest == 0.0:
             return
         self.tuning = block.tuning(*lengths)
-        raw = block.chroma(self.method, *lengths).cpu().numpy()
+        raw = block.chroma(self.method, *lengths).numpy()
         frames, sounding = normalise_frames(raw, chroma.norm, self.method, loudest)
         if self.statistics is None:
             highest = loudest if chroma.norm == "none" else 1.0

@@ -1,4 +1,4 @@
-"""Constant-Q chroma on any device, the matrix of ``librosa.feature.chroma_cqt`` without its cost.
+"""Constant-Q chroma, the matrix of ``librosa.feature.chroma_cqt`` without its cost.
 
 Each octave of filters reads the track at the lowest rate that holds it, as in C. Schörkhuber and A. Klapuri,
 "Constant-Q transform toolbox for music processing", 2010. A rate is halved by one matrix product, and an octave
@@ -19,8 +19,8 @@ OCTAVES = 7
 BINS_PER_OCTAVE = 36
 C1_HZ = 440.0 * 2.0 ** (-45 / 12)
 
-# Frames per matrix product: their samples stay within the cache of a core. A GPU wants more at a time.
-CHUNK_FRAMES = {"cpu": 2048, "cuda": 1 << 14}
+# Frames per matrix product: their samples stay within the cache of a core.
+_CHUNK_FRAMES = 2048
 
 # A filter of a Hann window of length L has decayed by 3 dB at 0.75 / L from its centre (Harris, 1978), and is
 # zero at 2 / L.
@@ -144,11 +144,6 @@ def pitch_class_fold() -> torch.Tensor:
     return torch.eye(12).repeat_interleave(BINS_PER_OCTAVE // 12, dim=0).roll(-1, dims=0)
 
 
-def chunk_frames(device: torch.device) -> int:
-    """Frames per matrix product on a device."""
-    return CHUNK_FRAMES.get(device.type, CHUNK_FRAMES["cpu"])
-
-
 def half_band_taps() -> np.ndarray:
     """The taps at distances -31, -29, … 31 of the half-band filter, float64; they sum to 1/2."""
     distance = np.arange(1 - _HALF_BAND_TAPS, _HALF_BAND_TAPS, 2)
@@ -171,12 +166,11 @@ def halve_rate(samples: torch.Tensor) -> torch.Tensor:
     blocks = -(-length // block)
     odd, side = samples[1::2], len(taps) // 2
     odd = torch.nn.functional.pad(odd, (side, blocks * block + side - 1 - len(odd)))
-    matrix = torch.from_numpy(band).to(samples.device)
+    matrix = torch.from_numpy(band)
     halved = samples.new_empty((blocks, block))
     windows = odd.unfold(0, len(band), block)
-    step = chunk_frames(samples.device)
-    for start in range(0, blocks, step):
-        rows = slice(start, start + step)
+    for start in range(0, blocks, _CHUNK_FRAMES):
+        rows = slice(start, start + _CHUNK_FRAMES)
         torch.mm(windows[rows], matrix, out=halved[rows])
     return halved.reshape(-1)[:length].add_(samples[::2], alpha=0.5)
 
@@ -220,7 +214,6 @@ def chroma_cqt(
         while halvings < octave.halvings:
             halved = halve_rate(halved)
             halvings += 1
-        matrix = matrix.to(samples.device)
         _add_octave(chroma, halved, matrix, centre / 2**halvings, hop_length / 2**halvings)
     return chroma.T.contiguous()
 
@@ -229,17 +222,17 @@ def _add_octave(
     chroma: torch.Tensor, samples: torch.Tensor, matrix: torch.Tensor, centre: float, hop: float
 ) -> None:
     """Add the magnitudes of one octave to ``chroma`` ``[frames, 12]``; ``centre`` and ``hop`` may be fractions."""
-    fold, step = pitch_class_fold().to(samples.device), chunk_frames(samples.device)
+    fold = pitch_class_fold()
     before = len(matrix) // 2
     # Half a sample up, so that the index of the nearest sample is a floor.
     after = max(0, math.floor(centre + (len(chroma) - 1) * hop + 0.5) - before + len(matrix) - len(samples))
     windows = torch.nn.functional.pad(samples, (before, after)).unfold(0, len(matrix), 1)
-    for start in range(0, len(chroma), step):
-        rows = chroma[start : start + step]
+    for start in range(0, len(chroma), _CHUNK_FRAMES):
+        rows = chroma[start : start + _CHUNK_FRAMES]
         if hop == int(hop) and centre == int(centre):
             chosen = windows[int(centre) + start * int(hop) :: int(hop)][: len(rows)]
         else:
-            index = torch.arange(start, start + len(rows), dtype=torch.float64, device=samples.device)
+            index = torch.arange(start, start + len(rows), dtype=torch.float64)
             chosen = windows[(centre + index * hop + 0.5).floor().long()]
         real, imaginary = (chosen @ matrix).chunk(2, dim=1)
         magnitude = real.square().addcmul_(imaginary, imaginary).sqrt_()

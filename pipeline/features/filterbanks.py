@@ -19,7 +19,7 @@ def apply_bands(bank: torch.Tensor, spectrum: torch.Tensor) -> torch.Tensor:
     Shape: ``[bands, bins]``, ``[bins, frames]`` → ``[bands, frames]``.
     """
     bands = spectrum.new_zeros((bank.shape[0], spectrum.shape[1]))
-    used = (bank != 0).cpu().numpy()
+    used = (bank != 0).numpy()
     for start in range(0, bank.shape[0], _BANDS_PER_PRODUCT):
         rows = slice(start, start + _BANDS_PER_PRODUCT)
         bins = np.flatnonzero(used[rows].any(axis=0))

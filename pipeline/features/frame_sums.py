@@ -1,4 +1,4 @@
-"""Sums and extremes over the bins of each frame, several frames to a vector; on a GPU by torch."""
+"""Sums and extremes over the bins of each frame, several frames to a vector; by torch where nothing compiles."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def frame_sums(power: torch.Tensor, least: float) -> FrameSums:
         least: what the floored sums take for nothing, a normal float32.
     """
     bins, frames = power.shape
-    kernel = _compiled_sums(least) if power.device.type == "cpu" and frames >= LANES and bins else None
+    kernel = _compiled_sums(least) if frames >= LANES and bins else None
     if kernel is None:
         return _torch_sums(power, least)
     power = power.contiguous()
@@ -61,7 +61,7 @@ def frame_sums(power: torch.Tensor, least: float) -> FrameSums:
 
 def _torch_sums(power: torch.Tensor, least: float) -> FrameSums:
     magnitude, floored = power.sqrt(), power.clamp_min(least)
-    number = torch.arange(len(power), dtype=torch.float64, device=power.device)
+    number = torch.arange(len(power), dtype=torch.float64)
     # In float64 the difference of the moments stays exact for a pure tone, too.
     moments = torch.stack([torch.ones_like(number), number, number.square()]) @ magnitude.double()
     totals = (x.sum(dim=0).double() for x in (power, floored))
@@ -119,7 +119,7 @@ def crossing_bin(magnitude: torch.Tensor, threshold: torch.Tensor) -> torch.Tens
     Shape: → ``[frames]``.
     """
     bins, frames = magnitude.shape
-    kernel = _compiled_crossing() if magnitude.device.type == "cpu" and frames >= LANES and bins else None
+    kernel = _compiled_crossing() if frames >= LANES and bins else None
     if kernel is None:
         return _crossing_by_blocks(magnitude, threshold)
     magnitude, threshold = magnitude.contiguous(), threshold.contiguous()
@@ -166,7 +166,7 @@ def _crossing_by_blocks(magnitude: torch.Tensor, threshold: torch.Tensor) -> tor
     upto = blocks.sum(dim=1).double().cumsum(dim=0)
     # The last sum may differ from that behind the threshold by its rounding.
     block = (upto < threshold).sum(dim=0).clamp_max(len(upto) - 1)
-    frame = torch.arange(frames, device=magnitude.device)
+    frame = torch.arange(frames)
     inside = blocks[block, :, frame].double().cumsum(dim=1)
     before = upto[block, frame] - inside[:, -1]
     below = ((before + inside.T) < threshold).sum(dim=0)
@@ -183,8 +183,7 @@ def extreme_means(band: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.T
     Shape: → two of ``[frames]``.
     """
     bins, frames = band.shape
-    compilable = band.device.type == "cpu" and frames >= LANES and count <= _MOST_COMPILED
-    kernel = _compiled_extremes(count) if compilable else None
+    kernel = _compiled_extremes(count) if frames >= LANES and count <= _MOST_COMPILED else None
     if kernel is None:
         return _mean_of_largest(band, count), -_mean_of_largest(-band, count)
     band = band.contiguous()

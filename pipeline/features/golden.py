@@ -93,7 +93,7 @@ def _resampled(native: np.ndarray, sample_rate: int, channels: int | None) -> np
 
 
 def golden_values(extractors: Sequence[Extractor], sample_rate: int) -> dict[str, list[float]]:
-    """What ``extractors`` say of `golden_signal`, on the CPU whatever device the stage uses.
+    """What ``extractors`` say of `golden_signal`.
 
     Costs about 0.7 s for all of them on one core in a process that has run none yet, most of which the first track
     would cost instead; then 0.15 s.

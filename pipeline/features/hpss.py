@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -11,15 +11,12 @@ import torch
 
 from pipeline.errors import Fallback
 from pipeline.features.base import Extraction, Extractor, Running, blob_columns, column, register
-from pipeline.features.masks import Masking, energy_by_group, energy_by_group_of_each, separate
+from pipeline.features.masks import Masking, energy_by_group, separate
 from pipeline.features.running import GroupMeans
 from pipeline.features.spectra import SharedSpectra
 from pipeline.features.statistics import decibels_above, frames_per_group
 from pipeline.features.stft import hann_window
 from pipeline.features.track import TrackInfo
-
-if TYPE_CHECKING:
-    from pipeline.features.together import SpectraBatch
 
 MASKS = ("soft", "hard")
 PARTS = ("harmonic", "percussive")
@@ -45,7 +42,7 @@ class _Energies:
         self.total += float(energy.sum())
         first = frames.start // self.group
         counts = np.bincount(np.arange(frames.start, frames.stop) // self.group - first)
-        self.mel.add_sums(first, (bank @ energy.float().T).double().cpu().numpy(), counts)
+        self.mel.add_sums(first, (bank @ energy.float().T).double().numpy(), counts)
 
 
 @register
@@ -189,25 +186,15 @@ class _HpssRun(Running):
             self.fallbacks = hpss.empty_bands(bank, block.sample_rate)
         self.frames += len(frames)
         if len(frames):
-            key = "hpss", hpss.n_fft, hpss.hop_length, hpss.masking(), self.parts[0].group
-            energies = block.result(key, self._energies, self._energies_of_each)
+            power, before = block.power_around(hpss.n_fft, hpss.hop_length, hpss.kernel_size // 2 + 1)
+            wanted = frames.start, before, before + len(frames)
+            energies = energy_by_group(power, hpss.masking(), self.parts[0].group, *wanted)
             for part, energy in zip(self.parts, energies, strict=True):
                 part.add(frames, energy, bank)
         if hpss.waveforms:
             parts = separate(block.waveform(), hpss.n_fft, hpss.hop_length, hpss.masking())
             for waveform, part in zip(self.waveforms, parts, strict=True):
-                waveform.append(part[block.axis.inside()].cpu().numpy())
-
-    def _energies(self, block: SharedSpectra) -> torch.Tensor:
-        hpss, frames = self.hpss, block.axis.frames(self.hpss.hop_length)
-        power, before = block.power_around(hpss.n_fft, hpss.hop_length, hpss.kernel_size // 2 + 1)
-        wanted = frames.start, before, before + len(frames)
-        return energy_by_group(power, hpss.masking(), self.parts[0].group, *wanted)
-
-    def _energies_of_each(self, batch: SpectraBatch) -> list[torch.Tensor]:
-        hpss, group = self.hpss, self.parts[0].group
-        power, spans = batch.power(hpss.n_fft, hpss.hop_length), batch.spans(hpss.hop_length)
-        return energy_by_group_of_each(power, spans, hpss.masking(), group)
+                waveform.append(part[block.axis.inside()].numpy())
 
     def finish(self) -> Extraction:
         values: dict[str, float | None] = {f"hpss_{part}_share": None for part in PARTS}

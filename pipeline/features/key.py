@@ -160,7 +160,7 @@ class _KeyRun(Running):
         loudest = block.loudest_chroma(self.method, *lengths)
         if loudest == 0.0:
             return
-        raw = block.chroma(self.method, *lengths).cpu().numpy()
+        raw = block.chroma(self.method, *lengths).numpy()
         chroma, sounding = normalise_frames(raw, "l2", self.method, loudest)
         frames = chroma[:, sounding]
         if self.key.beat_sync and self.track.one_block:
@@ -228,7 +228,7 @@ def find_by_essentia(block: SharedSpectra, profile: str) -> dict[str, Any]:
     import essentia.standard
 
     extractor = essentia.standard.KeyExtractor(profileType=profile, sampleRate=block.sample_rate)
-    tonic, mode, _ = extractor(waveform.cpu().numpy())
+    tonic, mode, _ = extractor(waveform.numpy())
     tonic = _FLATS.get(tonic, tonic)
     return {"key_name": tonic, "key_mode": mode, "key_top": [f"{tonic} {mode}"]}
 

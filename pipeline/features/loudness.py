@@ -130,7 +130,7 @@ class _LoudnessRun(Running):
         axis = block.native_axis
         begin = max(0, axis.start - axis.origin - PEAK_CONTEXT)
         samples = block.native[:, begin : axis.stop - axis.origin]
-        self.true_peak = max(self.true_peak, true_peak(samples, self.rate, block.device))
+        self.true_peak = max(self.true_peak, true_peak(samples, self.rate))
         if self.rate >= bs1770.LOWEST_RATE:
             self.steps.append(measure_block(block))
             if self.asked and self.obstacle is None:
@@ -170,4 +170,4 @@ def measure_block(block: SharedSpectra) -> bs1770.Steps:
     stop = axis.stop if axis.last else bs1770.step_start(bs1770.first_step_from(axis.stop, rate), rate)
     begin = max(axis.origin, axis.start - rate)
     chunks = block.native_chunks(np.float32, begin, stop)
-    return bs1770.measure_steps(chunks, len(block.native), rate, block.device, begin, first)
+    return bs1770.measure_steps(chunks, len(block.native), rate, begin, first)

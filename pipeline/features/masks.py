@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 
 from pipeline.features.compiled import LANES, Kernel, compiled
@@ -16,8 +15,8 @@ from pipeline.features.median import median_network, reflected, row_medians
 from pipeline.features.stft import hann_window, power_spectrogram
 
 # Elements of the spectrogram per pass, and the least number of frames: they bound the memory of temporaries,
-# and being constant they keep results independent of what else runs. A GPU wants more at a time.
-_CHUNK_ELEMENTS = {"cpu": 1 << 16, "cuda": 1 << 23}
+# and being constant they keep results independent of what else runs.
+_CHUNK_ELEMENTS = 1 << 16
 _LEAST_CHUNK_FRAMES = 64
 
 _SMALLEST = torch.finfo(torch.float32).tiny
@@ -94,96 +93,6 @@ def energy_by_group(
     return sums
 
 
-def energy_by_group_of_each(
-    power: torch.Tensor, spans: Sequence[slice], masking: Masking, group: int
-) -> list[torch.Tensor]:
-    """`energy_by_group` of whole tracks that lie side by side in one spectrogram.
-
-    Args:
-        power: squared magnitudes, float32 ``[bins, frames of all tracks]``.
-        spans: columns of each track, in order and without gaps, at least one.
-        masking: the parameters.
-        group: frames per group.
-
-    Shape: → float64 ``[2, groups, bins]`` per track.
-    """
-    frames = power.T.contiguous()
-    counts = np.array([span.stop - span.start for span in spans])
-    groups = -(-counts // group)
-    ends = np.cumsum(groups)
-    # Of each frame: how many tracks come before, and its group.
-    track = np.repeat(np.arange(len(spans)), counts)
-    number = np.concatenate([np.arange(n) // group for n in counts]) + (ends - groups)[track]
-    sums = power.new_zeros((2, int(ends[-1]), power.shape[0]), dtype=torch.float64)
-    positions = _windows_of_each(counts, masking.kernel_size)
-    window = np.arange(len(frames)) + track * (masking.kernel_size - 1)
-    start, step = 0, _frames_per_pass(power)
-    while start < len(frames):
-        # Windows bound the memory, not frames: very short tracks have far more of the former.
-        stop = int(np.searchsorted(window, window[start] + step))
-        lasting = _median_of_each(frames, positions, window[start:stop], masking.kernel_size)
-        broad = _median_over_bins(frames[start:stop], masking.kernel_size)
-        first, last = number[start], number[stop - 1] + 1
-        for part, mask in enumerate(_mask_pair(lasting, broad, masking)):
-            energy = mask.square_().mul_(frames[start:stop])
-            sums[part, first:last] += _sums_of_runs(energy, number[start:stop])
-        start = stop
-    return [sums[:, end - count : end] for count, end in zip(groups, ends, strict=True)]
-
-
-def _windows_of_each(counts: np.ndarray, size: int) -> np.ndarray:
-    """Rows under the windows of all tracks: those of a track, then those of the next, ``size - 1`` more of each
-    than it has frames, for they are mirrored at both ends. A window from one track to the next is nobody's."""
-    before = np.arange(-(size // 2), 0)
-    rows, start = [], 0
-    for count in counts:
-        inside = torch.from_numpy(np.concatenate([before, np.arange(count + size - 1 - size // 2)]))
-        rows.append(reflected(inside, int(count)).numpy() + start)
-        start += count
-    return np.concatenate(rows)
-
-
-def _median_of_each(
-    frames: torch.Tensor, positions: np.ndarray, window: np.ndarray, size: int
-) -> torch.Tensor:
-    """Medians over the windows of these numbers, ascending, of those in ``positions`` by `_windows_of_each`."""
-    count = int(window[-1] - window[0]) + 1
-    needed = positions[window[0] : window[-1] + size]
-    # Whole tiles: what is added is under no window that is wanted.
-    needed = np.pad(needed, (0, median_network(size).padded_length(count) - len(needed)))
-    medians = row_medians(frames, torch.from_numpy(needed).to(frames.device), size)
-    return medians.index_select(0, torch.from_numpy(window - window[0]).to(frames.device))
-
-
-def _sums_of_runs(x: torch.Tensor, number: np.ndarray) -> torch.Tensor:
-    """Sums over the rows of the same number, ``[rows, columns]`` → ``[different numbers, columns]``.
-
-    Args:
-        x: one row at least.
-        number: ascending, ``[rows]``.
-
-    Not by scattered additions, whose order on a GPU is that of chance.
-    """
-    starts = np.flatnonzero(np.diff(number, prepend=-1))
-    lengths = np.diff(np.append(starts, len(number)))
-    rows = starts[:, None] + np.arange(lengths.max())
-    # Runs shorter than the longest one take a row of zeros.
-    rows = np.where(np.arange(lengths.max()) < lengths[:, None], rows, len(x))
-    padded = torch.nn.functional.pad(x, (0, 0, 0, 1))
-    # At most twice the rows of ``x`` at a time, however many runs are shorter.
-    step, sums = max(1, 2 * len(x) // rows.shape[1]), []
-    for start in range(0, len(rows), step):
-        some = rows[start : start + step]
-        chosen = padded.index_select(0, torch.from_numpy(some.reshape(-1)).to(x.device))
-        sums.append(chosen.view(*some.shape, x.shape[1]).sum(dim=1))
-    return torch.cat(sums)
-
-
-def _frames_per_pass(power: torch.Tensor) -> int:
-    elements = _CHUNK_ELEMENTS.get(power.device.type, _CHUNK_ELEMENTS["cpu"])
-    return max(_LEAST_CHUNK_FRAMES, elements // max(1, power.shape[0] - 1))
-
-
 def _medians(
     power: torch.Tensor, size: int, first: int, last: int | None
 ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
@@ -193,7 +102,7 @@ def _medians(
         index of the first frame, then both medians, ``[n, bins]``.
     """
     last = power.shape[1] if last is None else last
-    step = _frames_per_pass(power)
+    step = max(_LEAST_CHUNK_FRAMES, _CHUNK_ELEMENTS // max(1, power.shape[0] - 1))
     frames = power.T.contiguous()
     for start in range(first, last, step):
         stop = min(start + step, last)
@@ -204,13 +113,13 @@ def _medians(
 def _median_over_frames(frames: torch.Tensor, start: int, stop: int, size: int) -> torch.Tensor:
     first = start - size // 2
     last = first + median_network(size).padded_length(stop - start)
-    positions = reflected(torch.arange(first, last, device=frames.device), len(frames))
+    positions = reflected(torch.arange(first, last), len(frames))
     return row_medians(frames, positions, size)[: stop - start]
 
 
 def _median_over_bins(frames: torch.Tensor, size: int) -> torch.Tensor:
     bins = frames.shape[1]
-    positions = torch.arange(median_network(size).padded_length(bins), device=frames.device) - size // 2
+    positions = torch.arange(median_network(size).padded_length(bins)) - size // 2
     return transposed(row_medians(transposed(frames), reflected(positions, bins), size)[:bins])
 
 
@@ -219,8 +128,7 @@ def _part_energies(
 ) -> torch.Tensor:
     """Energy of both parts of some frames per bin: three of ``[n, bins]`` → ``[2, bins]``."""
     wiener = masking == Masking(masking.kernel_size)
-    compilable = wiener and power.device.type == "cpu" and power.shape[1] >= LANES
-    kernel = _compiled_energies() if compilable else None
+    kernel = _compiled_energies() if wiener and power.shape[1] >= LANES else None
     if kernel is None:
         return torch.stack([(mask.square_() * power).sum(0) for mask in _mask_pair(lasting, broad, masking)])
     sums = power.new_empty((2, power.shape[1]))
@@ -299,7 +207,7 @@ def separate(
     a time; the power spectrum exists as a whole.
 
     Args:
-        waveform: float32 ``[samples]``, on any device.
+        waveform: float32 ``[samples]``.
         n_fft: FFT length, samples.
         hop_length: samples between frames, at most half of ``n_fft``.
         masking: the defaults of `Masking` when None.
@@ -313,7 +221,7 @@ def separate(
         raise ValueError(f"hop_length={hop_length} must lie within 1..{n_fft // 2}, half of n_fft")
     power = power_spectrogram(waveform, n_fft, hop_length)
     count = power.shape[1]
-    window = hann_window(n_fft).to(waveform.device)
+    window = hann_window(n_fft)
     half = n_fft // 2
     padded = torch.nn.functional.pad(waveform, (half, half))
     blocks = count + -(-n_fft // hop_length)

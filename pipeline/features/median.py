@@ -6,7 +6,7 @@ have, and all samples drop out that can no longer be the median. So does L. Sugy
 parallel median filtering algorithm using hierarchical tiling", SIGGRAPH 2025); the sorting networks are K.
 Batcher's ("Sorting networks and their applications", 1968). A window of 31 samples costs 26 minima or maxima
 per sample, however the samples are ordered, and as there is no branch each of them runs over many samples at
-once: over the lanes of a vector where the network is compiled, over whole rows in numpy and torch.
+once: over the lanes of a vector where the network is compiled, over whole rows in numpy.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
 from pipeline.features.compiled import LANES, Kernel, compiled
-
-Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
 # Larger networks than this are not compiled: it would take seconds.
 _LARGEST_COMPILED = 63
@@ -163,13 +161,13 @@ def window_medians(padded: torch.Tensor, size: int, windows: int) -> torch.Tenso
 
     Shape: → ``[windows, columns]``.
     """
-    return row_medians(padded, torch.arange(len(padded), device=padded.device), size)[:windows]
+    return row_medians(padded, torch.arange(len(padded)), size)[:windows]
 
 
 def row_medians(x: torch.Tensor, positions: torch.Tensor, size: int) -> torch.Tensor:
     """Medians of consecutive windows over chosen rows, window ``i`` over ``positions[i : i + size]``.
 
-    They are exact, and the same on all devices: nothing is computed but minima and maxima.
+    They are exact: nothing is computed but minima and maxima.
 
     Args:
         x: without NaN, ``[rows, columns]``.
@@ -179,14 +177,12 @@ def row_medians(x: torch.Tensor, positions: torch.Tensor, size: int) -> torch.Te
     Shape: → ``[a multiple of the tile, columns]``, at least ``n - size + 1`` less a tile.
     """
     network = median_network(size)
-    if x.device.type != "cpu":
-        return _run(network, x.index_select(0, positions), torch.minimum, torch.maximum, torch.stack)
     compilable = x.dtype == torch.float32 and x.shape[1] >= LANES and size <= _LARGEST_COMPILED
     kernel = _compiled_network(size) if compilable else None
     if kernel is None:
         # The same operations at two thirds of torch's price: a call costs less, and there are hundreds.
         chosen = x.index_select(0, positions).numpy()
-        return torch.from_numpy(_run(network, chosen, np.minimum, np.maximum, np.stack))
+        return torch.from_numpy(_run(network, chosen))
     if x.stride(1) != 1:
         x = x.contiguous()
     tiles = (len(positions) - size + 1) // network.tile
@@ -239,28 +235,20 @@ def _compiled_network(size: int) -> Callable[..., None] | None:
     return compiled(write, pointers=3, integers=2)
 
 
-def _run(
-    network: Network,
-    padded: Array,
-    smaller: Callable[[Array, Array], Array],
-    larger: Callable[[Array, Array], Array],
-    stack: Callable[[list[Array], int], Array],
-) -> Array:
-    """Run the network over all tiles of ``padded`` at once, with the functions of numpy or of torch."""
+def _run(network: Network, padded: np.ndarray) -> np.ndarray:
+    """Run the network over all tiles of ``padded`` at once."""
     tile = network.tile
     tiles = (len(padded) - network.size + 1) // tile
     samples = padded.reshape(-1, tile, padded.shape[1])
-    values: list[Array | None] = [samples[:, p] for p in range(tile)]
-    for (is_larger, (a, a_ahead), (b, b_ahead)), released in zip(
-        network.steps, network.released, strict=True
-    ):
+    values: list[np.ndarray | None] = [samples[:, p] for p in range(tile)]
+    for (larger, (a, a_ahead), (b, b_ahead)), released in zip(network.steps, network.released, strict=True):
         x, y = values[a][a_ahead:], values[b][b_ahead:]
         length = min(len(x), len(y))
-        values.append((larger if is_larger else smaller)(x[:length], y[:length]))
+        values.append((np.maximum if larger else np.minimum)(x[:length], y[:length]))
         for value in released:
             values[value] = None
     medians = [values[value][ahead : ahead + tiles] for value, ahead in network.outputs]
-    return stack(medians, 1).reshape(tiles * tile, padded.shape[1])
+    return np.stack(medians, 1).reshape(tiles * tile, padded.shape[1])
 
 
 def reflected(positions: torch.Tensor, length: int) -> torch.Tensor:
@@ -280,7 +268,7 @@ def sliding_median(x: torch.Tensor, size: int) -> torch.Tensor:
     from before than from behind, and the median is the upper one of the middle pair.
 
     Args:
-        x: without NaN, on any device.
+        x: without NaN.
         size: rows per window.
 
     Shape: ``[rows, columns]`` → ``[rows, columns]``.
@@ -292,5 +280,5 @@ def sliding_median(x: torch.Tensor, size: int) -> torch.Tensor:
     rows = x.shape[0]
     if x.numel() == 0:
         return x.clone()
-    positions = torch.arange(network.padded_length(rows), device=x.device) - size // 2
+    positions = torch.arange(network.padded_length(rows)) - size // 2
     return row_medians(x, reflected(positions, rows), size)[:rows]

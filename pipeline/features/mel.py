@@ -146,7 +146,7 @@ class _MelRun(Running):
         parts = block.channels() if mel.channels == "each" else [block]
         for part, statistics, series in zip(parts, self.statistics, self.series, strict=True):
             power = part.mel(mel.n_fft, mel.hop_length, mel.n_mels, mel.fmin, self.fmax)
-            relative = power.cpu().numpy() / np.float32(self.reference)
+            relative = power.numpy() / np.float32(self.reference)
             statistics.add(decibels_above(relative, mel.floor_db))
             series.add(first, relative)
 

@@ -107,7 +107,7 @@ class _MfccRun(Running):
         if not self.statistics.frames:
             self.fallbacks = mfcc.empty_bands(block, nyquist)
         coefficients = cepstrum(block.mel(*bands), mfcc.n_mfcc, mfcc.top_db, loudest)
-        self.statistics.add(coefficients.cpu().numpy())
+        self.statistics.add(coefficients.numpy())
 
     def finish(self) -> Extraction:
         if not self.statistics.frames:
@@ -140,7 +140,7 @@ def cepstrum(mel: torch.Tensor, n_mfcc: int, top_db: float, loudest: float | Non
 
     Shape: ``[n_mels, frames]`` → float32 ``[n_mfcc, frames]``.
     """
-    basis = dct_basis(n_mfcc, mel.shape[0]).to(mel.device)
+    basis = dct_basis(n_mfcc, mel.shape[0])
     loudest = float(mel.amax()) if loudest is None else loudest
     least = max(_LEAST_POWER, loudest * 10.0 ** (-top_db / 10.0))
     coefficients = mel.new_empty((n_mfcc, mel.shape[1]))

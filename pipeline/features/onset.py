@@ -119,7 +119,7 @@ def rises(mel: torch.Tensor, loudest: float) -> Rises:
 
 
 def _mean_rise(values: torch.Tensor) -> np.ndarray:
-    return (values[:, 1:] - values[:, :-1]).clamp_min(0.0).mean(dim=0).double().cpu().numpy()
+    return (values[:, 1:] - values[:, :-1]).clamp_min(0.0).mean(dim=0).double().numpy()
 
 
 class OnsetCurve:

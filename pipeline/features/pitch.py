@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-# Frames per pass: it bounds the memory of temporaries. A GPU wants more at a time.
-_CHUNK_FRAMES = {"cpu": 1024, "cuda": 1 << 14}
+# Frames per pass: it bounds the memory of temporaries.
+_CHUNK_FRAMES = 1024
 
 # Peaks that vote on the tuning, as in librosa.piptrack.
 _TUNING_RANGE_HZ = (150.0, 4000.0)
@@ -30,21 +30,7 @@ def strong_peaks(power: torch.Tensor, sample_rate: int, n_fft: int, exponent: in
 
     Shape: ``[n_fft // 2 + 1, frames]`` → float64 ``[peaks]``, Hz.
     """
-    return _stronger_half(*_all_peaks(power, sample_rate, n_fft, exponent)[1:])
-
-
-def strong_peaks_of_each(
-    power: torch.Tensor, spans: Sequence[slice], sample_rate: int, n_fft: int, exponent: int = 1
-) -> list[np.ndarray]:
-    """`strong_peaks` of several tracks in one power spectrogram; ``spans`` are their columns, in order."""
-    frames, frequencies, heights = _all_peaks(power, sample_rate, n_fft, exponent)
-    order = np.argsort(frames, kind="stable")
-    bounds = np.searchsorted(frames[order], [span.stop for span in spans])
-    own = [order[start:stop] for start, stop in zip([0, *bounds], bounds, strict=False)]
-    return [_stronger_half(frequencies[peaks], heights[peaks]) for peaks in own]
-
-
-def _stronger_half(frequencies: np.ndarray, heights: np.ndarray) -> np.ndarray:
+    frequencies, heights = _all_peaks(power, sample_rate, n_fft, exponent)
     return frequencies[heights >= np.median(heights)] if len(frequencies) else frequencies
 
 
@@ -89,7 +75,7 @@ class PeakVotes:
         cls, power: torch.Tensor, sample_rate: int, n_fft: int, exponent: int, resolutions: Sequence[int]
     ) -> PeakVotes:
         """Count the partials of a power spectrogram ``[n_fft // 2 + 1, frames]``, as `strong_peaks` sees them."""
-        _, frequencies, heights = _all_peaks(power, sample_rate, n_fft, exponent)
+        frequencies, heights = _all_peaks(power, sample_rate, n_fft, exponent)
         levels = 2 * _LEVEL_OCTAVES * _LEVELS_PER_OCTAVE
         level = (np.log2(np.maximum(heights, 1e-300)) + _LEVEL_OCTAVES) * _LEVELS_PER_OCTAVE
         level = np.clip(level, 0, levels - 1).astype(np.int64)
@@ -116,25 +102,24 @@ class PeakVotes:
 
 def _all_peaks(
     power: torch.Tensor, sample_rate: int, n_fft: int, exponent: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Columns, frequencies (Hz) and heights of the local maxima of all columns, ``[peaks]`` each."""
-    step = _CHUNK_FRAMES.get(power.device.type, _CHUNK_FRAMES["cpu"])
-    found = [(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0))]
-    for start in range(0, power.shape[1], step):
-        columns, *values = _spectral_peaks(power[:, start : start + step], sample_rate, n_fft, exponent)
-        found.append((columns + start, *values))
+) -> tuple[np.ndarray, np.ndarray]:
+    """Frequencies (Hz) and heights of the local maxima of all columns, ``[peaks]`` each."""
+    found = [(np.zeros(0), np.zeros(0))]
+    for start in range(0, power.shape[1], _CHUNK_FRAMES):
+        columns = power[:, start : start + _CHUNK_FRAMES]
+        found.append(_spectral_peaks(columns, sample_rate, n_fft, exponent))
     return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
 
 def _spectral_peaks(
     power: torch.Tensor, sample_rate: int, n_fft: int, exponent: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray]:
     """`_all_peaks` of a few columns."""
     bin_hz = sample_rate / n_fft
     first = max(1, int(np.ceil(_TUNING_RANGE_HZ[0] / bin_hz)))
     last = min(power.shape[0] - 1, int(np.ceil(_TUNING_RANGE_HZ[1] / bin_hz)))
     if last <= first:
-        return np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0)
+        return np.zeros(0), np.zeros(0)
     # Peaks of the power are peaks of the magnitude: only what was found needs a root.
     threshold = _TUNING_PEAK_THRESHOLD ** (2 / exponent) * power.amax(dim=0)
     below, here, above = power[first - 1 : last - 1], power[first:last], power[first + 1 : last + 1]
@@ -146,4 +131,4 @@ def _spectral_peaks(
     shift = torch.where(usable, -slope / torch.where(usable, curvature, torch.ones_like(curvature)), 0.0)
     frequencies = (row + first + shift) * bin_hz
     heights = here + 0.5 * slope * shift
-    return column.cpu().numpy(), frequencies.cpu().numpy(), heights.cpu().numpy()
+    return frequencies.numpy(), heights.numpy()

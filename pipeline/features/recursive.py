@@ -1,4 +1,4 @@
-"""Recursive filters several samples at a time: on a CPU compiled, on a GPU as matrix products."""
+"""Recursive filters several samples at a time: compiled, or as matrix products where nothing compiles."""
 
 from __future__ import annotations
 
@@ -29,14 +29,13 @@ class RecursiveFilter:
     Args:
         sos: sections as in scipy, stable, float64 ``[sections, 6]``.
         channels: filtered alike and apart.
-        device: where the filter runs.
 
     The result is that of ``scipy.signal.sosfilt`` within 1e-6 of the largest sample.
     """
 
-    def __init__(self, sos: np.ndarray, channels: int, device: torch.device | str = "cpu") -> None:
-        design = _lane_design(sos.tobytes()) if torch.device(device).type == "cpu" else None
-        self._filter = LaneFilter(design, channels) if design else MatrixFilter(sos, channels, device)
+    def __init__(self, sos: np.ndarray, channels: int) -> None:
+        design = _lane_design(sos.tobytes())
+        self._filter = LaneFilter(design, channels) if design else MatrixFilter(sos, channels)
 
     def __call__(self, samples: torch.Tensor) -> torch.Tensor:
         """Filter the next samples.
@@ -47,7 +46,7 @@ class RecursiveFilter:
 
 
 class LaneFilter:
-    """A filter on a CPU: the lanes of a vector run through as many parts of the samples at the same time.
+    """A compiled filter: the lanes of a vector run through as many parts of the samples at the same time.
 
     All but the first lane begin without a state. What would have rung from the part before is known when all
     have come to their ends, and is added to the beginning of each part.
@@ -167,7 +166,7 @@ class MatrixFilter:
     What rings is a state of two numbers per section, carried from block to block by a scan in powers of two.
     """
 
-    def __init__(self, sos: np.ndarray, channels: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, sos: np.ndarray, channels: int) -> None:
         a, b, c, d = _balanced(*state_space(sos))
         powers = [np.eye(len(a))]
         for _ in range(BLOCK):
@@ -179,10 +178,10 @@ class MatrixFilter:
         drive = np.stack([power @ b for power in powers[BLOCK - 1 :: -1]], axis=1)
         ringing = np.stack([c @ power for power in powers[:BLOCK]], axis=1)
         self._response, self._drive, self._ringing, self._carry = (
-            torch.from_numpy(np.ascontiguousarray(m, dtype=np.float32)).to(device)
+            torch.from_numpy(np.ascontiguousarray(m, dtype=np.float32))
             for m in (response, drive, ringing, powers[BLOCK])
         )
-        self._state = torch.zeros((channels, len(a), 1), device=device)
+        self._state = torch.zeros((channels, len(a), 1))
 
     def __call__(self, samples: torch.Tensor) -> torch.Tensor:
         """As `RecursiveFilter`."""

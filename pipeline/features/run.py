@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
 from pipeline.features.base import Extraction, Extractor, Running
 from pipeline.features.spectra import SharedSpectra
@@ -36,16 +35,13 @@ class Outcome:
         extractor: which one.
         extraction: its columns, None where it failed.
         error: what it failed with.
-        seconds: what it took, in all passes; of what a batch computed for all its tracks, the track's share.
-        batch_items, batch_audio_s: tracks, and seconds of audio, that were worked on together.
+        seconds: what it took, in all passes.
     """
 
     extractor: Extractor
     extraction: Extraction | None = None
     error: Exception | None = None
     seconds: float = 0.0
-    batch_items: int = 1
-    batch_audio_s: float | None = None
 
 
 @dataclass
@@ -65,7 +61,6 @@ class TrackAudio:
     native: np.ndarray
     native_rate: int
     every_channel: np.ndarray | None = None
-    device: str = "cpu"
     block_seconds: float = BLOCK_SECONDS
     context_seconds: float = 2.0
     track: TrackInfo = field(init=False)
@@ -111,7 +106,6 @@ class TrackAudio:
             self.sample_rate,
             self.native[:, contexts[1]],
             self.native_rate,
-            self.device,
             place,
             self.track,
             number,
@@ -143,9 +137,6 @@ def run_extractors(
 
     Returns:
         an outcome per extractor, in order. One that fails does not stop the others.
-
-    Raises:
-        torch.AcceleratorError: the GPU failed; the process cannot go on using it.
     """
     outcomes = [Outcome(extractor) for extractor in extractors]
     if not track.one_block:
@@ -209,7 +200,7 @@ class _Guard:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> bool:
         self.outcome.seconds += time.perf_counter() - self.started
-        if error is None or isinstance(error, torch.AcceleratorError) or not isinstance(error, Exception):
+        if not isinstance(error, Exception):
             return False
         self.outcome.error = error
         return True

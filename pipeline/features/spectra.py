@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,9 +16,6 @@ from pipeline.features.onset import Rises, rises
 from pipeline.features.pitch import PeakVotes, pitch_tuning, strong_peaks
 from pipeline.features.stft import hann_window, power_spectrogram
 from pipeline.features.track import Axis, TrackInfo
-
-if TYPE_CHECKING:
-    from pipeline.features.together import SpectraBatch
 
 __all__ = [
     "ChannelLevels",
@@ -83,14 +80,13 @@ class SharedSpectra:
     """The audio of one block of a track and everything extractors derive from it together.
 
     Frames belong to the block their centre lies in; numbers of frames and samples count from the beginning of
-    the track. Without the last three arguments the block is the whole track.
+    the track. Without ``place``, ``track`` and ``number`` the block is the whole track.
 
     Args:
         mono: mean of the channels at the DSP rate, float32 ``[samples]``, with context on either side.
         sample_rate: the DSP rate, Hz.
         native: all channels at the file's own rate, float32 ``[channels, samples]``, with context.
         native_rate: the file's own rate, Hz.
-        device: where the spectra are computed.
         place: where the samples of ``mono`` and of ``native`` lie in the track.
         track: what is known of the track as a whole; shared by its blocks.
         number: of the block in the track, from 0.
@@ -109,7 +105,6 @@ class SharedSpectra:
         sample_rate: int,
         native: np.ndarray,
         native_rate: int,
-        device: str | torch.device = "cpu",
         place: tuple[Axis, Axis] | None = None,
         track: TrackInfo | None = None,
         number: int = 0,
@@ -119,7 +114,6 @@ class SharedSpectra:
         self.sample_rate = sample_rate
         self.native = native
         self.native_rate = native_rate
-        self.device = torch.device(device)
         if place is None:
             place = Axis.whole(mono.shape[-1]), Axis.whole(native.shape[-1])
         self.axis, self.native_axis = place
@@ -137,16 +131,8 @@ class SharedSpectra:
             self._cache[key] = compute()
         return self._cache[key]  # type: ignore[return-value]
 
-    def result(
-        self,
-        key: tuple,
-        compute: Callable[[SharedSpectra], T],
-        compute_each: Callable[[SpectraBatch], Sequence[T]] | None = None,
-    ) -> T:
-        """``compute`` of this block, of the first who asks for ``key``: for intermediates of one extractor.
-
-        ``compute_each`` is the same of all tracks of a batch at once, see `pipeline.features.together`.
-        """
+    def result(self, key: tuple, compute: Callable[[SharedSpectra], T]) -> T:
+        """``compute`` of this block, of the first who asks for ``key``: for intermediates of one extractor."""
         return self._once(key, lambda: compute(self))
 
     def channels(self) -> list[SharedSpectra]:
@@ -155,21 +141,19 @@ class SharedSpectra:
         def compute() -> list[SharedSpectra]:
             place = self.axis, self.native_axis
             return [
-                SharedSpectra(
-                    channel, self.sample_rate, self.native, self.native_rate, self.device, place, self.track
-                )
+                SharedSpectra(channel, self.sample_rate, self.native, self.native_rate, place, self.track)
                 for channel in self.every_channel
             ]
 
         return self._once(("channels",), compute)
 
     def waveform(self) -> torch.Tensor:
-        """The mono view with its context on the device, float32 ``[samples]``."""
+        """The mono view with its context, float32 ``[samples]``."""
 
         def compute() -> torch.Tensor:
             _require_pcm("mono", self.mono)
             # Arrays out of shared memory are read-only, which torch does not support.
-            return torch.from_numpy(np.require(self.mono, np.float32, ["C", "W"])).to(self.device)
+            return torch.from_numpy(np.require(self.mono, np.float32, ["C", "W"]))
 
         return self._once(("waveform",), compute)
 
@@ -280,10 +264,10 @@ class SharedSpectra:
         return torch.cat([sides[0].T, power.T, sides[1].T]).T, len(before)
 
     def mel_bank(self, n_fft: int, n_mels: int, fmin: float, fmax: float) -> torch.Tensor:
-        """Mel filters on the device, see `mel_filterbank`."""
+        """Mel filters, see `mel_filterbank`."""
         return self._once(
             ("mel_bank", n_fft, n_mels, fmin, fmax),
-            lambda: mel_filterbank(self.sample_rate, n_fft, n_mels, fmin, fmax).to(self.device),
+            lambda: mel_filterbank(self.sample_rate, n_fft, n_mels, fmin, fmax),
         )
 
     def mel(self, n_fft: int, hop_length: int, n_mels: int, fmin: float, fmax: float) -> torch.Tensor:
@@ -355,7 +339,7 @@ class SharedSpectra:
         tuning = self._tuning(n_fft, hop_length, 2, 12) or 0.0
 
         def compute() -> torch.Tensor:
-            bank = chroma_filterbank(self.sample_rate, n_fft, tuning).to(self.device)
+            bank = chroma_filterbank(self.sample_rate, n_fft, tuning)
             return bank @ self.power(n_fft, hop_length)
 
         return self._once(("chroma_stft", n_fft, hop_length), compute)
@@ -396,12 +380,7 @@ class SharedSpectra:
         )
 
 
-def is_pcm(samples: np.ndarray) -> bool:
-    """Whether no sample is NaN, infinite or beyond ±1e9."""
-    # Written so that NaN, which compares false, is refused too; max and min need no temporary array.
-    return not samples.size or bool(samples.max() <= _LARGEST_SAMPLE and samples.min() >= -_LARGEST_SAMPLE)
-
-
 def _require_pcm(view: str, samples: np.ndarray) -> None:
-    if not is_pcm(samples):
+    # Written so that NaN, which compares false, is refused too; max and min need no temporary array.
+    if samples.size and not (samples.max() <= _LARGEST_SAMPLE and samples.min() >= -_LARGEST_SAMPLE):
         raise ValueError(f"the {view} audio holds samples that are NaN, infinite or beyond ±1e9")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +16,6 @@ from pipeline.features.running import RunningSummary
 from pipeline.features.spectra import SharedSpectra
 from pipeline.features.stft import hann_window
 from pipeline.features.track import TrackInfo
-
-if TYPE_CHECKING:
-    from pipeline.features.together import SpectraBatch
 
 _KLAPURI = "Klapuri and Davy, Signal Processing Methods for Music Transcription, 2006, chapter 5"
 _DUBNOV = "Dubnov, Generalization of spectral flatness measure for non-Gaussian linear processes, 2004"
@@ -36,8 +32,8 @@ _CONTRAST_QUANTILE = 0.02
 _CONTRAST_TOP_DB = 80.0
 
 # Frames at a time: few enough for the cache of a core, enough that the calls themselves do not count, and no
-# power of two, at which all bins of a frame would lie in the same few lines of the cache. A GPU wants more.
-_CHUNK_FRAMES = {"cpu": 248, "cuda": 1 << 13}
+# power of two, at which all bins of a frame would lie in the same few lines of the cache.
+_CHUNK_FRAMES = 248
 
 
 @register
@@ -130,7 +126,7 @@ class _SpectralRun(Running):
     def add(self, block: SharedSpectra) -> None:
         spectral = self.spectral
         key = "spectral", spectral.n_fft, spectral.hop_length, spectral.roll_percent
-        frames = block.result(key, self._describe, self._describe_each)
+        frames = block.result(key, self._describe)
         # The range of the contrast ends so far below the strongest bins of the whole track, as in librosa.
         loudest = block.track.fact(
             ("contrast", spectral.n_fft, spectral.hop_length),
@@ -149,12 +145,6 @@ class _SpectralRun(Running):
     def _describe(self, block: SharedSpectra) -> SpectralFrames:
         power = block.power(self.spectral.n_fft, self.spectral.hop_length)
         return describe_frames(power, block.sample_rate, self.spectral.n_fft, self.spectral.roll_percent)
-
-    def _describe_each(self, batch: SpectraBatch) -> list[SpectralFrames]:
-        n_fft, hop_length = self.spectral.n_fft, self.spectral.hop_length
-        power = batch.power(n_fft, hop_length)
-        frames = describe_frames(power, batch.sample_rate, n_fft, self.spectral.roll_percent)
-        return [frames.part(span) for span in batch.spans(hop_length)]
 
     def finish(self) -> Extraction:
         values: dict[str, float | np.ndarray | None] = {f.name: None for f in self.spectral.columns()}
@@ -190,10 +180,6 @@ class SpectralFrames:
     peak: np.ndarray
     valley: np.ndarray
 
-    def part(self, span: slice) -> SpectralFrames:
-        """Those of some frames only."""
-        return SpectralFrames(*(getattr(self, f.name)[..., span] for f in dataclasses.fields(self)))
-
     @property
     def contrast(self) -> np.ndarray:
         """Contrast of a track that is these frames, ``[bands, frames]``, dB."""
@@ -216,9 +202,8 @@ def describe_frames(
     bands = contrast_bands(sample_rate, n_fft)
     energy = n_fft * float(hann_window(n_fft).double().square().sum())
     rows = power.new_zeros((5 + 2 * len(bands), power.shape[1]), dtype=torch.float64)
-    step = _CHUNK_FRAMES.get(power.device.type, _CHUNK_FRAMES["cpu"])
-    for start in range(0, power.shape[1], step):
-        chunk = slice(start, start + step)
+    for start in range(0, power.shape[1], _CHUNK_FRAMES):
+        chunk = slice(start, start + _CHUNK_FRAMES)
         sums = frame_sums(transposed(power.T[chunk]), _LEAST)
         # Parseval: the bins of a real signal count twice, the one at 0 Hz once.
         rows[0, chunk] = (2.0 * sums.power - power[0, chunk]) / energy
@@ -228,7 +213,7 @@ def describe_frames(
         for row, (first, stop, count) in enumerate(bands, start=5):
             found = extreme_means(sums.magnitude[first:stop], count)
             rows[row, chunk], rows[row + len(bands), chunk] = found
-    values = rows.cpu().numpy()
+    values = rows.numpy()
     return SpectralFrames(*values[:5], values[5 : 5 + len(bands)], values[5 + len(bands) :])
 
 

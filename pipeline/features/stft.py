@@ -1,4 +1,4 @@
-"""Short-time Fourier transform on any device."""
+"""Short-time Fourier transform."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def power_spectrogram(
     bins = n_fft // 2 + 1
     if waveform.numel() == 0 or frames == 0:
         return waveform.new_zeros((bins, 0))
-    window = hann_window(n_fft).to(waveform.device)
+    window = hann_window(n_fft)
     windows = _windows(waveform, n_fft, hop_length, centre - n_fft // 2, frames)
     power = waveform.new_empty((windows.shape[0], bins))
     for start in range(0, windows.shape[0], CHUNK_FRAMES):
@@ -66,7 +66,7 @@ def _windows(
 
 def squared_magnitude(spectrum: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
     """``abs(spectrum) ** 2`` of contiguous complex64 into contiguous float32 ``out`` of the same shape."""
-    kernel = _compiled_squares() if spectrum.device.type == "cpu" and spectrum.numel() >= LANES else None
+    kernel = _compiled_squares() if spectrum.numel() >= LANES else None
     if kernel is None:
         return torch.mul(spectrum.real, spectrum.real, out=out).addcmul_(spectrum.imag, spectrum.imag)
     kernel(spectrum.data_ptr(), out.data_ptr(), spectrum.numel())

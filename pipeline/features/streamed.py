@@ -19,7 +19,6 @@ class StreamedAudio:
     Args:
         opened: opens the track, see `pipeline.audio.stream`.
         sample_rate: the DSP rate, Hz.
-        device: where the spectra are computed.
         block_seconds: length of a block.
         context_seconds: audio on either side of it, the most any extractor asks for.
         every_channel: whether an extractor reads all channels at the DSP rate.
@@ -30,7 +29,6 @@ class StreamedAudio:
         self,
         opened: Callable[[], PcmStream],
         sample_rate: int,
-        device: str = "cpu",
         block_seconds: float = BLOCK_SECONDS / 5,
         context_seconds: float = 2.0,
         every_channel: bool = False,
@@ -38,7 +36,6 @@ class StreamedAudio:
     ) -> None:
         self.opened = opened
         self.sample_rate = sample_rate
-        self.device = device
         self.context_seconds = context_seconds
         self.every_channel = every_channel
         self.on_end = on_end
@@ -97,7 +94,6 @@ class StreamedAudio:
             self.sample_rate,
             native.at_hand(),
             self.native_rate,
-            self.device,
             (dsp.axis(last), native.axis(last)),
             self.track,
             number,

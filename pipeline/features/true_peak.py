@@ -42,7 +42,7 @@ def interpolator(factor: int) -> torch.Tensor:
     return (kernel / kernel.sum(dim=1, keepdim=True)).float()
 
 
-def true_peak(samples: np.ndarray, sample_rate: int, device: torch.device | str = "cpu") -> float:
+def true_peak(samples: np.ndarray, sample_rate: int) -> float:
     """Largest absolute value of the oversampled signal (BS.1770-4, annex 2), at least the sample peak.
 
     Between samples it is known only where the interpolating filter sees nothing but the track: the first and
@@ -52,7 +52,6 @@ def true_peak(samples: np.ndarray, sample_rate: int, device: torch.device | str 
     Args:
         samples: float32 ``[channels, samples]``.
         sample_rate: Hz; it determines the `oversampling`.
-        device: where the interpolation runs.
 
     Returns:
         amplitude, 1 is full scale; 0 without samples.
@@ -72,14 +71,14 @@ def true_peak(samples: np.ndarray, sample_rate: int, device: torch.device | str 
     bound = _interpolated_bound(kernel, peaks, bends)[:, : windows // block]
     channel, number = np.nonzero(bound > peak)
     order = np.argsort(-bound[channel, number], kind="stable")
-    matrix, offsets = _band_matrix(kernel, block).to(device), np.arange(block + taps - 1)
+    matrix, offsets = _band_matrix(kernel, block), np.arange(block + taps - 1)
     for start in range(0, len(order), _PEAK_FRAMES):
         chosen = order[start : start + _PEAK_FRAMES]
         channels, numbers = channel[chosen], number[chosen]
         if bound[channels[0], numbers[0]] <= peak:
             break
         frames = samples[channels[:, None], block * numbers[:, None] + offsets].astype(np.float32, copy=False)
-        peak = max(peak, float((torch.from_numpy(frames).to(device) @ matrix).abs().amax()))
+        peak = max(peak, float((torch.from_numpy(frames) @ matrix).abs().amax()))
     return peak
 
 

@@ -18,7 +18,7 @@ from pipeline.features.run import BLOCK_SECONDS
 from pipeline.models.separation import AUTO, SeparationOptions
 from pipeline.models.separation.choose import AUTO_CPU_SECONDS
 from pipeline.workflows.cache_config import CacheConfig
-from pipeline.workflows.config_checks import BLOB_NAMES, GPU_STAGES, check_all
+from pipeline.workflows.config_checks import BLOB_NAMES, GPU_STAGES, POOLS, check_all
 from pipeline.workflows.plan_config import PlanConfig
 
 # Optional[...] rather than X | None below: OmegaConf reads these annotations at run time.
@@ -63,7 +63,7 @@ class ClapConfig:
     window_seconds: float = 10.0
     hop_seconds: float = 5.0
     aggregate: str = "mean"
-    max_batch_audio_seconds: float = 160.0
+    max_batch_audio_seconds: float = 0.0
     amp: str = "auto"
     text_queries: list[str] = field(default_factory=list)
     tokenizer: Optional[str] = None
@@ -102,11 +102,13 @@ class BlobsConfig:
 class HardwareConfig:
     """A profile: which share of a GPU each stage takes and how much audio travels in a block.
 
-    ``gpu_shares.<stage>`` is the n of 1/n GPU per actor; 0 keeps the stage on the CPU.
-    ``actors.<stage>`` fixes a pool's size; 0 sizes it from the cluster. ``gpu_memory_fraction`` of a card is what
-    all actors on it may use together, each its 1/n of it. ``vram_bytes.<stage>`` is what one actor needs there, for
-    ``hardware=auto``; 0 takes the estimate of `pipeline.engine.sizing`. ``auto`` fills in ``gpu_shares``, ``actors``
-    that are 0, and the two block sizes where they are 0.
+    ``gpu_shares.<stage>`` is the n of 1/n GPU per actor; 0 keeps the stage on the CPU, where ``decode`` and
+    ``features`` always are. ``actors.<stage>`` fixes a pool's size; 0 sizes it from the cluster.
+    ``batch_items.<stage>`` is how many clips, or windows of separation, a network takes at a time; 0 leaves it to
+    the stage. ``gpu_memory_fraction`` of a card is what all actors on it may use together, each its 1/n of it.
+    ``vram_bytes.<stage>`` is what one actor needs there, for ``hardware=auto``; 0 takes what `pipeline.engine.vram`
+    knows of its batch. ``auto`` fills in ``gpu_shares``, and ``actors``, ``batch_items`` and the two block sizes where
+    they are 0.
     Decoded audio of up to ``max_track_bytes`` travels between the stages; of a longer track (40 min of stereo with
     all stages on) each stage reads the source itself, in pieces. ``max_track_hours`` is the longest taken at all.
     A file of which no samples come for ``decode_timeout_s`` is a failure, however long one may take that gets on.
@@ -116,7 +118,8 @@ class HardwareConfig:
 
     name: str = "cpu"
     gpu_shares: dict[str, int] = field(default_factory=lambda: dict.fromkeys(GPU_STAGES, 0))
-    actors: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("decode", *GPU_STAGES), 0))
+    actors: dict[str, int] = field(default_factory=lambda: dict.fromkeys(POOLS, 0))
+    batch_items: dict[str, int] = field(default_factory=lambda: dict.fromkeys(GPU_STAGES, 0))
     gpu_memory_fraction: float = 0.75
     vram_bytes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(GPU_STAGES, 0))
     block_audio_seconds: float = 300.0
@@ -209,7 +212,15 @@ class ExtractConfig:
 def config_from(values: dict[str, Any]) -> ExtractConfig:
     """The config that a run wrote down as ``config.yaml``; what it does not say, or this version does not know, is
     the default."""
-    return _filled(ExtractConfig(), values)
+    config = _filled(ExtractConfig(), values)
+    hardware = config.hardware
+    # Versions up to 0.1 could put the descriptors on a GPU.
+    for key in ("gpu_shares", "vram_bytes"):
+        setattr(hardware, key, {s: n for s, n in getattr(hardware, key).items() if s != "features"})
+    if hardware.name == "auto":
+        # What was worked out for the cards of that run is worked out anew for those of this one.
+        hardware.gpu_shares, hardware.batch_items = (dict.fromkeys(GPU_STAGES, 0) for _ in range(2))
+    return config
 
 
 def _filled(config: Any, values: dict[str, Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.audio.isolated import MIN_MEMORY_BYTES
@@ -25,7 +25,8 @@ BLOB_NAMES = tuple(
     for field_ in REGISTRY[name].widest().columns()
     if field_.name.endswith("_blob")
 )
-GPU_STAGES = ("features", "clap", "separation")
+GPU_STAGES = ("clap", "separation")
+POOLS = ("decode", "features", *GPU_STAGES)
 
 
 def check_all(config: ExtractConfig) -> None:
@@ -137,7 +138,6 @@ def _check_clap(clap: ClapConfig) -> None:
     for key, seconds in (("window_seconds", clap.window_seconds), ("hop_seconds", clap.hop_seconds)):
         if seconds < 0.01:
             raise UserError(f"clap.{key}={seconds:g} is below 0.01 s: millions of windows per track")
-    _positive("clap.max_batch_audio_seconds", clap.max_batch_audio_seconds)
     if clap.window_seconds > 10:
         raise UserError(f"clap.window_seconds={clap.window_seconds:g} exceeds the 10 s CLAP was trained on")
     if clap.hop_seconds > clap.window_seconds:
@@ -145,6 +145,9 @@ def _check_clap(clap: ClapConfig) -> None:
             f"clap.hop_seconds={clap.hop_seconds:g} exceeds clap.window_seconds={clap.window_seconds:g}: "
             "audio between windows would be skipped"
         )
+    if clap.max_batch_audio_seconds == 0:
+        return  # worked out
+    _positive("clap.max_batch_audio_seconds", clap.max_batch_audio_seconds)
     if clap.max_batch_audio_seconds < clap.window_seconds:
         raise UserError(
             f"clap.max_batch_audio_seconds={clap.max_batch_audio_seconds:g} is below one window "
@@ -194,8 +197,7 @@ def _check_hardware(hardware: HardwareConfig) -> None:
         raise UserError(
             f"hardware.gpu_memory_fraction={hardware.gpu_memory_fraction:g} must lie within 0..1, above 0"
         )
-    for stage, share in hardware.gpu_shares.items():
-        _one_of("hardware.gpu_shares", stage, GPU_STAGES)
+    for stage, share in _of_gpu_stages("gpu_shares", hardware):
         if share < 0:
             raise UserError(
                 f"hardware.gpu_shares.{stage}={share} is no share of a GPU",
@@ -208,12 +210,31 @@ def _check_hardware(hardware: HardwareConfig) -> None:
                 f"or hardware.vram_bytes.{stage}=BYTES to say what it needs"
             )
     for stage, count in hardware.actors.items():
-        _one_of("hardware.actors", stage, ("decode", *GPU_STAGES))
+        _one_of("hardware.actors", stage, POOLS)
         if count < 0:
             raise UserError(f"hardware.actors.{stage}={count} must be 0 (automatic) or a number of actors")
-    for stage, size in hardware.vram_bytes.items():
-        _one_of("hardware.vram_bytes", stage, GPU_STAGES)
+    for stage, size in _of_gpu_stages("vram_bytes", hardware):
         if size < 0:
             raise UserError(
-                f"hardware.vram_bytes.{stage}={size} must be 0 (an estimate) or a number of bytes"
+                f"hardware.vram_bytes.{stage}={size} must be 0 (as measured) or a number of bytes"
+            )
+    for stage, items in hardware.batch_items.items():
+        _one_of("hardware.batch_items", stage, GPU_STAGES)
+        if items < 0:
+            raise UserError(
+                f"hardware.batch_items.{stage}={items} must be 0 (automatic) or a number of clips or windows"
+            )
+
+
+def _of_gpu_stages(key: str, hardware: HardwareConfig) -> Iterator[tuple[str, int]]:
+    """The entries of ``gpu_shares`` or ``vram_bytes``; one of the descriptors may say 0 and is left out."""
+    for stage, value in getattr(hardware, key).items():
+        if stage != "features":
+            _one_of(f"hardware.{key}", stage, GPU_STAGES)
+            yield stage, value
+        elif value:
+            raise UserError(
+                f"hardware.{key}.features={value}: the descriptors do not run on a GPU",
+                "one CPU core does them at 222 times real time, an H100 at 290: their kernels are many and small",
+                "leave it out; hardware.actors.features=N says how many processes compute them",
             )

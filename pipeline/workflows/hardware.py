@@ -15,7 +15,7 @@ def resolve_hardware(
 ) -> tuple[HardwareConfig, tuple[str, ...]]:
     """The profile as it is, or ``auto`` worked out for the cluster Ray is connected to; and why, line by line.
 
-    What the config fixes itself (``actors``, block sizes) stays.
+    What the config fixes itself (``actors``, batches, block sizes) stays.
 
     Args:
         asked: bytes of every card, and why there is none, where that is known without Ray.
@@ -28,7 +28,12 @@ def resolve_hardware(
     cards, problem = asked or gpu_cards()
     if cards:
         sizing = size_for_cards(
-            stages, cards, hardware.gpu_memory_fraction, hardware.vram_bytes, hardware.actors
+            stages,
+            cards,
+            hardware.gpu_memory_fraction,
+            hardware.vram_bytes,
+            hardware.actors,
+            hardware.batch_items,
         )
     else:
         sizing = size_for_cpu(stages, problem)
@@ -36,6 +41,7 @@ def resolve_hardware(
         hardware,
         gpu_shares=hardware.gpu_shares | sizing.gpu_shares,
         actors={stage: n or sizing.actors.get(stage, 0) for stage, n in hardware.actors.items()},
+        batch_items={s: n or sizing.batch_items.get(s, 0) for s, n in hardware.batch_items.items()},
         block_audio_seconds=hardware.block_audio_seconds or sizing.block_audio_seconds,
         max_files_per_block=hardware.max_files_per_block or sizing.max_files_per_block,
     )

@@ -117,12 +117,13 @@ def _decode_arguments(config: ExtractConfig, views: list[ViewSpec], ledger: Any)
 
 
 def _network_arguments(config: ExtractConfig, stage: str) -> dict[str, Any]:
-    """What every stage is told that runs torch."""
+    """What every stage is told that runs torch; where, if it may run on a GPU."""
+    share = config.hardware.gpu_shares.get(stage)
     return {
-        "device": "cuda" if config.hardware.gpu_shares.get(stage) else "cpu",
         "threads": config.perf.threads,
         "seed": config.seed,
         "storage_options": config.source.storage_options,
+        **({} if share is None else {"device": "cuda" if share else "cpu"}),
     }
 
 
@@ -144,6 +145,7 @@ def _clap_arguments(config: ExtractConfig, models: Models) -> dict[str, Any]:
         "hop_seconds": config.clap.hop_seconds,
         "aggregate": config.clap.aggregate,
         "max_batch_audio_seconds": config.clap.max_batch_audio_seconds,
+        "batch_items": config.hardware.batch_items.get("clap", 0),
         "amp": config.clap.amp,
         "queries": models.clap_queries,
     }
@@ -156,6 +158,7 @@ def _separation_arguments(config: ExtractConfig, models: Models, output: Output)
         "auto_cpu_seconds": config.separation.auto_cpu_seconds,
         "save_stems": config.separation.save_stems,
         "save_arrays": config.separation.save_arrays,
+        "batch_items": config.hardware.batch_items.get("separation", 0),
         "key": models.separation_key,
         "output": output,
     }

@@ -188,14 +188,14 @@ def test_only_what_is_missing_is_computed(job, off, monkeypatch):
     computed = []
     whole = FeaturesStage._computed
 
-    def spy(stage, extractors, tracks):
-        computed.append((tuple(e.name for e in extractors), len(tracks)))
-        return whole(stage, extractors, tracks)
+    def spy(stage, track, extractors):
+        computed.append(tuple(e.name for e in extractors))
+        return whole(stage, track, extractors)
 
     monkeypatch.setattr(FeaturesStage, "_computed", spy)
     found = job().table()
     assert_bits(found, off)
-    assert computed == [(tuple(e for e in EXTRACTORS if e not in ("mel", "hpss")), 3)]
+    assert computed == [tuple(e for e in EXTRACTORS if e not in ("mel", "hpss"))] * 3
     assert hits(found)["decode"] == [False] * 4
     assert hits(found)["features.mel"] == hits(found)["clap"] == [True] * 3
 
@@ -319,13 +319,13 @@ def test_what_failed_or_holds_nan_is_not_kept(job, monkeypatch):
         assert found["failures@features"][0].as_py()[0]["error_class"] == "NonFiniteValue"
 
 
-def test_what_moved_to_another_device_is_not_kept_under_the_wanted_ones_key(source, tmp_path):
+def test_what_moved_to_another_device_is_not_kept_under_the_wanted_ones_key(source, checkpoint, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU, and nothing moves")
     cache = Cache(str(tmp_path / "cache"))
-    results = Results(cache, KEYS, {"mel": "features"})
+    results = Results(cache, KEYS, {"clap": "clap"})
     [block] = pack(planned(list_source(str(source))), 1000, 10)
-    stage = FeaturesStage([REGISTRY["mel"]()], 22050, device="cuda", results=results)
+    stage = ClapStage(checkpoint, 4.0, 2.0, device="cuda", results=results)
     row = stage(DecodeStage(VIEWS, results=results)(block))
-    assert row["key@mel"][0].as_py()
-    assert not cache.has(row["asset_id"][0].as_py(), KEYS["mel"])
+    assert row["key@clap"][0].as_py()
+    assert not cache.has(row["asset_id"][0].as_py(), KEYS["clap"])

@@ -1,81 +1,154 @@
-"""``hardware=auto``: what fits the cards, what leaves them, what is refused."""
+"""``hardware=auto``: what fits the cards, in which batches, what leaves them, what is refused."""
+
+import itertools
 
 import pytest
 
 from pipeline.engine.resources import plan_resources
-from pipeline.engine.sizing import GIB, VRAM_ESTIMATES, size_for_cards, size_for_cpu
+from pipeline.engine.sizing import BATCHES, size_for_cards, size_for_cpu
+from pipeline.engine.vram import CONTEXT_BYTES, GIB, MEASURED, NETWORKS, batch_bytes, tensor_gib
 from pipeline.errors import UserError
 
 STAGES = ["decode", "features", "clap", "separation", "write"]
-NEEDS = {"features": 2 * GIB, "clap": 2 * GIB, "separation": 6 * GIB}
+ON_THE_CPU = {"clap": 0, "separation": 0}
 
 
 def used(sizing):
     return sum(sizing.actors[s] / n for s, n in sizing.gpu_shares.items() if n)
 
 
-@pytest.mark.parametrize("gib", [4, 8, 12, 16, 24, 40, 48, 80, 141])
+@pytest.mark.parametrize("network", sorted(MEASURED))
+def test_the_line_runs_through_what_was_measured(network):
+    for items, peak in MEASURED[network].items():
+        assert tensor_gib(*network, items) == pytest.approx(peak, rel=0.05, abs=0.18)
+
+
+@pytest.mark.parametrize("stage", sorted(NETWORKS))
+def test_what_is_set_aside_for_a_batch_holds_what_was_measured(stage):
+    for network in NETWORKS[stage]:
+        for items, peak in MEASURED[network].items():
+            assert batch_bytes(stage, items) > 1.1 * peak * GIB
+    sizes = [batch_bytes(stage, items) for items in range(1, 257)]
+    assert all(a < b for a, b in itertools.pairwise(sizes))
+
+
+def test_a_batch_that_fits_in_bfloat16_fits_in_float32_once_it_is_halved():
+    for network, dtype in MEASURED:
+        if dtype == "float32" and (network, "bfloat16") in MEASURED:
+            for items in (4, 8, 16, 32, 64, 128):
+                assert tensor_gib(network, dtype, items // 2) <= tensor_gib(network, "bfloat16", items)
+
+
+@pytest.mark.parametrize("gib", [2, 4, 6, 8, 12, 15.7, 16, 24, 39.4, 40, 48, 79.2, 80, 141])
 @pytest.mark.parametrize("count", [1, 2, 8])
 @pytest.mark.parametrize("fraction", [0.5, 0.75, 1.0])
-def test_every_actor_gets_what_it_needs_within_the_budget(gib, count, fraction):
-    sizing = size_for_cards(STAGES, [gib * GIB] * count, fraction, NEEDS)
+def test_every_batch_fits_its_actors_part_and_all_of_them_the_card(gib, count, fraction):
+    card = int(gib * GIB)
+    sizing = size_for_cards(STAGES, [card] * count, fraction)
     assert used(sizing) <= count
+    assert "features" not in sizing.gpu_shares
+    on_a_card = 0
     for stage, n in sizing.gpu_shares.items():
+        items, batch = sizing.batch_items[stage], BATCHES[stage]
         if n:
-            assert fraction * gib * GIB / n >= NEEDS[stage]
+            need = batch_bytes(stage, items)
+            assert need <= fraction * card / n
             assert n & (n - 1) == 0
-            assert 1 <= sizing.actors[stage] <= 2 * count
+            assert items & (items - 1) == 0
+            assert batch.least <= items <= batch.most
+            assert 1 <= sizing.actors[stage] <= count, "one process per network and card"
+            on_a_card += need + CONTEXT_BYTES
         else:
-            assert sizing.actors[stage] == 0
+            assert sizing.actors[stage] == items == 0
             assert any(r.startswith(f"{stage} runs on the CPU") for r in sizing.reasons)
+    if sum(1 / n for n in sizing.gpu_shares.values() if n) <= 1:
+        assert on_a_card <= card
     # And the planner, which has the last word, takes it.
-    plan_resources(STAGES, 16, count, sizing.gpu_shares, sizing.actors, blocks=1000)
+    plan = plan_resources(STAGES, 16, count, sizing.gpu_shares, sizing.actors, blocks=1000)
+    assert {s for s, r in plan.items() if r.num_gpus} == {s for s, n in sizing.gpu_shares.items() if n}
+    assert plan["decode"].actors <= 16
 
 
-def test_a_large_card_holds_all_three_and_a_small_one_what_fits():
-    large = size_for_cards(STAGES, [80 * GIB], 0.75, NEEDS)
-    assert all(large.gpu_shares.values())
-    assert used(large) == 1  # nothing of the card is left idle
-    assert large.block_audio_seconds == 1800
-    medium = size_for_cards(STAGES, [24 * GIB], 0.75, NEEDS)
-    assert all(medium.gpu_shares.values())
-    assert (medium.gpu_shares["separation"], medium.block_audio_seconds) == (2, 600)
-    # 9 GiB: one of 6 and no half is left for it, so it takes the card alone and the others leave.
-    small = size_for_cards(STAGES, [12 * GIB], 0.75, NEEDS)
-    assert small.gpu_shares == {"features": 0, "clap": 0, "separation": 1}
-    # 3 GiB: separation does not fit at all.
-    tiny = size_for_cards(STAGES, [4 * GIB], 0.75, NEEDS)
-    assert tiny.gpu_shares == {"features": 0, "clap": 1, "separation": 0}
-    assert "separation runs on the CPU: it needs 6.0 GiB of a card whose budget is 3.0 GiB" in tiny.reasons[0]
-    none = size_for_cards(STAGES, [1 * GIB], 0.75, NEEDS)
-    assert none.gpu_shares == {"features": 0, "clap": 0, "separation": 0}
-    assert len(none.reasons) == 3
+@pytest.mark.parametrize("cpus", [1, 2, 4, 8, 16, 64])
+@pytest.mark.parametrize("stages", [STAGES, ["decode", "separation", "write"], ["decode", "write"]])
+def test_no_more_actors_decode_than_there_are_cores(cpus, stages):
+    sizing = size_for_cards(stages, [24 * GIB], 0.75)
+    plan = plan_resources(stages, cpus, 1, sizing.gpu_shares, sizing.actors, blocks=1000)
+    assert 1 <= plan["decode"].actors <= cpus
+
+
+@pytest.mark.parametrize(
+    ("gib", "clips", "windows"), [(8, 64, 4), (16, 64, 8), (24, 64, 16), (40, 128, 32), (80, 128, 32)]
+)
+def test_the_usual_cards_are_shared_by_clap_and_separation(gib, clips, windows):
+    for reported in (gib, 0.97 * gib):
+        sizing = size_for_cards(STAGES, [int(reported * GIB)], 0.75)
+        assert sizing.gpu_shares == {"clap": 2, "separation": 2}
+        assert sizing.actors == {"clap": 1, "separation": 1}
+        assert sizing.batch_items == {"clap": clips, "separation": windows}
+        assert (sizing.block_audio_seconds, sizing.max_files_per_block) == (300, 64)
+
+
+def test_on_a_small_card_the_stage_with_most_to_gain_stays():
+    small = size_for_cards(STAGES, [6 * GIB], 0.75)
+    assert small.gpu_shares == {"clap": 0, "separation": 1}
+    assert small.batch_items == {"clap": 0, "separation": 8}
+    assert small.reasons[0] == "clap runs on the CPU: the other stages fill the 1 GPU(s)"
+    tiny = size_for_cards(STAGES, [3 * GIB], 0.75)
+    assert tiny.gpu_shares == {"clap": 1, "separation": 0}
+    assert "separation runs on the CPU: it needs 2.3 GiB of a card whose budget is" in tiny.reasons[0]
+    none = size_for_cards(STAGES, [1 * GIB], 0.75)
+    assert none.gpu_shares == none.actors == none.batch_items == ON_THE_CPU
+    assert len(none.reasons) == 2
+    assert (none.block_audio_seconds, none.max_files_per_block) == (300, 32)
+
+
+def test_a_network_that_has_the_card_for_itself_takes_all_of_it():
+    alone = size_for_cards(["decode", "separation", "write"], [16 * GIB], 0.75)
+    assert (alone.gpu_shares, alone.batch_items) == ({"separation": 1}, {"separation": 32})
+
+
+def test_cards_too_small_for_both_are_divided_among_them():
+    sizing = size_for_cards(STAGES, [6 * GIB] * 2, 0.75)
+    assert (sizing.gpu_shares, sizing.actors) == ({"clap": 1, "separation": 1}, {"clap": 1, "separation": 1})
 
 
 def test_the_smallest_card_decides():
-    assert size_for_cards(STAGES, [80 * GIB, 4 * GIB], 0.75, NEEDS).gpu_shares["separation"] == 0
+    assert size_for_cards(STAGES, [80 * GIB, 8 * GIB], 0.75).batch_items == {"clap": 64, "separation": 4}
 
 
-def test_what_the_user_measured_replaces_the_estimate_and_the_reason_says_which():
+def test_what_the_user_measured_replaces_the_table_and_the_reason_says_which():
     sizing = size_for_cards(["separation"], [24 * GIB], 0.75, {"separation": 9 * GIB})
-    assert sizing.gpu_shares == {"separation": 2}
+    assert (sizing.gpu_shares, sizing.batch_items) == ({"separation": 1}, {"separation": 0})
     assert sizing.reasons == (
-        "separation: 2 actor(s) of 1/2 GPU, 9.0 GiB each; it needs 9.0 GiB (hardware.vram_bytes)",
+        "separation: 1 actor(s) of 1/1 GPU, 18.0 GiB each; it needs 9.0 GiB (hardware.vram_bytes)",
     )
     sizing = size_for_cards(["separation"], [24 * GIB], 0.75, {"separation": 0})
-    assert "(an estimate)" in sizing.reasons[0]
-    assert f"needs {VRAM_ESTIMATES['separation'] / GIB:.1f} GiB" in sizing.reasons[0]
+    assert "32 windows at a time take 11.6 GiB" in sizing.reasons[0]
+    both = size_for_cards(STAGES, [24 * GIB], 0.75, {"separation": 10 * GIB})
+    assert both.gpu_shares == {"clap": 0, "separation": 1}
+
+
+def test_batches_that_the_user_fixes_are_kept_where_they_fit():
+    fixed = size_for_cards(STAGES, [80 * GIB], 0.75, fixed_items={"clap": 100, "separation": 3})
+    assert fixed.batch_items == {"clap": 100, "separation": 3}
+    told = size_for_cards(STAGES, [80 * GIB], 0.75, {"clap": 5 * GIB}, fixed_items={"clap": 100})
+    assert told.batch_items["clap"] == 100
+    small = size_for_cards(STAGES, [24 * GIB], 0.75, fixed_items={"separation": 64})
+    assert small.gpu_shares == {"clap": 1, "separation": 0}
+    assert small.batch_items == {"clap": 128, "separation": 0}
 
 
 def test_actors_that_the_user_fixes_are_kept_or_refused_by_name():
-    assert size_for_cards(STAGES, [80 * GIB], 0.75, NEEDS, {"separation": 1}).actors["separation"] == 1
-    with pytest.raises(UserError, match=r"lower hardware\.actors\.separation, or hardware\.vram_bytes"):
-        size_for_cards(STAGES, [24 * GIB], 0.75, NEEDS, {"separation": 9})
+    two = size_for_cards(STAGES, [80 * GIB], 0.75, fixed_actors={"clap": 2})
+    assert (two.actors, two.gpu_shares) == ({"clap": 2, "separation": 1}, {"clap": 4, "separation": 2})
+    with pytest.raises(UserError, match=r"lower hardware\.actors\.clap, or hardware\.vram_bytes"):
+        size_for_cards(STAGES, [24 * GIB], 0.75, fixed_actors={"clap": 9})
 
 
 def test_no_card_is_the_cpu_profile_with_its_reason():
     sizing = size_for_cpu(STAGES, "no GPU in this cluster")
-    assert sizing.gpu_shares == sizing.actors == {"features": 0, "clap": 0, "separation": 0}
+    assert sizing.gpu_shares == sizing.actors == sizing.batch_items == ON_THE_CPU
     assert (sizing.block_audio_seconds, sizing.max_files_per_block) == (300, 32)
     assert sizing.reasons == ("hardware=auto takes the CPU: no GPU in this cluster",)
 
@@ -90,4 +163,5 @@ def test_too_many_actors_are_refused_with_the_key_to_change():
 def test_actors_of_several_threads_share_the_cores():
     one = plan_resources(STAGES, 16, 0, {}, {}, blocks=1000, threads=1)
     four = plan_resources(STAGES, 16, 0, {}, {}, blocks=1000, threads=4)
-    assert 4 * sum(r.actors for r in four.values()) <= 1.5 * sum(r.actors for r in one.values())
+    assert sum(r.actors for r in one.values()) <= 1.25 * 16
+    assert 4 * sum(r.actors for r in four.values()) <= 2 * 16, "of five stages each has one"

@@ -25,14 +25,12 @@ def _one_thread() -> Iterator[None]:
 def spectra_of() -> Callable[..., SharedSpectra]:
     """``spectra_of(samples, rate, dsp_rate=rate)``: spectra of ``[samples]`` or ``[channels, samples]``."""
 
-    def build(
-        samples: np.ndarray, rate: int, dsp_rate: int | None = None, device: str = "cpu"
-    ) -> SharedSpectra:
+    def build(samples: np.ndarray, rate: int, dsp_rate: int | None = None) -> SharedSpectra:
         native = np.atleast_2d(np.asarray(samples, dtype=np.float32))
         mono = native.mean(axis=0)
         if dsp_rate not in (None, rate):
             mono = resampled(mono, rate, dsp_rate)
-        return SharedSpectra(mono, dsp_rate or rate, native, rate, device)
+        return SharedSpectra(mono, dsp_rate or rate, native, rate)
 
     return build
 

@@ -10,7 +10,6 @@ from pipeline.features.hpss import Hpss
 from pipeline.features.masks import Masking, masks, separate
 from pipeline.features.median import sliding_median
 from pipeline.features.mel import Mel
-from pipeline.features.stft import power_spectrogram
 
 librosa = pytest.importorskip("librosa")
 
@@ -216,8 +215,7 @@ def test_the_power_spectrum_is_shared_with_mel(chord, spectra_of):
     Mel().extract(spectra)
     before = dict(spectra.counts)
     Hpss().extract(spectra)
-    assert {key[0] for key in spectra.counts.keys() - before.keys()} == {"hpss"}
-    assert set(spectra.counts.values()) == {1}
+    assert spectra.counts == before
 
 
 def test_bands_without_a_bin_are_recorded(chord, spectra_of):
@@ -226,15 +224,6 @@ def test_bands_without_a_bin_are_recorded(chord, spectra_of):
     assert fallback.wanted == "hpss.n_mels=128 with n_fft=256"
     assert "narrower than an FFT bin of 86.1 Hz" in fallback.reason
     assert Hpss(n_mels=40).extract(spectra_of(chord, 22050)).fallbacks == []
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cuda_agrees_with_cpu(hits_and_tones):
-    power = power_spectrogram(torch.from_numpy(hits_and_tones), 2048, 512)
-    for masking in MASKINGS:
-        on_gpu = [torch.cat(m, 1).cpu() for m in list(zip(*masks(power.cuda(), masking), strict=True))[1:]]
-        for mine, expected in zip(on_gpu, whole_masks(power, masking), strict=True):
-            np.testing.assert_allclose(mine.numpy(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from hypothesis.extra.numpy import arrays
 from scipy.ndimage import median_filter
 
 from pipeline.features.median import (
-    _run,
     median_network,
     reflected,
     sliding_median,
@@ -60,20 +59,6 @@ def test_is_right_for_every_order_of_zeros_and_ones(size):
     for window in range(network.tile):
         expected = bits[window : window + size].sum(axis=0) >= size - size // 2
         np.testing.assert_array_equal(got[window], expected)
-
-
-def test_torch_runs_the_network_as_numpy_does():
-    network = median_network(31)
-    noise = np.random.default_rng(3).standard_normal((network.padded_length(100), 7)).astype(np.float32)
-    in_numpy = _run(network, noise, np.minimum, np.maximum, np.stack)
-    in_torch = _run(network, torch.from_numpy(noise), torch.minimum, torch.maximum, torch.stack)
-    np.testing.assert_array_equal(in_torch.numpy(), in_numpy)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cuda_gives_the_same_bits():
-    noise = torch.from_numpy(np.random.default_rng(4).random((300, 70), dtype=np.float32))
-    assert torch.equal(sliding_median(noise.cuda(), 31).cpu(), sliding_median(noise, 31))
 
 
 @pytest.mark.parametrize(("size", "most"), [(3, 3), (7, 10), (15, 18), (31, 27), (63, 39)])

@@ -185,16 +185,6 @@ def test_an_extractor_of_whole_tracks_refuses_blocks_and_costs_no_other():
         assert (mel.extraction.values["mel_mean"] < 50).all()
 
 
-def test_a_lost_gpu_is_not_an_extractors_failure():
-    class Lost(Simple):
-        def extract(self, spectra: SharedSpectra) -> Extraction:
-            raise torch.AcceleratorError("the GPU fell off the bus")
-
-    audio = audio_of(np.ones((1, 100)), RATE)
-    with pytest.raises(torch.AcceleratorError):
-        run_extractors([Lost()], audio.track, audio.blocks)
-
-
 def test_an_extractor_that_never_has_its_facts_is_given_up():
     class Hungry(Simple):
         def start(self, track):
@@ -226,7 +216,7 @@ def test_memory_does_not_grow_with_the_track():
                 axis = block_axis(number, count, step, length, context)
                 stop = axis.stop if axis.last else axis.stop + context
                 audio = noise[:, : stop - axis.origin]
-                yield SharedSpectra(audio[0], RATE, audio, RATE, "cpu", (axis, axis), track, number)
+                yield SharedSpectra(audio[0], RATE, audio, RATE, (axis, axis), track, number)
 
         track = TrackInfo(RATE, RATE, 2, length, length, one_block=False)
         tracemalloc.start()

@@ -90,9 +90,9 @@ def test_a_gpu_that_is_not_there_is_one_line_and_costs_no_table(tmp_path):
     output = Output(str(tmp_path / "out"))
     output.write_table("tracks/part-0.parquet", pa.table({"a": [1]}))
     config = bare(tmp_path / "in", tmp_path / "out")
-    config.features.enabled = ["quality"]
+    config.separation.enabled, config.separation.backends = True, ["midside"]
     config.output.overwrite = True
-    config.hardware.gpu_shares = {"features": 4, "clap": 4, "separation": 2}
+    config.hardware.gpu_shares = {"clap": 2, "separation": 2}
     with pytest.raises(UserError, match="hardware=cpu"):
         features.run(config, quiet=True)
     assert output.parts("tracks") == ["tracks/part-0.parquet"], "nothing is cleared before the run can start"

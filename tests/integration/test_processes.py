@@ -172,7 +172,7 @@ def test_a_card_that_ray_counts_but_that_does_not_run_is_no_card(ray_before_us):
     hardware, reasons = resolve_hardware(
         HardwareConfig("auto", block_audio_seconds=0, max_files_per_block=9), ["decode", "clap", "write"]
     )
-    assert hardware.gpu_shares == {"features": 0, "clap": 0, "separation": 0}
+    assert hardware.gpu_shares == hardware.batch_items == {"clap": 0, "separation": 0}
     assert (hardware.block_audio_seconds, hardware.max_files_per_block) == (300, 9)
     assert reasons == ("hardware=auto takes the CPU: no CUDA device is visible to this process",)
 

@@ -1,5 +1,6 @@
 """The config: what is refused, and in which words."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -7,7 +8,8 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.features import REGISTRY
-from pipeline.workflows.config import ExtractConfig, redacted
+from pipeline.workflows.config import ExtractConfig, config_from, redacted
+from pipeline.workflows.hardware import resolve_hardware
 
 BASE = ["source.uri=in", "output.uri=out"]
 
@@ -46,10 +48,21 @@ def test_hardware_profiles_share_one_card(compose, hardware):
     assert bool(shares) == (hardware != "cpu")
 
 
+@pytest.mark.parametrize(("profile", "gib"), [("gpu_small", 16), ("gpu_large", 80)])
+def test_a_profile_says_what_auto_takes_on_such_a_card(compose, profile, gib):
+    """And a card reports a little less memory than it is sold with."""
+    fixed = compose.load([*BASE, f"hardware={profile}"]).hardware
+    auto = compose.load([*BASE, "hardware=auto"]).hardware
+    stages = ["decode", "features", "clap", "separation", "write"]
+    for size in (gib << 30, int(0.95 * (gib << 30))):
+        found, _ = resolve_hardware(auto, stages, ([size], ""))
+        assert dataclasses.replace(found, name=profile) == fixed
+
+
 def test_auto_leaves_everything_to_be_worked_out(compose):
     hardware = compose.load([*BASE, "hardware=auto", "hardware.vram_bytes.clap=3000000000"]).hardware
     assert (hardware.name, hardware.block_audio_seconds, hardware.max_files_per_block) == ("auto", 0, 0)
-    assert hardware.vram_bytes == {"features": 0, "clap": 3_000_000_000, "separation": 0}
+    assert hardware.vram_bytes == {"clap": 3_000_000_000, "separation": 0}
     assert not any(hardware.gpu_shares.values())
 
 
@@ -85,6 +98,11 @@ def test_auto_leaves_everything_to_be_worked_out(compose):
         ("hardware.gpu_memory_fraction=1.5", "within 0..1"),
         ("hardware.vram_bytes.clapp=1", "did you mean clap?"),
         ("hardware.vram_bytes.clap=-1", "hardware.vram_bytes.clap=-1"),
+        ("hardware.vram_bytes.features=1000000000", "the descriptors do not run on a GPU"),
+        ("hardware.gpu_shares.features=4", "the descriptors do not run on a GPU"),
+        ("hardware.gpu_shares.feature=4", "is not one of clap, separation"),
+        ("hardware.batch_items.clap=-1", "must be 0 (automatic)"),
+        ("hardware.batch_items.clip=8", "did you mean clap?"),
         ("hardware.block_audio_seconds=0", "hardware.block_audio_seconds=0 must be greater than 0"),
         ("max_failure_rate=2", "within 0..1"),
         ("perf.threads=0", "at least 1"),
@@ -141,6 +159,40 @@ def test_the_cache_has_a_place_of_its_own_and_its_secrets_stay_there(compose, mo
 def test_shares_are_not_fixed_where_auto_works_them_out(compose):
     with pytest.raises(UserError, match="hardware=auto works it out"):
         compose.load([*BASE, "hardware=auto", "hardware.gpu_shares.clap=4"])
+
+
+@pytest.mark.parametrize("profile", ["cpu", "gpu_small", "auto"])
+def test_descriptors_that_are_told_to_stay_on_the_cpu_do(compose, profile):
+    zeros = ["hardware.gpu_shares.features=0", "hardware.vram_bytes.features=0"]
+    assert not compose.load([*BASE, f"hardware={profile}", *zeros]).hardware.gpu_shares.get("features")
+
+
+def test_the_config_of_a_run_that_had_descriptors_on_a_gpu_is_taken_over_without_that():
+    recorded = {
+        "gpu_shares": {"features": 4, "clap": 4, "separation": 2},
+        "vram_bytes": {"features": 2 << 30},
+    }
+    recorded |= {"name": "gpu_small", "actors": {"decode": 0, "features": 1, "clap": 1, "separation": 1}}
+    places = {"source": {"uri": "in"}, "output": {"uri": "out"}}
+    config = config_from({**places, "hardware": recorded})
+    config.check()
+    assert config.hardware.gpu_shares == {"clap": 4, "separation": 2}
+    assert config.hardware.vram_bytes == {}
+    assert config.hardware.actors["features"] == 1
+    assert config.hardware.batch_items == {"clap": 0, "separation": 0}
+
+
+def test_what_auto_worked_out_for_one_run_is_worked_out_anew_for_the_next(compose):
+    config = compose.load([*BASE, "hardware=auto"])
+    stages = ["decode", "features", "clap", "separation", "write"]
+    config.hardware, _ = resolve_hardware(config.hardware, stages, ([16 << 30], ""))
+    again = config_from(dataclasses.asdict(config))
+    again.check()
+    larger, _ = resolve_hardware(again.hardware, stages, ([80 << 30], ""))
+    assert larger.batch_items == {"clap": 128, "separation": 32}
+    without, _ = resolve_hardware(again.hardware, stages, ([], "no card"))
+    assert not any(without.gpu_shares.values())
+    assert not any(without.batch_items.values())
 
 
 def test_environment_variables_that_users_know_are_read_and_checked(compose, monkeypatch):

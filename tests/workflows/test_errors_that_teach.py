@@ -111,6 +111,13 @@ def test_a_fraction_that_is_not_one_over_n(compose, audio):
         compose.load(io(audio, "hardware=gpu_small", "hardware.gpu_shares.clap=0.3"))
 
 
+def test_descriptors_on_a_gpu(compose, audio):
+    said = mistake(compose, *io(audio, "hardware=gpu_small", "hardware.gpu_shares.features=4"))
+    assert said["error"] == "hardware.gpu_shares.features=4: the descriptors do not run on a GPU"
+    assert "222 times real time" in said["why"]
+    assert "hardware.actors.features=N" in said["type"]
+
+
 def test_a_relative_path_on_a_cluster(compose, audio):
     said = mistake(compose, *io(audio, "ray.address=auto", "output.uri=out"))
     assert said["error"] == "output.uri=out is relative"

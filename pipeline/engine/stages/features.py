@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from pipeline.dataset.cache_entry import DamagedEntry, Entry
 from pipeline.dataset.output import blob_path, npy_bytes
@@ -22,7 +21,6 @@ from pipeline.features.base import Extraction, Extractor
 from pipeline.features.golden import Golden
 from pipeline.features.run import BLOCK_SECONDS, Outcome, TrackAudio, run_extractors
 from pipeline.features.streamed import StreamedAudio
-from pipeline.features.together import run_together
 
 NAME = "features"
 _SERIES = ("_blob", "_inline", "_shape")
@@ -34,14 +32,12 @@ class NonFiniteValue(Exception):
 
 
 class FeaturesStage:
-    """Fills the columns of the enabled extractors.
-
-    ``gpu_peak_bytes`` of each is that of all tracks in memory, which share spectra, or of the one long track.
+    """Fills the columns of the enabled extractors, on the CPU: one core is faster than a card that waits for its
+    next small kernel (`benchmarks/RESULTS.md`, "Descriptors on a GPU").
 
     Args:
         extractors: with their parameters.
         sample_rate: the DSP rate, Hz.
-        device: ``cpu`` or ``cuda``.
         threads, seed: of torch in this process.
         blob_names: series to keep at all.
         max_inline_elements: larger arrays become ``.npy`` files.
@@ -57,7 +53,6 @@ class FeaturesStage:
         self,
         extractors: Sequence[Extractor],
         sample_rate: int,
-        device: str = "cpu",
         threads: int = 1,
         seed: int = 0,
         blob_names: Sequence[str] = (),
@@ -68,7 +63,7 @@ class FeaturesStage:
         results: Results | None = None,
         golden: Golden | None = None,
     ) -> None:
-        self.device, self.standing = start_torch(NAME, device, threads, seed)
+        start_torch(NAME, "cpu", threads, seed)
         # Raised with the first table: Ray tries a constructor that raises again, and buries what it said.
         self.refusal = golden.refusal(extractors, sample_rate) if golden is not None else None
         self.extractors = list(extractors)
@@ -80,8 +75,6 @@ class FeaturesStage:
         self.fetcher = Fetcher(storage_options)
         self.drop = drop | {f"cached@{NAME}"}
         self.results = results
-        # What another device computed than the key says would differ in its last bits.
-        self.keeps = results is not None and self.device == device
         self.fields = [f for e in extractors for f in (*e.columns(), pa.field(f"key@{e.name}", pa.string()))]
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -90,39 +83,26 @@ class FeaturesStage:
             raise self.refusal
         clock = StageClock()
         tracks = tracks_of(table)
-        for track, outcomes in self._all_outcomes(tracks):
-            self._one(track, outcomes)
+        for track in tracks:
+            wanted = [e for e in self.extractors if track.wants(e.name)]
+            if wanted and all(track.can_have(e.name) for e in wanted):
+                self._one(track, self._outcomes(track, wanted))
         if self.results is not None:
             self.results.settle(tracks)
         return add_stage(table, tracks, NAME, self.fields, clock, drop=self.drop.__contains__)
 
-    def _all_outcomes(self, tracks: Sequence[Track]) -> Iterator[tuple[Track, list[Outcome]]]:
-        """Of each track what is wanted of it, in the order of the extractors, from the cache or computed."""
-        groups: dict[tuple[str, ...], list[Track]] = {}
-        for track in tracks:
-            wanted = [e.name for e in self.extractors if track.wants(e.name)]
-            if wanted and all(map(track.can_have, wanted)):
-                missing = tuple(name for name in wanted if name not in track.cached)
-                groups.setdefault(missing, []).append(track)
-        for names, group in groups.items():
-            missing = [e for e in self.extractors if e.name in names]
-            for track, computed in self._computed(missing, group) if missing else ((t, []) for t in group):
-                found = {outcome.extractor.name: outcome for outcome in computed}
-                wanted = [e for e in self.extractors if track.wants(e.name)]
-                yield track, [found.get(e.name) or self._recalled(track, e) for e in wanted]
+    def _outcomes(self, track: Track, wanted: Sequence[Extractor]) -> list[Outcome]:
+        """Of each extractor that is wanted, from the cache or computed."""
+        missing = [e for e in wanted if e.name not in track.cached]
+        computed = self._computed(track, missing) if missing else []
+        found = {outcome.extractor.name: outcome for outcome in computed}
+        return [found.get(e.name) or self._recalled(track, e) for e in wanted]
 
-    def _computed(
-        self, extractors: Sequence[Extractor], tracks: Sequence[Track]
-    ) -> Iterator[tuple[Track, list[Outcome]]]:
-        """Those of the tracks in memory, worked on together, then those of each long one."""
-        short = [track for track in tracks if not track.long]
-        self._forget_peak()
-        together = run_together(extractors, [self._audio(track) for track in short])
-        yield from zip(short, together, strict=True)
-        for track in tracks:
-            if track.long:
-                self._forget_peak()
-                yield track, self._outcomes_of_long(track, extractors)
+    def _computed(self, track: Track, extractors: Sequence[Extractor]) -> list[Outcome]:
+        if track.long:
+            return self._outcomes_of_long(track, extractors)
+        audio = self._audio(track)
+        return run_extractors(extractors, audio.track, audio.blocks)
 
     def _recalled(self, track: Track, extractor: Extractor) -> Outcome:
         started = time.perf_counter()
@@ -138,17 +118,11 @@ class FeaturesStage:
         found = Extraction(values, entry.arrays, entry.fallbacks, entry.backend, exact)
         return Outcome(extractor, found, seconds=time.perf_counter() - started)
 
-    def _forget_peak(self) -> None:
-        if self.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-
     def _one(self, track: Track, outcomes: Sequence[Outcome]) -> None:
-        track.fallbacks.extend(self.standing)
         for outcome in outcomes:
             extractor, found = outcome.extractor, outcome.extraction
             stage = f"{NAME}.{extractor.name}"
-            cost = Cost(stage, outcome.seconds, self.device, batch_items=outcome.batch_items)
-            cost.batch_audio_s = outcome.batch_audio_s or track.duration_s or 0.0
+            cost = Cost(stage, outcome.seconds, batch_audio_s=track.duration_s or 0.0)
             track.costs.append(cost)
             if found is None:
                 track.fail(stage, outcome.error, key=self.keys[extractor.name])
@@ -159,25 +133,18 @@ class FeaturesStage:
             try:
                 series = self._store(track, extractor, found)
                 track.values[f"key@{extractor.name}"] = self.keys[extractor.name]
-                if self.keeps and not cost.cache_hit and len(track.failures) == trouble:
-                    # That a batch was too large says nothing of its tracks.
-                    steps = [step for step in found.fallbacks if step.used != "each track alone"]
-                    entry = Entry(found.values, series, steps, found.backend)
+                if self.results is not None and not cost.cache_hit and len(track.failures) == trouble:
+                    entry = Entry(found.values, series, found.fallbacks, found.backend)
                     self.results.put(track, extractor.name, entry)
             except Exception as error:  # noqa: BLE001  one extractor must not cost the others
                 track.fail(stage, error, key=self.keys[extractor.name])
             cost.compute_s += time.perf_counter() - started
-        if self.device == "cuda":
-            for cost in track.costs:
-                cost.gpu_peak_bytes = torch.cuda.max_memory_allocated()
 
     def _outcomes_of_long(self, track: Track, extractors: Sequence[Extractor]) -> list[Outcome]:
         try:
             with self.fetcher.fetch(track, NAME) as source:
                 streamed = self._streamed(source)
                 return run_extractors(extractors, streamed.track, streamed.blocks)
-        except torch.AcceleratorError:
-            raise
         except Exception as error:  # noqa: BLE001  the source may be gone since it was decoded
             return [Outcome(extractor, error=error) for extractor in extractors]
 
@@ -185,7 +152,6 @@ class FeaturesStage:
         return StreamedAudio(
             source.open,
             self.sample_rate,
-            self.device,
             block_seconds=self.block_seconds / 5,
             context_seconds=max(e.context_seconds(self.sample_rate) for e in self.extractors),
             every_channel=any("channels" in e.views for e in self.extractors),
@@ -201,7 +167,6 @@ class FeaturesStage:
             native=track.audio(native),
             native_rate=track.view_rate(native),
             every_channel=track.audio("channels") if "channels" in wanted else None,
-            device=self.device,
             block_seconds=self.block_seconds,
             context_seconds=max(e.context_seconds(track.view_rate(mono)) for e in self.extractors),
         )

@@ -54,7 +54,9 @@ def test_the_head_idles_and_the_stage_with_a_gpu_runs_where_it_is(repo, tmp_path
 
     write_files(tmp_path / "in", 12)
     made = config(tmp_path / "in", tmp_path / "out")
-    made.hardware.gpu_shares["features"] = 4
+    made.features.enabled = []
+    made.separation.enabled, made.separation.backends = True, ["midside"]
+    made.hardware.gpu_shares["separation"] = 4
     made.hardware.actors["decode"] = 4
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
@@ -67,5 +69,5 @@ def test_the_head_idles_and_the_stage_with_a_gpu_runs_where_it_is(repo, tmp_path
     finally:
         ray.shutdown()
         cluster.shutdown()
-    assert set(found["features"]) == {gpu.node_id}
+    assert set(found["separation"]) == {gpu.node_id}
     assert set(found["decode"]) <= {cpu.node_id, gpu.node_id}
