@@ -10,6 +10,7 @@ and a recorded fallback; nothing here raises into a job.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -83,6 +84,8 @@ class Cache:
 
     def _reset(self) -> None:
         self.hits = self.misses = self.corrupt = 0
+        # Writing: a stage may work on several tables at once.
+        self._writing = threading.RLock()
         self._writer = ShardWriter(self.store, self.clock)
         self._shards: list[Shard | None] = []
         self._places = np.empty(0, _PLACE)
@@ -149,12 +152,17 @@ class Cache:
             return
         if self._paused():
             return
-        self._writer.add(key_hash(asset_id, key), data)
-        if self._writer.pending_bytes >= SHARD_BYTES:
-            self.flush()
+        with self._writing:
+            self._writer.add(key_hash(asset_id, key), data)
+            if self._writer.pending_bytes >= SHARD_BYTES:
+                self.flush()
 
     def flush(self) -> None:
         """Write what waits, as one shard, and which shards were read."""
+        with self._writing:
+            self._flush()
+
+    def _flush(self) -> None:
         if self._paused():
             self._writer.drop()
             return
@@ -183,8 +191,9 @@ class Cache:
 
     def take_fallbacks(self) -> list[Fallback]:
         """What went wrong since the last call; each kind is told once per process."""
-        new = [step for kind, step in self._fallbacks.items() if kind not in self._reported]
-        self._reported.update(self._fallbacks)
+        with self._writing:
+            new = [step for kind, step in self._fallbacks.items() if kind not in self._reported]
+            self._reported.update(self._fallbacks)
         return new
 
     def listing(self) -> list[Shard]:

@@ -113,8 +113,7 @@ class Track:
     def audio(self, view: str) -> np.ndarray:
         """The samples of a view, float32 ``[channels, samples]``; read-only and without a copy."""
         column, _, channels = self.views[view]
-        buffer = self._table[f"pcm@{column}"][self._row].as_buffer()
-        return np.frombuffer(buffer, dtype=np.float32).reshape(channels, -1)
+        return _samples(self._table[f"pcm@{column}"], self._row).reshape(channels, -1)
 
     def view_rate(self, view: str) -> int:
         """Sample rate of a view, Hz."""
@@ -176,6 +175,20 @@ def pcm_array(arrays: Sequence[np.ndarray | None]) -> pa.LargeBinaryArray:
             target[start : start + array.size] = array.reshape(-1)
     valid = pa.array([a is not None for a in arrays], type=pa.bool_()).buffers()[1]
     return pa.Array.from_buffers(pa.large_binary(), len(arrays), [valid, pa.py_buffer(offsets), data])
+
+
+def _samples(column: pa.ChunkedArray, row: int) -> np.ndarray:
+    """Float32 samples of a row of a column of `pcm_array`, where they lie. A scalar of Arrow's would be a copy, made
+    while all other threads of the process wait."""
+    for chunk in column.chunks:
+        if row < len(chunk):
+            break
+        row -= len(chunk)
+    _, offsets, data = chunk.buffers()
+    begin, end = np.frombuffer(offsets, np.int64)[chunk.offset + row : chunk.offset + row + 2].tolist()
+    if data is None or begin == end:
+        return np.empty(0, np.float32)
+    return np.frombuffer(data, np.float32, (end - begin) // 4, begin)
 
 
 def add_stage(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,9 @@ from pipeline.engine.watch import WatchStages, watch
 
 # A task lost with its worker is retried this often before its block is given up; Ray's default is for ever.
 MAX_TASK_RETRIES = 3
+# Blocks that an actor on a GPU works on at once, each in a thread of its own: their windows fill its batches together.
+# More would share one interpreter with the thread that launches the network, which then waits for them.
+BLOCKS_PER_GPU_ACTOR = 5
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ def build_dataset(
         ledger: is told which files each stage is about to work on, see `pipeline.engine.ledger`.
         retries: of a task that was lost with its worker.
     """
+    # The import of Ray Data sets it, and may come after that of Ray.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = DataContext.get_current()
     context.set_config(GPU_MEMORY_FRACTION, gpu_memory_fraction)
     context.enable_progress_bars = False
@@ -66,7 +72,7 @@ def build_dataset(
     if WatchStages not in context.custom_execution_callback_classes:
         context.custom_execution_callback_classes.append(WatchStages)
     watch({node.name: node.stage.__name__ for node in nodes})
-    dataset = ray.data.from_arrow(list(blocks))
+    dataset = ray.data.from_blocks(list(blocks))
     own = {"runtime_env": {"env_vars": dict(environment)}} if environment else {}
     for node in nodes:
         share = resources[node.name]
@@ -82,7 +88,7 @@ def build_dataset(
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,
-            compute=_pool(share.actors, in_flight=2 if ledger is None else 1),
+            compute=_pool(share, hunting=ledger is not None),
             num_cpus=share.num_cpus,
             max_restarts=-1,
             max_task_retries=retries,
@@ -92,10 +98,20 @@ def build_dataset(
     return dataset
 
 
-def _pool(actors: int, in_flight: int) -> ActorPoolStrategy:
+def _pool(share: StageResources, hunting: bool) -> ActorPoolStrategy:
     """All actors from beginning to end: growing on demand, Ray would load a model in the middle of the run, and
-    an actor that it ends for want of work is started anew as soon as there is some."""
-    return ActorPoolStrategy(min_size=actors, max_size=actors, max_tasks_in_flight_per_actor=in_flight)
+    an actor that it ends for want of work is started anew as soon as there is some.
+
+    In a hunt for what kills workers each has one block at a time.
+    """
+    at_once = BLOCKS_PER_GPU_ACTOR if share.num_gpus and not hunting else 1
+    return ActorPoolStrategy(
+        min_size=share.actors,
+        max_size=share.actors,
+        max_tasks_in_flight_per_actor=1 if hunting else at_once + 1,
+        max_concurrent_calls_per_actor=at_once,
+        enable_true_multi_threading=at_once > 1,
+    )
 
 
 def receipts(dataset: Dataset) -> Iterator[dict[str, Any]]:

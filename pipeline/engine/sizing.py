@@ -25,19 +25,16 @@ class Batch:
     Args:
         unit: what it is counted in.
         least: a card that does not hold so many is left to others.
-        aim: enough for the network's speed, of which 64 clips have 94 % of that with 256, and 16 windows 84 % of that
+        most: enough for the network's speed, of which 64 clips have 94 % of that with 256, and 16 windows 94 % of that
             with 32.
-        most: taken where so many need no more than a quarter of the room.
     """
 
     unit: str
     least: int
-    aim: int
     most: int
 
 
-BATCHES = {"clap": Batch("clips", 16, 64, 128), "separation": Batch("windows", 4, 32, 32)}
-_ROOM_FOR_MOST = 0.25
+BATCHES = {"clap": Batch("clips", 16, 64), "separation": Batch("windows", 4, 32)}
 
 
 @dataclass(frozen=True)
@@ -165,9 +162,7 @@ def _who_stays(
 def _batch(batch: Batch, stage: str, room: float) -> int:
     """The largest power of two that fits, see `Batch`; ``room`` holds the least."""
     items = batch.least
-    while 2 * items <= batch.aim and batch_bytes(stage, 2 * items) <= room:
-        items *= 2
-    while 2 * items <= batch.most and batch_bytes(stage, 2 * items) <= _ROOM_FOR_MOST * room:
+    while 2 * items <= batch.most and batch_bytes(stage, 2 * items) <= room:
         items *= 2
     return items
 

@@ -34,7 +34,7 @@ NODE = socket.gethostname()
 class Cost:
     """What one asset cost in one stage, before shared time is handed out.
 
-    ``compute_s`` is the time spent on this asset alone.
+    ``compute_s`` is the time spent on this asset alone, and its share of batches that others have run: ``shared_s``.
     """
 
     stage: str
@@ -47,6 +47,7 @@ class Cost:
     gpu_peak_bytes: int | None = None
     wait_s: float = 0.0
     cache_hit: bool = False
+    shared_s: float = 0.0
 
     def struct(self) -> dict:
         """As a `TIMING` value."""
@@ -76,6 +77,11 @@ class StageClock:
 
     started: float = field(default_factory=time.perf_counter)
     wall_started: float = field(default_factory=time.time)
+    excluded_s: float = 0.0
+
+    def exclude(self, seconds: float) -> None:
+        """Leave out what went into the work of other batches, or into waiting for them: theirs have it."""
+        self.excluded_s += seconds
 
     def share_rest(self, costs: list[list[Cost]], audio_seconds: list[float]) -> None:
         """Hand out what the batch took beyond the costs already measured, in place.
@@ -84,8 +90,8 @@ class StageClock:
             costs: per asset, its costs in this stage (several for a stage of several extractors).
             audio_seconds: per asset, the weight of its share; equal shares where all are 0.
         """
-        spent = sum(cost.compute_s for asset in costs for cost in asset)
-        rest = max(0.0, time.perf_counter() - self.started - spent)
+        measured = sum(cost.compute_s - cost.shared_s for asset in costs for cost in asset)
+        rest = max(0.0, time.perf_counter() - self.started - self.excluded_s - measured)
         weights = [s if asset else 0.0 for s, asset in zip(audio_seconds, costs, strict=True)]
         if sum(weights) <= 0:
             weights = [1.0 if asset else 0.0 for asset in costs]

@@ -64,8 +64,9 @@ class BatchRunner(Generic[Item, Result]):
 
     Args:
         stage: names the fallbacks: ``clap``, ``separation``.
-        forward: ``(items, device) -> results``, one result per item, in order, on the host (results left on a
-            GPU would count against the next batch). It moves its inputs to ``device`` itself. It is called with
+        forward: ``(items, device) -> results``, one result per item, in order. On a GPU it may return before the
+            device is done, and leave results there, which count against the next batch. It moves its inputs to
+            ``device`` itself. It is called with
             ``cpu`` although the runner's device is a GPU only as the last resort, one item at a time: it then
             needs the network on the CPU too (`pipeline.models.model_cache`). What an item gives must not
             depend on the batch it is in, beyond float tolerance. Time and count batches in here.

@@ -65,6 +65,7 @@ class ClapConfig:
     aggregate: str = "mean"
     max_batch_audio_seconds: float = 0.0
     amp: str = "auto"
+    compile: str = "auto"
     text_queries: list[str] = field(default_factory=list)
     tokenizer: Optional[str] = None
     on_unavailable: str = "skip"

@@ -128,6 +128,7 @@ def _check_clap(clap: ClapConfig) -> None:
     _one_of("clap.aggregate", clap.aggregate, AGGREGATES)
     _one_of("clap.on_unavailable", clap.on_unavailable, ON_UNAVAILABLE)
     normalise_amp(clap.amp, "clap.amp")
+    normalise_amp(clap.compile, "clap.compile")
     for text in clap.text_queries:
         if not text.strip():
             raise UserError("clap.text_queries holds an empty text: type clap.text_queries=['a sad piano']")

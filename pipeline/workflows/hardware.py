@@ -7,7 +7,24 @@ from collections.abc import Sequence
 
 from pipeline.engine.session import gpu_cards
 from pipeline.engine.sizing import size_for_cards, size_for_cpu
-from pipeline.workflows.config import HardwareConfig
+from pipeline.models.clap.compiled import compile_pays
+from pipeline.models.precision import normalise_amp
+from pipeline.workflows.config import ClapConfig, HardwareConfig
+
+
+def settle_compile(clap: ClapConfig, share: int, audio_s: float) -> tuple[ClapConfig, tuple[str, ...]]:
+    """``clap.compile=auto`` made into true or false, and why, in one line; none where nothing is asked or gained.
+
+    Args:
+        share: of a GPU that CLAP has, the n of 1/n; 0 is the CPU, where nothing is compiled.
+        audio_s: in the whole run, roughly.
+    """
+    wanted = normalise_amp(clap.compile, "clap.compile")
+    if wanted != "auto" or not share:
+        return clap, ()
+    pays = compile_pays(audio_s, clap.window_seconds, clap.hop_seconds)
+    text = f"clap.compile=auto: {'compiled' if pays else 'not compiled'}, for {audio_s / 3600:.1f} hours of audio"
+    return dataclasses.replace(clap, compile=str(pays).lower()), (text,)
 
 
 def resolve_hardware(

@@ -19,11 +19,14 @@ from pipeline.engine.stages.features import FeaturesStage
 from pipeline.engine.stages.separation import SeparationStage
 from pipeline.engine.stages.sink import SinkStage
 from pipeline.features.golden import Golden
+from pipeline.models.precision import normalise_amp
 from pipeline.workflows.availability import Models
 from pipeline.workflows.caching import run_results
 from pipeline.workflows.config import ExtractConfig, HardwareConfig
 
 BLOCKS_PER_CPU = 16
+# With a card the networks, not the cores, are what the end waits for, and a block costs Ray some 25 ms in every stage.
+BLOCKS_PER_CPU_BESIDE_A_CARD = 3
 
 
 def block_limits(files: Sequence[PlannedFile], hardware: HardwareConfig, cpus: float) -> tuple[float, int]:
@@ -32,7 +35,8 @@ def block_limits(files: Sequence[PlannedFile], hardware: HardwareConfig, cpus: f
     The last block runs while other cores have nothing left to do: with sixteen per core that costs a few
     percent. Both limits count, because durations are guesses from sizes until a file is decoded.
     """
-    wanted = max(1.0, BLOCKS_PER_CPU * cpus)
+    per_cpu = BLOCKS_PER_CPU_BESIDE_A_CARD if any(hardware.gpu_shares.values()) else BLOCKS_PER_CPU
+    wanted = max(1.0, per_cpu * cpus)
     seconds = sum(estimated_seconds(file.item) for file in files) / wanted
     count = math.ceil(len(files) / wanted)
     return (
@@ -146,6 +150,7 @@ def _clap_arguments(config: ExtractConfig, models: Models) -> dict[str, Any]:
         "aggregate": config.clap.aggregate,
         "max_batch_audio_seconds": config.clap.max_batch_audio_seconds,
         "batch_items": config.hardware.batch_items.get("clap", 0),
+        "compile": normalise_amp(config.clap.compile, "clap.compile") == "true",
         "amp": config.clap.amp,
         "queries": models.clap_queries,
     }

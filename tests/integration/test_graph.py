@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 
 import pyarrow as pa
 import pytest
@@ -20,6 +21,17 @@ class Echo:
     """A stand-in stage: one receipt per table it is given."""
 
     def __call__(self, table: pa.Table) -> pa.Table:
+        return pa.table({"receipt": [json.dumps({"rows": table["index"].to_pylist()})]})
+
+
+class Meeting:
+    """A stand-in stage that goes on once two tables are in it at the same time."""
+
+    def __init__(self) -> None:
+        self.both = threading.Barrier(2)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        self.both.wait(60)
         return pa.table({"receipt": [json.dumps({"rows": table["index"].to_pylist()})]})
 
 
@@ -51,6 +63,12 @@ def test_a_stage_with_a_share_of_a_gpu_takes_each_block_as_it_comes(two_cpus_and
     dataset = build_dataset(blocks([1, 3, 2]), [Node("echo", Echo)], {"echo": share})
     found = sorted(tuple(r["rows"]) for r in receipts(dataset))
     assert found == [(0,), (1, 2, 3), (4, 5)], "neither split nor bundled"
+
+
+def test_an_actor_on_a_gpu_works_on_several_blocks_at_once(two_cpus_and_a_gpu):
+    share = StageResources(actors=1, num_cpus=0.0, num_gpus=0.5)
+    dataset = build_dataset(blocks([1, 1, 1, 1]), [Node("meeting", Meeting)], {"meeting": share})
+    assert sorted(tuple(r["rows"]) for r in receipts(dataset)) == [(0,), (1,), (2,), (3,)]
 
 
 def test_the_cause_of_a_broken_stage_is_found_below_rays_layers(two_cpus_and_a_gpu):

@@ -1,4 +1,5 @@
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from pipeline.audio.windows import cut_windows, repeat_pad
 from pipeline.errors import Fallback, UserError
 from pipeline.models import precision
 from pipeline.models.batching import forget_fits
-from pipeline.models.clap.embed import ClapEmbedder, quantise, rms_dbfs
+from pipeline.models.clap import clips, embed
+from pipeline.models.clap.clips import ClipBlock, quantise
+from pipeline.models.clap.embed import ClapEmbedder
 
 
 @pytest.fixture(scope="session")
@@ -155,7 +158,7 @@ class StandInFault:
 
     def __call__(self, _, inputs):
         self.batches.append(len(inputs[0]))
-        if (inputs[0][:, :100].numpy() == quantise(self.marker[:100]) / np.float32(32767)).all(axis=1).any():
+        if (inputs[0][:, :100] == quantise(torch.from_numpy(self.marker[:100]))).all(dim=1).any():
             raise self.error
 
     def __enter__(self):
@@ -220,14 +223,27 @@ def test_out_of_memory_halves_the_batch_and_is_told(tiny, embedded, error):
     forget_fits()
     assert memory.batches == [5, 2, 2, 1, 2]
     assert [batch.items for batch in report.batches] == [2, 2, 1, 2]
-    assert embedder.take_fallbacks() == [
-        Fallback("clap", "batches of 5", "batches of 2", "out of memory"),
-    ]
-    assert embedder.take_fallbacks() == []
+    step = Fallback("clap", "batches of 5", "batches of 2", "out of memory")
+    assert [result.fallbacks for result in results] == [[step], [step], [step], [step]]
     for found, expected in zip(vectors(results), vectors(embedded[0]), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
     # The attempt that failed is part of what was spent.
     assert sum(c.compute_s for c in report.tracks) > sum(b.compute_s for b in report.batches)
+
+
+def test_a_track_that_the_device_has_no_memory_for_fails_alone(tiny, embedded, monkeypatch):
+    copied = clips.upload
+
+    def upload(audio, device):
+        if len(audio) == len(SHORT):
+            raise torch.OutOfMemoryError("injected")
+        return copied(audio, device)
+
+    monkeypatch.setattr(clips, "upload", upload)
+    results, _ = ClapEmbedder(tiny, amp="false", max_batch_audio_seconds=30).embed_tracks(tracks())
+    assert [type(r.error) for r in results] == [type(None), torch.OutOfMemoryError, type(None), type(None)]
+    for i in (0, 2, 3):
+        np.testing.assert_allclose(vectors([results[i]])[0], vectors(embedded[0])[i], atol=1e-5)
 
 
 def test_a_single_window_that_does_not_fit_costs_its_track_only(tiny, embedded):
@@ -333,14 +349,46 @@ def rms(x):
 
 
 def test_quantising_clips_and_truncates_as_laion_does():
-    x = np.array([0, 0.99 / 32767, -0.99 / 32767, 1.5 / 32767, 0.5, 1, 1.7, -3], np.float32)
-    np.testing.assert_array_equal(quantise(x), [0, 0, 0, 1, 16383, 32767, 32767, -32767])
+    x = torch.tensor([0, 0.99 / 32767, -0.99 / 32767, 1.5 / 32767, 0.5, 1, 1.7, -3])
+    steps = np.array([0, 0, 0, 1, 16383, 32767, 32767, -32767], np.int16)
+    np.testing.assert_array_equal(quantise(x).numpy(), steps.astype(np.float32) / np.float32(32767))
 
 
-def test_rms_of_known_signals():
+def rms_dbfs(x, step=1):
+    x = np.asarray(x, np.float32)
+    block = ClipBlock(x, 0, [(0, len(x))], step, torch.device("cpu"))
+    block.settle()
+    return block.rms_dbfs(0)
+
+
+@pytest.mark.parametrize("step", [1, 7, 48000, 100000])
+def test_rms_of_known_signals(step):
     t = np.arange(SAMPLE_RATE) / SAMPLE_RATE
-    assert rms_dbfs(np.sin(2 * np.pi * 440 * t)) == pytest.approx(-3.0103, abs=1e-3)
-    assert rms_dbfs(np.ones(1, np.float32)) == 0
-    assert rms_dbfs(np.full(10, 1e-30, np.float32)) == pytest.approx(-600, abs=1e-3)
-    assert rms_dbfs(np.zeros(5)) is None
-    assert rms_dbfs(np.zeros(0)) is None
+    assert rms_dbfs(np.sin(2 * np.pi * 440 * t), step) == pytest.approx(-3.0103, abs=1e-3)
+    assert rms_dbfs(np.ones(1), step) == 0
+    assert rms_dbfs(np.full(10, 1e-30), step) == pytest.approx(-600, abs=1e-3)
+    assert rms_dbfs(np.zeros(5), step) is None
+
+
+def test_callers_in_several_threads_share_batches(tiny, embedded):
+    embedder = ClapEmbedder(tiny, amp="false", max_batch_audio_seconds=30)
+    given = tracks()
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda track: embedder.embed_tracks([track]), given))
+    batches = {(b.items, b.audio_s) for _, report in found for b in report.batches}
+    assert max(items for items, _ in batches) > 1
+    for (results, report), expected in zip(found, vectors(embedded[0]), strict=True):
+        np.testing.assert_allclose(vectors(results)[0], expected, atol=1e-5, rtol=0)
+        assert report.tracks[0].compute_s > 0
+
+
+def test_a_track_longer_than_a_block_is_the_same_in_one(tiny, monkeypatch):
+    track = np.concatenate([NOISE, CHORD, SWEEP])[: 24 * SAMPLE_RATE]
+    embedder = ClapEmbedder(tiny, amp="false", hop_seconds=4)
+    (whole,), _ = embedder.embed_tracks([track])
+    monkeypatch.setattr(embed, "BLOCK_SECONDS", 11.0)
+    (pieces,), _ = embedder.embed_tracks([track])
+    assert [(w.start_s, w.end_s, w.rms_dbfs) for w in pieces.windows] == [
+        (w.start_s, w.end_s, pytest.approx(w.rms_dbfs, abs=1e-9)) for w in whole.windows
+    ]
+    np.testing.assert_allclose(vectors([pieces])[0], vectors([whole])[0], atol=1e-5)

@@ -60,6 +60,103 @@ def test_a_stretch_is_what_the_package_gives(folder, samples):
     np.testing.assert_allclose(separate_track(backend, audio), reference(folder, audio), atol=1e-5)
 
 
+def separator(**settings):
+    """The package's, whose masks differ by target, channel, bin and frame."""
+    package = pytest.importorskip("openunmix.model")
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        targets = {}
+        for target in TARGETS:
+            model = targets[target] = package.OpenUnmix(2049, 2, hidden_size=16, max_bin=1487)
+            model.input_mean.uniform_(-1, 0)
+            model.input_scale.uniform_(0.5, 2)
+            model.output_scale.uniform_(0.5, 1)
+            for norm in (model.bn1, model.bn2, model.bn3):
+                norm.running_mean.uniform_(-0.1, 0.1)
+                norm.running_var.uniform_(0.05, 0.5)
+                norm.weight.uniform_(0.2, 1)
+                norm.bias.uniform_(-1, 0)
+    return package.Separator(targets, **{"niter": 1, "wiener_win_len": 30, **settings}).eval()
+
+
+def like_music(items: int, samples: int) -> torch.Tensor:
+    """Tones at random places of the stereo image that die away, over a little noise; peaks near 1."""
+    generator = torch.Generator().manual_seed(1)
+    time = torch.arange(samples) / RATE
+    noise = torch.randn(items, 2, samples, generator=generator)
+    pitch, pan = (
+        60 * 2 ** (6 * torch.rand(items, 12, 1, generator=generator)),
+        torch.rand(items, 12, 1, 2, generator=generator),
+    )
+    notes = torch.sin(2 * torch.pi * pitch * time) * torch.exp(-5 * ((time + pitch / 500) % 0.7))
+    return (0.2 * (notes[..., None] * pan).sum(1).transpose(1, 2) + 0.01 * noise).clamp(-1, 1)
+
+
+KINDS = {
+    "stereo": lambda x: x,
+    "near-mono": lambda x: x.mean(1, keepdim=True) + 1e-3 * x,
+    "silence in parts": lambda x: x * (torch.arange(x.shape[-1]) // 20_000 % 2),
+    "very quiet": lambda x: 1e-4 * x,
+    "one channel silent": lambda x: x * torch.tensor([[1.0], [0.0]]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("samples", [30 * 1024 - 1, 70_000, 4096])
+def test_batched_is_what_the_package_gives(kind, samples):
+    network = separator()
+    backend, audio = OpenUnmix(network), KINDS[kind](like_music(3, samples)).contiguous()
+    with torch.inference_mode():
+        wanted = network(audio.clone())
+        for items in (1, 2):
+            backend.batched.filtered_items = items
+            found = backend.separate(audio)
+            torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 * float(audio.abs().max()))
+
+
+def test_mono_is_what_the_package_gives_in_float64():
+    """Where both channels and their masks are alike, the package's filter is not a number in float32."""
+    network = separator(wiener_win_len=None)
+    with torch.no_grad():
+        for target in network.target_models.values():
+            for value in (target.fc3.weight, target.bn3.weight, target.bn3.bias):
+                value[2049:] = value[:2049]
+            for value in (target.bn3.running_mean, target.bn3.running_var):
+                value[2049:] = value[:2049]
+        audio = like_music(1, 70_000).mean(1, keepdim=True).repeat(1, 2, 1)
+        found = OpenUnmix(network).separate(audio)
+        wanted = network.double()(audio.double())
+    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-4)
+
+
+def test_other_settings_are_left_to_the_package():
+    assert OpenUnmix(separator()).batched
+    audio = like_music(1, 9000)
+    for settings in ({"niter": 2}, {"niter": 0}, {"residual": True}, {"softmask": True}):
+        network = separator(**settings)
+        backend = OpenUnmix(network)
+        assert backend.batched is None
+        with torch.inference_mode():
+            torch.testing.assert_close(backend.separate(audio.clone()), network(audio.clone()))
+
+
+def test_nothing_waits_for_the_device():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Calls(TorchDispatchMode):
+        names: tuple[str, ...] = ()
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.names += (str(function),)
+            return function(*args, **(kwargs or {}))
+
+    backend = OpenUnmix(separator())
+    with torch.no_grad(), Calls() as calls:
+        backend.separate(like_music(1, 70_000))
+    assert "aten._fft_c2r.default" in calls.names
+    assert not [name for name in calls.names if "_local_scalar_dense" in name or "nonzero" in name]
+
+
 def test_longer_tracks_are_joined_from_stretches(folder, monkeypatch):
     monkeypatch.setattr(backend_module, "SEGMENT_SECONDS", 1.0)
     audio, stride = noise(2 * RATE), int(0.75 * RATE)

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.models.separation.statistics import StemFold, StemStatistics
 
@@ -11,7 +12,7 @@ from pipeline.models.separation.statistics import StemFold, StemStatistics
 def fold(blocks: list[np.ndarray], sources: tuple[str, ...]) -> StemStatistics:
     found = StemFold(sources)
     for block in blocks:
-        found.add(block)
+        found.add(torch.from_numpy(block))
     return found.statistics()
 
 

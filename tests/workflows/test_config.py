@@ -189,7 +189,7 @@ def test_what_auto_worked_out_for_one_run_is_worked_out_anew_for_the_next(compos
     again = config_from(dataclasses.asdict(config))
     again.check()
     larger, _ = resolve_hardware(again.hardware, stages, ([80 << 30], ""))
-    assert larger.batch_items == {"clap": 128, "separation": 32}
+    assert larger.batch_items == {"clap": 64, "separation": 32}
     without, _ = resolve_hardware(again.hardware, stages, ([], "no card"))
     assert not any(without.gpu_shares.values())
     assert not any(without.batch_items.values())

@@ -14,15 +14,17 @@ from pipeline.dataset.cache_entry import DamagedEntry, Entry
 from pipeline.dataset.schemas import CLAP, CLAP_SIMILARITY
 from pipeline.engine.batch import Track, add_stage, tracks_of
 from pipeline.engine.keys import clap_key
-from pipeline.engine.process import start_torch
+from pipeline.engine.process import note_extra, start_torch
 from pipeline.engine.results import Results
 from pipeline.engine.source_file import Fetcher
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.models.clap.embed import ClapEmbedder, EmbedReport, TrackWindows
 from pipeline.models.clap.text import TextQueries
-from pipeline.models.clap.tower import SAMPLE_RATE
+from pipeline.models.clap.tower import CLIP_SECONDS, SAMPLE_RATE
 
 NAME = "clap"
+CLIPS = 16
+"""In a batch, where nothing else is asked for."""
 SEGMENT = pa.struct(
     [
         ("segment_index", pa.int32()),
@@ -44,9 +46,14 @@ _NAMES = tuple(f.name for f in FIELDS if not f.name.startswith("key@"))
 class ClapStage:
     """Fills the ``clap_*`` columns and the ``segments`` of a track.
 
+    Several tables may be worked on at once, each in a thread of its own: their windows share batches.
+
     Args:
         checkpoint: as `pipeline.models.clap.checkpoint.read_checkpoint` takes it.
-        window_seconds, hop_seconds, max_batch_audio_seconds, amp: as in the config.
+        window_seconds, hop_seconds, amp: as in the config.
+        max_batch_audio_seconds: as in the config; 0 takes ``batch_items`` on a GPU, or else 160.
+        batch_items: clips of 10 s in a batch on a GPU.
+        compile: whether the network is compiled, on a GPU.
         aggregate: ``mean``, ``weighted`` or ``robust``.
         device: ``cpu`` or ``cuda``.
         threads, seed: of torch in this process.
@@ -62,7 +69,9 @@ class ClapStage:
         window_seconds: float = 10.0,
         hop_seconds: float = 5.0,
         aggregate: str = "mean",
-        max_batch_audio_seconds: float = 160.0,
+        max_batch_audio_seconds: float = 0.0,
+        batch_items: int = 0,
+        compile: bool = False,
         amp: str | bool = "auto",
         device: str = "cpu",
         threads: int = 1,
@@ -73,10 +82,11 @@ class ClapStage:
         results: Results | None = None,
     ) -> None:
         self.device, moved = start_torch(NAME, device, threads, seed)
+        clips = batch_items if self.device == "cuda" and batch_items else CLIPS
+        max_batch_audio_seconds = max_batch_audio_seconds or clips * CLIP_SECONDS
         self.embedder = ClapEmbedder(
-            checkpoint, self.device, amp, max_batch_audio_seconds, window_seconds, hop_seconds
+            checkpoint, self.device, amp, max_batch_audio_seconds, window_seconds, hop_seconds, compile
         )
-        self.fallbacks = [*moved, *self.embedder.fallbacks]
         self.aggregate = aggregate
         self.queries = queries
         self.fetcher = Fetcher(storage_options)
@@ -86,33 +96,31 @@ class ClapStage:
         self.keeps = results is not None and self.device == device
         self.key = clap_key(self.embedder.info.sha256, window_seconds, hop_seconds, aggregate, amp, queries)
         self.embedder.warm_up()
+        self.fallbacks = [*moved, *self.embedder.fallbacks]
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The table with CLAP's columns; rows without audio get nulls."""
         clock = StageClock()
-        if self.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
         tracks = tracks_of(table)
         with ExitStack() as stack:
             wanted = [t for t in tracks if t.can_have(NAME) and t.wants(NAME)]
             computed = [t for t in wanted if not self._recalled(t)]
             heard, readers = self.fetcher.readers(computed, NAME, "clap", SAMPLE_RATE, stack)
             results, report = self.embedder.embed_tracks(readers)
+        clock.exclude(report.elsewhere_s)
         for track in computed:
             if track.failures:  # not heard
                 track.costs.append(Cost(NAME, device=self.device))
-        steps = self.embedder.take_fallbacks()
         for number, (track, result) in enumerate(zip(heard, results, strict=True)):
             self._store(track, result, self._cost(report, number))
+            track.fallbacks.extend(result.fallbacks)
             # After such a step it may be another device's result.
-            if self.keeps and not steps and not track.failures:
+            if self.keeps and not result.fallbacks and not track.failures:
                 values = {name: track.values[name] for name in _NAMES if name in track.values}
                 self.results.put(track, NAME, Entry(values, backend=self.embedder.backend))
-        for step in steps:
-            for track in heard:
-                track.fallbacks.append(step)
         if self.results is not None:
             self.results.settle(tracks)
+        note_extra(self.embedder.pool.spent())
         return add_stage(table, tracks, NAME, FIELDS, clock, drop=self.drop.__contains__)
 
     def _recalled(self, track: Track) -> bool:
@@ -136,7 +144,7 @@ class ClapStage:
 
     def _cost(self, report: EmbedReport, number: int) -> Cost:
         spent = report.tracks[number]
-        cost = Cost(NAME, spent.compute_s, self.device, self.embedder.backend)
+        cost = Cost(NAME, spent.compute_s, self.device, self.embedder.backend, shared_s=spent.shared_s)
         if spent.batch is not None:
             cost.batch_items = spent.batch.items
             cost.batch_audio_s = spent.batch.audio_s

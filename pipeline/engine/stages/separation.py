@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -11,19 +14,22 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from pipeline.audio.reader import ArrayReader
 from pipeline.dataset.cache_entry import DamagedEntry, Entry
 from pipeline.dataset.output import Output, blob_path, stem_path
 from pipeline.dataset.schemas import SEPARATION
 from pipeline.engine.batch import Track, add_stage, tracks_of
 from pipeline.engine.keys import separation_key
-from pipeline.engine.process import start_torch
+from pipeline.engine.process import note_extra, start_torch
 from pipeline.engine.results import Results
 from pipeline.engine.source_file import Fetcher
 from pipeline.engine.stages.stems import StemFiles
 from pipeline.engine.timing import Cost, StageClock
+from pipeline.errors import Fallback
 from pipeline.models.precision import pick_precision
 from pipeline.models.separation import (
     SeparationOptions,
+    SeparationPool,
     SeparationStream,
     Separator,
     StemFold,
@@ -41,8 +47,9 @@ _NAMES = tuple(f.name for f in SEPARATION if not f.name.endswith("_blob"))
 class SeparationStage:
     """Fills the ``separation_*`` and ``stem_*`` columns.
 
-    Each track goes to the backend that `choose` takes for it; the windows of all tracks of a block that have
-    the same backend share batches. What such a batch costs is split by audio seconds.
+    Each track goes to the backend that `choose` takes for it; the windows of all tracks that have the same backend
+    share batches, those of several tables among them, each of which is worked on in a thread of its own. What such a
+    batch costs is split by audio seconds.
 
     Args:
         backends: in the order wanted, the first that can run on a track does; or ``["auto"]``.
@@ -57,6 +64,7 @@ class SeparationStage:
         drop: names of the columns nobody reads after this stage.
         key: of the columns, see `separation_key`; None makes one.
         results: the result cache. It has no stems: where they are saved they are computed.
+        batch_items: most windows in a batch on a GPU; 0 leaves it to the backends.
 
     Raises:
         ValueError: stems are to be saved and there is no ``output``.
@@ -77,6 +85,7 @@ class SeparationStage:
         drop: frozenset[str] = frozenset(),
         key: str | None = None,
         results: Results | None = None,
+        batch_items: int = 0,
     ) -> None:
         if (save_stems or save_arrays) and output is None:
             raise ValueError("stems are to be saved and there is no output")
@@ -90,11 +99,19 @@ class SeparationStage:
         self.fetcher = Fetcher(storage_options)
         self.drop = drop | {f"cached@{NAME}"}
         self.results = results
+        self.batch_items = batch_items
+        self._pools: dict[str, SeparationPool] = {}
+        self._making = threading.Lock()
         # What another device computed than the key says would differ in its last bits.
         self.keeps = results is not None and self.device == device and not (save_stems or save_arrays)
         moved = pick_precision(self.options.amp, self.device).fallback(NAME)
         self.standing += [moved] if moved else []
-        choose(self.backends, self._load)  # so that no track waits for the weights
+        first = choose(self.backends, self._load)  # so that no track waits for the weights
+        if self.device == "cuda" and first.separator is not None:
+            self._warm_up(self._pool(first.separator.name))
+            if first.separator.plain:
+                step = Fallback(NAME, "fused kernels", "plain torch", first.separator.plain)
+                self.standing.append(step)
         self.key = key or separation_key(
             self.backends, self._load, self.options, self.auto_cpu_seconds, save_stems, save_arrays
         )
@@ -108,9 +125,10 @@ class SeparationStage:
             if track.can_have(NAME) and track.wants(NAME) and not self._recalled(track):
                 self._choose(track, groups)
         for name, group in groups.items():
-            self._separate(self._load(name), group)
+            self._separate(self._pool(name), group, clock)
         if self.results is not None:
             self.results.settle(tracks)
+        note_extra(self._spent())
         return add_stage(table, tracks, NAME, FIELDS, clock, drop=self.drop.__contains__)
 
     def _recalled(self, track: Track) -> bool:
@@ -136,6 +154,34 @@ class SeparationStage:
     def _load(self, name: str) -> Separator:
         return load_backend(name, self.device, self.options)
 
+    def _pool(self, name: str) -> SeparationPool:
+        with self._making:
+            if name not in self._pools:
+                separator = self._load(name)
+                if self.batch_items and self.device == "cuda":
+                    separator.batch_items = min(separator.batch_items, self.batch_items)
+                on_cpu = functools.partial(load_backend, name, "cpu", self.options)
+                self._pools[name] = SeparationPool(separator, on_cpu)
+            return self._pools[name]
+
+    def _spent(self) -> dict[str, float]:
+        """Where the seconds of this process went, see `WindowPool.spent`, of all backends together."""
+        sums: Counter[str] = Counter()
+        for pool in list(self._pools.values()):
+            sums.update(pool.windows.spent())
+        return dict(sums)
+
+    def _warm_up(self, pool: SeparationPool) -> None:
+        """Run noise, so that the first tracks find kernels and memory ready, and what a window takes is known."""
+        separator, rng = pool.separator, np.random.default_rng(0)
+        # Three windows to learn what one takes, then a batch of each size that is run.
+        for windows in (3, *pool.sizes()):
+            samples = round(windows * separator.segment * SAMPLE_RATE)
+            noise = rng.uniform(-0.1, 0.1, (2, samples)).astype(np.float32)
+            for _ in SeparationStream(pool, [ArrayReader(noise)]):
+                pass
+        pool.windows.forget_spent()
+
     def _choose(self, track: Track, groups: dict[str, list[Track]]) -> None:
         """Put the track with those of the same backend, and say why it is there."""
         track.costs.append(Cost(NAME, device=self.device, batch_audio_s=track.duration_s or 0.0))
@@ -156,35 +202,31 @@ class SeparationStage:
         else:
             groups.setdefault(choice.separator.name, []).append(track)
 
-    def _separate(self, separator: Separator, tracks: list[Track]) -> None:
-        chosen = [track.fallbacks[len(self.standing) :] for track in tracks]
-        by_index = dict(zip((track.index for track in tracks), chosen, strict=True))
+    def _separate(self, pool: SeparationPool, tracks: list[Track], clock: StageClock) -> None:
+        separator = pool.separator
+        chosen = {track.index: track.fallbacks[len(self.standing) :] for track in tracks}
         started = time.perf_counter()
-        if self.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
         with ExitStack() as stack:
             tracks, readers = self.fetcher.readers(tracks, NAME, "separation", SAMPLE_RATE, stack)
-            stream = SeparationStream(
-                separator, readers, on_cpu=lambda: load_backend(separator.name, "cpu", self.options)
-            )
+            stream = SeparationStream(pool, readers)
             self._drain(stream, separator, tracks)
-        elapsed = time.perf_counter() - started
+        clock.exclude(stream.call.elsewhere_s)
+        own_s = time.perf_counter() - started - stream.call.elsewhere_s
         seconds = [reader.samples / separator.sample_rate for reader in readers]
-        for track, reader, share, steps, audio in zip(
-            tracks, readers, stream.shares, stream.fallbacks, seconds, strict=True
-        ):
-            track.fallbacks.extend(steps)
+        for track, reader, share, audio in zip(tracks, readers, stream.shares, seconds, strict=True):
+            track.fallbacks.extend(share.fallbacks)
             [cost] = track.costs
             cost.backend = separator.name
             cost.batch_items, cost.batch_audio_s = max(1, share.items), share.audio_s or audio
             cost.padding_fraction = separator.padding_fraction(reader.samples)
-            cost.compute_s = elapsed * (audio / sum(seconds) if sum(seconds) else 1 / len(tracks))
+            own = own_s * (audio / sum(seconds) if sum(seconds) else 1 / len(tracks))
+            cost.compute_s, cost.shared_s = share.compute_s + own, share.compute_s
             if self.device == "cuda":
                 cost.gpu_peak_bytes = torch.cuda.max_memory_allocated()
             # After such a step it may be another device's result.
-            if self.keeps and not steps and f"key@{NAME}" in track.values:
+            if self.keeps and not share.fallbacks and f"key@{NAME}" in track.values:
                 values = {name: track.values[name] for name in _NAMES if name in track.values}
-                entry = Entry(values, {}, by_index[track.index], separator.name)
+                entry = Entry(values, {}, chosen[track.index], separator.name)
                 self.results.put(track, NAME, entry)
 
     def _drain(self, stream: SeparationStream, separator: Separator, tracks: list[Track]) -> None:
@@ -209,7 +251,7 @@ class _Result:
         self._files: StemFiles | None = None
         self._failed = False
 
-    def take(self, block: np.ndarray | None, done: bool, error: Exception | None) -> None:
+    def take(self, block: torch.Tensor | None, done: bool, error: Exception | None) -> None:
         """One piece of a `SeparationStream`."""
         if self._failed:
             return
@@ -228,7 +270,7 @@ class _Result:
         if done or self._failed:
             self.close()
 
-    def _add(self, block: np.ndarray) -> None:
+    def _add(self, block: torch.Tensor) -> None:
         self._fold.add(block)
         if self._stage.save_stems or self._stage.save_arrays:
             if self._files is None:

@@ -7,18 +7,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
+import torch
 
 from pipeline.audio.encode import write_flac24, write_npy
 from pipeline.audio.reader import Spool
 from pipeline.dataset.output import Output
 from pipeline.engine.batch import Blob
+from pipeline.models.transfer import Download
 
 
 class StemFiles:
     """Collects the blocks of a track's stems and writes them once their peaks are known.
 
-    The samples lie in temporary files (in ``$TMPDIR``), 8 bytes per stereo sample and stem, until `close`.
+    A block is on its way from the device while the one before it is written. The samples lie in temporary files (in
+    ``$TMPDIR``), 8 bytes per stereo sample and stem, until `close`.
 
     Args:
         output: where the files go.
@@ -28,11 +30,21 @@ class StemFiles:
     def __init__(self, output: Output, sources: Sequence[str]) -> None:
         self._output = output
         self._spools = {name: Spool(2) for name in sources}
+        self._coming: Download | None = None
 
-    def add(self, block: np.ndarray) -> None:
-        """Append float32 ``[sources, 2, n]``."""
-        for spool, samples in zip(self._spools.values(), block, strict=True):
-            spool.write(samples)
+    def add(self, block: torch.Tensor) -> None:
+        """Append float32 ``[sources, 2, n]``, on any device."""
+        before, self._coming = self._coming, Download(block)
+        self._spool(before)
+
+    def _spool(self, block: Download | None) -> None:
+        if block is not None:
+            for spool, samples in zip(self._spools.values(), block.result(), strict=True):
+                spool.write(samples)
+
+    def _complete(self) -> None:
+        before, self._coming = self._coming, None
+        self._spool(before)
 
     def write_flac(self, path: Callable[[str], str], sample_rate: int) -> tuple[list[Blob], dict[str, float]]:
         """Write each stem as 24-bit FLAC below the output.
@@ -43,6 +55,7 @@ class StemFiles:
         Raises:
             EncodeError: the track has no samples.
         """
+        self._complete()
         blobs, gains = [], {}
         for name, spool in self._spools.items():
 
@@ -54,6 +67,7 @@ class StemFiles:
 
     def write_npy(self, path: Callable[[str], str]) -> list[Blob]:
         """Write each stem as a float32 array ``[2, samples]`` below the output; returns what was written."""
+        self._complete()
         return [
             self._write(path(name), name, lambda out, spool=spool: write_npy(spool, out))
             for name, spool in self._spools.items()

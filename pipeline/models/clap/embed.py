@@ -1,32 +1,46 @@
-"""Windows of many tracks through the CLAP tower in shared batches, and back to their tracks."""
+"""Windows of many tracks through the CLAP tower in shared batches, and back to their tracks.
+
+A track goes to the device as a whole, or in blocks of two minutes, and everything that is per sample happens there:
+clipping, 16-bit steps, levels, windows as views. What comes back are vectors and levels.
+"""
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
 from pipeline.audio.reader import ArrayReader, AudioReader
-from pipeline.audio.windows import repeat_pad, window_spans
+from pipeline.audio.windows import window_spans
 from pipeline.errors import Fallback, UserError
 from pipeline.models.batching import BatchRunner
 from pipeline.models.clap.aggregate import aggregate
 from pipeline.models.clap.checkpoint import Checkpoint, read_checkpoint
+from pipeline.models.clap.clips import Clip, ClipBlock, assemble
 from pipeline.models.clap.tower import CLIP_SAMPLES, CLIP_SECONDS, SAMPLE_RATE, AudioTower
 from pipeline.models.model_cache import MODELS, ModelKey
 from pipeline.models.precision import pick_precision
+from pipeline.models.transfer import Download
+from pipeline.models.window_pool import (
+    LARGEST_BATCH,
+    Answer,
+    Batch,
+    Call,
+    WindowPool,
+    device_event,
+)
 
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 
-# LAION scales by the largest int16, both ways.
-_FULL_SCALE = 32767.0
+BLOCK_SECONDS = 120.0
+"""Of a longer track so much is on the device at a time: 23 MB of samples."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +64,14 @@ class Window:
 
 @dataclass
 class TrackWindows:
-    """The windows of one track in order, or the error that only this track ran into."""
+    """The windows of one track in order, or the error that only this track ran into.
+
+    ``fallbacks`` are the steps that memory forced on the batches it was in.
+    """
 
     windows: list[Window] = field(default_factory=list)
     error: Exception | None = None
+    fallbacks: list[Fallback] = field(default_factory=list)
 
     def aggregate(self, how: str) -> np.ndarray | None:
         """`pipeline.models.clap.aggregate.aggregate` over the windows that have an embedding."""
@@ -74,10 +92,10 @@ class BatchReport:
     """What one batch was and cost.
 
     Args:
-        items: windows in it.
+        items: windows in it, those of other callers among them.
         audio_s: real audio in it, s, without filling.
         padding_fraction: share of what the tower processed that was filling, 0..1.
-        compute_s: transfer, tower and transfer back, s.
+        compute_s: tower and transfer back, s; on a GPU by its own clock.
     """
 
     items: int
@@ -93,19 +111,32 @@ class TrackCost:
     Args:
         compute_s: its own preparation, and of each batch it was in the share of its audio seconds; attempts
             that failed included, so that the sum over tracks is what was spent.
+        shared_s: what of it was spent in batches.
         batch: the batch that held most of its audio; None if it was in none.
     """
 
     compute_s: float = 0.0
+    shared_s: float = 0.0
     batch: BatchReport | None = None
 
 
 @dataclass
 class EmbedReport:
-    """What a call of `ClapEmbedder.embed_tracks` cost: per batch, and per track in the order given."""
+    """What a call of `ClapEmbedder.embed_tracks` cost: per batch it had windows in, and per track in the order given.
+
+    ``elsewhere_s`` is what the call spent on batches and on waiting for them, s: its time without its own work.
+    """
 
     batches: list[BatchReport]
     tracks: list[TrackCost]
+    elsewhere_s: float = 0.0
+
+
+class _Found(NamedTuple):
+    """A row of what the tower returned for a batch, not necessarily there yet."""
+
+    rows: Download
+    number: int
 
 
 class ClapEmbedder:
@@ -119,6 +150,7 @@ class ClapEmbedder:
             however short it is, since that is what takes memory; one window is always allowed.
         window_seconds: at most 10, the clip HTSAT was trained on. Shorter windows are repeated up to that.
         hop_seconds: distance between the starts of two windows.
+        compile: on a GPU, have the network compiled with ``torch.compile`` by `warm_up`.
 
     Raises:
         UserError: a parameter is out of range, or the checkpoint is refused.
@@ -132,6 +164,7 @@ class ClapEmbedder:
         max_batch_audio_seconds: float = 80.0,
         window_seconds: float = 10.0,
         hop_seconds: float = 5.0,
+        compile: bool = False,
     ) -> None:
         self.window = _samples("clap.window_seconds", window_seconds)
         self.hop = _samples("clap.hop_seconds", hop_seconds)
@@ -141,23 +174,23 @@ class ClapEmbedder:
             )
         if not 0 < max_batch_audio_seconds < math.inf:
             raise UserError(f"clap.max_batch_audio_seconds={max_batch_audio_seconds:g} must be above 0")
-        self.device = device
+        self.device, self.compile = device, compile
         self.precision = pick_precision(amp, device)
         short = self.precision.fallback("clap")
         self.fallbacks: list[Fallback] = [short] if short else []
         loaded = read_checkpoint(checkpoint)
         self.info = loaded.info
         self.tower = self._tower(device, self.precision.dtype, lambda: loaded)
-        self.runner: BatchRunner[np.ndarray, tuple[np.ndarray, float]] = BatchRunner(
+        self.pool: WindowPool[Clip, _Found] = WindowPool(
+            lambda group: self.runner, device_event(torch.device(device))
+        )
+        self.runner: BatchRunner[Clip, _Found] = BatchRunner(
             "clap",
-            self._forward,
+            self.pool.timed(self._forward),
             device,
             max(1, int(max_batch_audio_seconds // CLIP_SECONDS)),
             key=(self.model_id, self.precision.name),
         )
-
-        # Size and seconds of each batch of the run going on.
-        self.ran: list[tuple[int, float]] = []
 
     @property
     def model_id(self) -> str:
@@ -170,25 +203,34 @@ class ClapEmbedder:
         return f"{self.info.architecture} {self.precision.name}"
 
     def warm_up(self) -> float:
-        """Run noise, so that the first real batch finds kernels ready, and on a GPU its memory. Seconds."""
+        """Run noise, so that the first real batch finds kernels ready, and on a GPU its memory and the faster ways
+        of `pipeline.models.clap.compiled`; those that do not work here are among `fallbacks`. Seconds.
+
+        To be called before others use the GPU in this process.
+        """
         started = time.perf_counter()
-        noise = np.random.default_rng(0).integers(-3000, 3000, CLIP_SAMPLES, np.int16)
-        clips = 1 if self.device == "cpu" else max(3, self.runner.batch_items)
-        self.runner.run([noise] * clips)
+        full = min(self.runner.batch_items, LARGEST_BATCH)
+        clips = 1 if self.device == "cpu" else max(3, full)
+        noise = np.random.default_rng(0).uniform(-0.1, 0.1, CLIP_SAMPLES).astype(np.float32)
+        self.embed_tracks([noise] * clips)
+        if self.device != "cpu":
+            problems = self.tower.prepare(min(self.runner.batch_items, full), self.compile)
+            self.fallbacks += [Fallback("clap", "a faster way", "plain torch", line) for line in problems]
+        self.pool.forget_spent()
         return time.perf_counter() - started
 
     def embed_tracks(
         self, tracks: Sequence[np.ndarray | AudioReader]
     ) -> tuple[list[TrackWindows], EmbedReport]:
-        """Embed the windows of all ``tracks``, filling batches across tracks.
+        """Embed the windows of all ``tracks``, filling batches across tracks, and across threads that call this.
 
         How windows fall into batches changes a component by less than 1e-5 in float32, 1e-3 in bfloat16.
         Where memory runs out the batches get smaller for good, and on a GPU a window that does not fit alone
-        is run on the CPU, in float32; `take_fallbacks` tells.
+        is run on the CPU, in float32; the tracks' ``fallbacks`` tell.
 
         Args:
             tracks: mono at 48 kHz, float ``[samples]`` or a reader of one channel, -1..1; values beyond are
-                clipped, as LAION does. Of a reader only the windows of a batch are in memory.
+                clipped, as LAION does. Of a reader only the blocks of waiting windows are in memory.
 
         Returns:
             one `TrackWindows` per track in the order given, and what it cost. A track that cannot be embedded
@@ -198,144 +240,143 @@ class ClapEmbedder:
         Raises:
             torch.AcceleratorError: the GPU failed; the process cannot go on using it.
         """
-        run = _Run(self, len(tracks))
-        batch: list[_Clip] = []
-        for clip in run.clips(tracks):
-            batch.append(clip)
-            if len(batch) >= self.runner.batch_items:
-                run.embed(batch)
-                batch = []
-        run.embed(batch)
-        return run.results, EmbedReport(run.batches, run.costs)
-
-    def take_fallbacks(self) -> list[Fallback]:
-        """What memory has forced since the last call."""
-        return self.runner.take_fallbacks()
+        run = _Run(self, tracks)
+        for answer in self.pool.run(run.clips(), run.call):
+            run.take(answer)
+        return run.results, run.report()
 
     def _tower(self, device: str, dtype: torch.dtype, read: Callable[[], Checkpoint]) -> AudioTower:
         key = ModelKey(f"clap-audio:{self.info.architecture}", self.info.sha256, device, str(dtype))
         return MODELS.get(key, lambda: AudioTower(read(), dtype).to(device))
 
-    def _forward(self, clips: Sequence[np.ndarray], device: str) -> list[tuple[np.ndarray, float]]:
-        """int16 clips → per clip its unit embedding ``[512]`` and the norm before normalisation."""
-        started = time.perf_counter()
-        tower = self.tower
+    def _forward(self, clips: Sequence[Clip], device: str) -> list[_Found]:
+        """Per clip its unit embedding and the norm before normalisation, as one row ``[513]``."""
+        tower, waveforms = self.tower, assemble(clips, CLIP_SAMPLES)
         if device != self.device:
             tower = self._tower(device, torch.float32, lambda: read_checkpoint(self.info.path))
-        filled = np.stack([repeat_pad(clip, CLIP_SAMPLES) for clip in clips])
-        waveforms = torch.from_numpy(filled).to(device).float().div_(_FULL_SCALE)
+            waveforms = waveforms.to(device)
         unit, raw = tower(waveforms, return_raw=True)
-        unit, norms = unit.cpu().numpy(), raw.norm(dim=-1).cpu().numpy()
-        if not (np.isfinite(unit).all() and np.isfinite(norms).all() and (norms > 0).all()):
-            raise FloatingPointError("the tower returned an embedding that is zero, NaN or infinite")
-        self.ran.append((len(clips), time.perf_counter() - started))
-        return list(zip(unit, norms.tolist(), strict=True))
-
-
-@dataclass(frozen=True)
-class _Clip:
-    """A window on its way through the tower: whose it is and its samples as int16, not filled yet."""
-
-    track: int
-    index: int
-    samples: np.ndarray
-
-    @property
-    def seconds(self) -> float:
-        return len(self.samples) / SAMPLE_RATE
+        rows = Download(torch.cat([unit, raw.norm(dim=-1, keepdim=True)], dim=1))
+        return [_Found(rows, number) for number in range(len(clips))]
 
 
 class _Run:
     """One call of `ClapEmbedder.embed_tracks`: results and costs as they come in."""
 
-    def __init__(self, embedder: ClapEmbedder, tracks: int) -> None:
-        self.embedder = embedder
-        self.results = [TrackWindows() for _ in range(tracks)]
-        self.costs = [TrackCost() for _ in range(tracks)]
-        self.batches: list[BatchReport] = []
-        self._most: Counter[int] = Counter()
+    def __init__(self, embedder: ClapEmbedder, tracks: Sequence[np.ndarray | AudioReader]) -> None:
+        self.embedder, self.tracks = embedder, tracks
+        self.call = Call()
+        self.results = [TrackWindows() for _ in tracks]
+        self.costs = [TrackCost() for _ in tracks]
+        # Of each track, the seconds it had in each batch.
+        self._shares: list[Counter[int]] = [Counter() for _ in tracks]
+        self._batches: dict[int, Batch] = {}
 
-    def clips(self, tracks: Sequence[np.ndarray | AudioReader]) -> Iterator[_Clip]:
+    def clips(self) -> Iterator[Clip]:
         """The windows that are not silent. Silent ones and broken tracks are settled here."""
-        for track, x in enumerate(tracks):
-            result = self.results[track]
+        for track, first, block in _one_ahead(self._blocks()):
+            result, cost = self.results[track], self.costs[track]
+            if result.error is not None:
+                continue
+            started = time.perf_counter()
             try:
-                for clip in self._track_clips(track, x):
-                    yield clip
-                    if result.error is not None:
+                block.settle()
+            except ValueError as error:
+                self._fail(track, error)
+                continue
+            result.windows += [
+                Window(
+                    (block.begin + start) / SAMPLE_RATE, (block.begin + stop) / SAMPLE_RATE, rms, None, None
+                )
+                for (start, stop), rms in zip(
+                    block.spans, map(block.rms_dbfs, range(len(block.spans))), strict=True
+                )
+            ]
+            cost.compute_s += time.perf_counter() - started
+            for number in filter(block.heard, range(len(block.spans))):
+                if result.error is not None:
+                    break
+                yield Clip(track, result, first + number, block, number)
+
+    def _blocks(self) -> Iterator[tuple[int, int, ClipBlock]]:
+        """Track, number of the first window, and block, of all tracks."""
+        for track, x in enumerate(self.tracks):
+            try:
+                for first, block in self._track_blocks(track, _mono_reader(x)):
+                    yield track, first, block
+                    if self.results[track].error is not None:
                         break
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, torch.OutOfMemoryError) as error:
                 self._fail(track, error)
 
-    def _track_clips(self, track: int, x: np.ndarray | AudioReader) -> Iterator[_Clip]:
-        reader = _mono_reader(x)
-        windows = self.results[track].windows
-        for start, stop in window_spans(reader.samples, self.embedder.window, self.embedder.hop):
+    def _track_blocks(self, track: int, reader: AudioReader) -> Iterator[tuple[int, ClipBlock]]:
+        window, hop = self.embedder.window, self.embedder.hop
+        spans = window_spans(reader.samples, window, hop)
+        per_block = max(1, int((BLOCK_SECONDS * SAMPLE_RATE - window) // hop) + 1)
+        for first in range(0, len(spans), per_block):
             started = time.perf_counter()
-            view = reader.read(start, stop)[0]
-            samples, rms = quantise(view), rms_dbfs(view)
-            windows.append(Window(start / SAMPLE_RATE, stop / SAMPLE_RATE, rms, None, None))
+            chosen = spans[first : first + per_block]
+            begin, end = chosen[0][0], chosen[-1][1]
+            block = ClipBlock(
+                reader.read(begin, end)[0],
+                begin,
+                [(start - begin, stop - begin) for start, stop in chosen],
+                math.gcd(window, hop),
+                torch.device(self.embedder.device),
+            )
             self.costs[track].compute_s += time.perf_counter() - started
-            if samples.any():
-                yield _Clip(track, len(windows) - 1, samples)
+            yield first, block
 
-    def embed(self, clips: list[_Clip]) -> None:
-        """Run a batch. If it fails, run it again track by track, and let only the culprit carry the error."""
-        clips = [clip for clip in clips if self.results[clip.track].error is None]
-        if not clips:
+    def take(self, answer: Answer[Clip, _Found]) -> None:
+        """Put the embedding of a window into its place."""
+        clip, track = answer.item, answer.item.track
+        result = self.results[track]
+        self.costs[track].compute_s += answer.seconds
+        self.costs[track].shared_s += answer.seconds
+        if result.error is not None:
             return
-        ran = self.embedder.ran = []
+        if answer.error is not None:
+            self._fail(track, answer.error)
+            return
+        for step in answer.fallbacks:
+            if step not in result.fallbacks:
+                result.fallbacks.append(step)
         started = time.perf_counter()
-        try:
-            results = self.embedder.runner.run([clip.samples for clip in clips])
-        except torch.AcceleratorError:
-            raise
-        except Exception as error:  # noqa: BLE001  whatever a network raises, its neighbours go on
-            self._charge(clips, time.perf_counter() - started)
-            tracks = sorted({clip.track for clip in clips})
-            if len(tracks) == 1:
-                self._fail(tracks[0], error)
-                return
-            log.warning("a CLAP batch of %d tracks failed, running them one by one: %r", len(tracks), error)
-            for track in tracks:
-                self.embed([clip for clip in clips if clip.track == track])
+        row = answer.value.rows.result()[answer.value.number]
+        if not (np.isfinite(row).all() and row[-1] > 0):
+            self._fail(
+                track, FloatingPointError("the tower returned an embedding that is zero, NaN or infinite")
+            )
             return
-        spent = time.perf_counter() - started
-        for clip, (embedding, norm) in zip(clips, results, strict=True):
-            windows = self.results[clip.track].windows
-            w = windows[clip.index]
-            windows[clip.index] = Window(w.start_s, w.end_s, w.rms_dbfs, embedding.copy(), norm)
-        # What the runner took for itself, and for attempts that did not fit, is shared by all.
-        self._charge(clips, spent - sum(compute_s for _, compute_s in ran))
-        done = 0
-        for items, compute_s in ran:
-            self._report(clips[done : done + items], compute_s)
-            done += items
+        w = result.windows[clip.index]
+        result.windows[clip.index] = Window(w.start_s, w.end_s, w.rms_dbfs, row[:-1].copy(), float(row[-1]))
+        self._shares[track][id(answer.batch)] += clip.seconds
+        self._batches[id(answer.batch)] = answer.batch
+        self.costs[track].compute_s += time.perf_counter() - started
 
-    def _report(self, clips: list[_Clip], compute_s: float) -> None:
-        """Enter a batch that ran as a whole."""
-        seconds = self._charge(clips, compute_s)
-        audio_s = sum(seconds.values())
-        report = BatchReport(len(clips), audio_s, 1 - audio_s / (len(clips) * CLIP_SECONDS), compute_s)
-        self.batches.append(report)
-        for track, own in seconds.items():
-            if own > self._most[track]:
-                self._most[track] = own
-                self.costs[track].batch = report
-
-    def _charge(self, clips: list[_Clip], compute_s: float) -> dict[int, float]:
-        """Split ``compute_s`` over the tracks by audio seconds, which are returned."""
-        seconds: dict[int, float] = {}
-        for clip in clips:
-            seconds[clip.track] = seconds.get(clip.track, 0.0) + clip.seconds
-        total = sum(seconds.values())
-        for track, own in seconds.items():
-            self.costs[track].compute_s += compute_s * own / total
-        return seconds
+    def report(self) -> EmbedReport:
+        """What it cost, once all answers are there."""
+        reports = {
+            key: BatchReport(b.items, b.audio_s, 1 - b.audio_s / (b.items * CLIP_SECONDS), b.compute_s)
+            for key, b in self._batches.items()
+        }
+        for cost, shares in zip(self.costs, self._shares, strict=True):
+            if shares:
+                cost.batch = reports[max(shares, key=shares.__getitem__)]
+        return EmbedReport(list(reports.values()), self.costs, self.call.elsewhere_s)
 
     def _fail(self, track: int, error: Exception) -> None:
         self.results[track].windows.clear()
         self.results[track].error = error
+
+
+def _one_ahead(items: Iterable[T]) -> Iterator[T]:
+    """``items``, each handed on once the next one is made: a device may work on that while this one is used."""
+    before: list[T] = []
+    for item in items:
+        yield from before
+        before = [item]
+    yield from before
 
 
 def _mono_reader(x: np.ndarray | AudioReader) -> AudioReader:
@@ -346,25 +387,6 @@ def _mono_reader(x: np.ndarray | AudioReader) -> AudioReader:
     if x.ndim != 1 or not np.issubdtype(x.dtype, np.floating):
         raise ValueError(f"expected a mono track of floats [samples], got {x.dtype} {list(x.shape)}")
     return ArrayReader(x[None])
-
-
-def quantise(x: np.ndarray) -> np.ndarray:
-    """Clip float32 ``x`` to -1..1 and truncate to int16 steps of 1/32767, as ``laion_clap`` feeds its tower.
-
-    Raises:
-        ValueError: ``x`` holds NaN or infinity.
-    """
-    if not np.isfinite(x).all():
-        raise ValueError("the audio holds NaN or infinity")
-    return (np.clip(x, -1, 1) * np.float32(_FULL_SCALE)).astype(np.int16)
-
-
-def rms_dbfs(x: np.ndarray) -> float | None:
-    """RMS level of ``x``, dB relative to full scale 1.0 (a full-scale sine reads -3.01); None for silence."""
-    peak = float(np.abs(x).max(initial=0.0))
-    if peak == 0:
-        return None
-    return 20 * math.log10(peak) + 10 * math.log10(np.mean(np.square(x / peak, dtype=np.float64)))
 
 
 def _samples(name: str, seconds: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pipeline.errors import UserError
+from pipeline.models.clap import compiled
 from pipeline.models.clap.checkpoint import (
     ARCHITECTURES,
     EMBEDDING_SIZE,
@@ -79,6 +81,10 @@ class AudioTower(nn.Module):
         self.requires_grad_(False).eval()
         self.dtype = dtype
         self.audio_branch.use_dtype(dtype)
+        # Set by `prepare`.
+        self.fused: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self.compiled: tuple[int, Callable[[torch.Tensor], torch.Tensor]] | None = None
+        self.captured: compiled.Captured | None = None
 
     def train(self, mode: bool = True) -> AudioTower:
         """Stays in evaluation mode; raises ``ValueError`` when asked to train."""
@@ -93,9 +99,20 @@ class AudioTower(nn.Module):
         """Embed clips."""
         if waveforms.ndim != 2 or waveforms.shape[1] != CLIP_SAMPLES:
             raise ValueError(f"expected [batch, {CLIP_SAMPLES}], got {list(waveforms.shape)}")
-        raw = self.audio_projection(self.audio_branch(self.log_mel(waveforms.float())))
-        unit = F.normalize(raw, dim=-1)
+        if self.captured is not None and len(waveforms) <= self.captured.most:
+            unit, raw = self.captured(waveforms)
+        else:
+            unit, raw = self.embed(waveforms)
         return (unit, raw) if return_raw else unit
+
+    def embed(self, waveforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embed clips without a captured graph: unit vectors and raw projections."""
+        raw = self.audio_projection(compiled.latent(self, self.log_mel(waveforms.float())))
+        return F.normalize(raw, dim=-1), raw
+
+    def prepare(self, batch_items: int, compile: bool = False, capture: bool = True) -> list[str]:
+        """Set up faster ways on a GPU, see `pipeline.models.clap.compiled.prepare`; a line for each that fails."""
+        return compiled.prepare(self, batch_items, compile, capture)
 
     @torch.inference_mode()
     def log_mel(self, waveforms: torch.Tensor) -> torch.Tensor:

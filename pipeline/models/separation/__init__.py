@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from pipeline.models.separation.choose import AUTO, BACKEND_NAMES, Choice, load_backend
     from pipeline.models.separation.names import STEMS
     from pipeline.models.separation.statistics import StemFold
-    from pipeline.models.separation.stream import SeparationStream, separate_track, stream_track
+    from pipeline.models.separation.stream import (
+        SeparationPool,
+        SeparationStream,
+        separate_track,
+        stream_track,
+    )
 
 _HOMES = {
     "AUTO": "choose",
@@ -29,6 +34,7 @@ _HOMES = {
     "BackendUnavailable": "base",
     "Choice": "choose",
     "SeparationOptions": "base",
+    "SeparationPool": "stream",
     "SeparationStream": "stream",
     "Separator": "base",
     "StemFold": "statistics",
@@ -45,6 +51,7 @@ __all__ = [
     "BackendUnavailable",
     "Choice",
     "SeparationOptions",
+    "SeparationPool",
     "SeparationStream",
     "Separator",
     "StemFold",

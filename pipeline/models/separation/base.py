@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pipeline.audio.reader import AudioReader
+if TYPE_CHECKING:
+    from pipeline.models.separation.device_audio import DeviceTrack
 
 SAMPLE_RATE = 44100
 """Rate of the audio that the stage hands out, Hz: that of every published model."""
@@ -79,6 +80,7 @@ class Separator:
         batch_items: windows in one batch. One is fastest on a CPU, where two no longer fit the caches.
         device: where it runs.
         amp: whether it runs in bfloat16 autocast.
+        plain: why it runs on a GPU without the kernels that were written for it; empty where it does not.
     """
 
     name: ClassVar[str]
@@ -90,6 +92,7 @@ class Separator:
     batch_items: int = 1
     device: torch.device
     amp: bool = False
+    plain: str = ""
 
     @classmethod
     def load(cls, device: str = "cpu", options: SeparationOptions | None = None) -> Separator:
@@ -120,8 +123,10 @@ class Separator:
         """
         return None
 
-    def level(self, audio: AudioReader) -> Level | None:
+    def level(self, audio: DeviceTrack) -> Level | None:
         """What is taken out of the track before the network sees it; None for silence, whose stems are zeros.
+
+        Called in the context of `pipeline.models.transfer.copying`: it must not wait for the network.
 
         Raises:
             ValueError: it holds NaN or infinity.

@@ -21,11 +21,9 @@ import contextlib
 import importlib.util
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.audio.reader import AudioReader, blocks
 from pipeline.models.separation.base import (
     BackendUnavailable,
     Level,
@@ -35,6 +33,8 @@ from pipeline.models.separation.base import (
     register,
 )
 from pipeline.models.separation.demucs_weights import find_model
+from pipeline.models.separation.device_audio import DeviceTrack
+from pipeline.models.separation.fused_demucs import fuse
 from pipeline.models.separation.networks import parameters_hash, use_amp
 from pipeline.models.separation.overlap import triangle
 
@@ -51,6 +51,9 @@ class Demucs(Separator):
         device: where it runs.
         amp: whether it runs in bfloat16 autocast.
         name: of the model, for `model_id`.
+
+    Attributes:
+        plain: why the network runs without `fused_demucs`'s kernels on a GPU; empty where it does not.
 
     Raises:
         BackendUnavailable: the model is not stereo, or it is a bag whose members cut a track differently.
@@ -77,11 +80,14 @@ class Demucs(Separator):
         self.sample_rate = int(first.samplerate)
         self.segment = float(first.segment)
         self.cpu_speed = Demucs.cpu_speed / len(self.models)
-        self.batch_items = 1 if self.device.type == "cpu" else 16
+        self.batch_items = 1 if self.device.type == "cpu" else 32
         self._size = int(first.samplerate * first.segment)
         self._weight = triangle(self._size)
         self.mix = self.mix.to(self.device)
         self._digest = parameters_hash(self.models, str(self.mix.tolist()))
+        self.plain = ""
+        if self.device.type == "cuda":
+            self.plain = next(filter(None, [fuse(member, self.device, amp) for member in self.models]), "")
 
     @classmethod
     def load(cls, device: str = "cpu", options: SeparationOptions | None = None) -> Demucs:
@@ -106,16 +112,14 @@ class Demucs(Separator):
     def transition(self, size: int) -> Tensor | None:
         return self._weight
 
-    def level(self, audio: AudioReader) -> Level | None:
+    def level(self, audio: DeviceTrack) -> Level | None:
         """Mean and standard deviation of the mono mix; the latter with demucs's 1e-8, so never 0."""
-        total, squares, peak = 0.0, 0.0, 0.0
-        for block in blocks(audio):
-            mono = block.mean(axis=0, dtype=np.float32).astype(np.float64)
-            total += float(mono.sum())
-            squares += float(np.square(mono).sum())
-            peak = max(peak, float(np.max(np.abs(block), initial=0.0)))
-        if not np.isfinite(total + squares):
-            raise ValueError("separation: the track holds NaN or infinity")
+        sums = []
+        for block in audio.blocks():
+            mono = block.mean(dim=0).double()
+            peak = torch.linalg.vector_norm(block, float("inf")).double()
+            sums.append(torch.stack([mono.sum(), mono.square().sum(), peak]))
+        total, squares, peak = torch.stack(sums).sum(dim=0).tolist()
         if peak == 0.0:
             return None
         mean = total / audio.samples

@@ -1,12 +1,11 @@
-"""Cutting windows out of a track and adding them up again."""
+"""Windows of a track added up again, where they are."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from pipeline.audio.reader import AudioReader
 from pipeline.models.separation.base import UNTOUCHED, Level, Window
 
 
@@ -21,27 +20,8 @@ def triangle(size: int) -> Tensor:
     return weight / weight.max()
 
 
-def read_window(reader: AudioReader, window: Window, level: Level = UNTOUCHED) -> np.ndarray:
-    """What the network reads: float32 ``[channels, window.size]``, zeros where the track has no samples.
-
-    Raises:
-        ValueError: NaN or infinity.
-    """
-    out = np.zeros((reader.channels, window.size), np.float32)
-    start, stop = max(0, window.start), min(reader.samples, window.start + window.size)
-    if start < stop:
-        inside = reader.read(start, stop)
-        if not np.isfinite(inside).all():
-            raise ValueError(f"separation: NaN or infinity after sample {start}")
-        if level != UNTOUCHED:
-            # In float32 and in this order, as demucs does.
-            inside = (inside - np.float32(level.mean)) / np.float32(level.scale)
-        out[:, start - window.start : stop - window.start] = inside
-    return out
-
-
 class OverlapAdd:
-    """Adds the windows of one track and hands out what is complete.
+    """Adds the windows of one track, on the device they are on, and hands out what is complete.
 
     Args:
         samples: length of the track; what is handed out sums to it exactly.
@@ -54,13 +34,13 @@ class OverlapAdd:
         self._weights: Tensor | None = None
         self._position = 0
 
-    def add(self, window: Window, stems: Tensor, weight: Tensor | None) -> np.ndarray:
+    def add(self, window: Window, stems: Tensor, weight: Tensor | None) -> Tensor:
         """Take the next window and return the samples before it, which no later one can change.
 
         Args:
             window: its place; offsets rise.
-            stems: float32 ``[sources, 2, window.size]``, on the host.
-            weight: ``[n]``, ``n >= window.length``, or None for 1 without normalisation.
+            stems: float32 ``[sources, 2, window.size]``.
+            weight: ``[n]``, ``n >= window.length``, on the same device, or None for 1 without normalisation.
 
         Returns:
             float32 ``[sources, 2, n]``; ``n`` may be 0.
@@ -79,14 +59,14 @@ class OverlapAdd:
         weight = weight[: window.length]
         self._weights = _grown(self._weights, window.length)
         self._weights[: window.length] += weight
-        self._sum[..., : window.length] += weight * kept
+        self._sum[..., : window.length].addcmul_(kept, weight)
         return complete
 
-    def rest(self) -> np.ndarray:
+    def rest(self) -> Tensor:
         """What is left after the last window."""
         return self._take(self._position + self._sum.shape[-1])
 
-    def _take(self, until: int) -> np.ndarray:
+    def _take(self, until: int) -> Tensor:
         count = until - self._position
         done = self._sum[..., :count]
         if self._weights is not None:
@@ -100,9 +80,9 @@ class OverlapAdd:
         done = done[..., start:end]
         if self._level != UNTOUCHED:
             done = done * self._level.scale + self._level.mean
-        return done.numpy()
+        return done
 
 
 def _grown(buffer: Tensor, size: int) -> Tensor:
     missing = size - buffer.shape[-1]
-    return torch.nn.functional.pad(buffer, (0, missing)) if missing > 0 else buffer
+    return pad(buffer, (0, missing)) if missing > 0 else buffer

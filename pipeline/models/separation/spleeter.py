@@ -161,7 +161,7 @@ class Spleeter(Separator):
     ) -> None:
         self.device = torch.device(device)
         self.unets = [unet.to(self.device, memory_format=torch.channels_last) for unet in unets]
-        self.batch_items = 1 if self.device.type == "cpu" else 8
+        self.batch_items = 1 if self.device.type == "cpu" else 16
         self.weights_hash = weights_hash
         self.amp = amp
 

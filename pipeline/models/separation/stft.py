@@ -8,6 +8,7 @@ neighbours' frames reach three hops into it, so what comes back is added, not jo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -48,8 +49,7 @@ def spectrum(audio: Tensor) -> Tensor:
         - audio: float32 ``[..., (frames + 3) * HOP_LENGTH]``
         - returns: complex64 ``[..., frames, 1 + N_FFT // 2]``
     """
-    window = torch.hann_window(N_FFT, device=audio.device)
-    return torch.fft.rfft(audio.unfold(-1, N_FFT, HOP_LENGTH) * window)
+    return torch.fft.rfft(audio.unfold(-1, N_FFT, HOP_LENGTH) * _hann(audio.device))
 
 
 def waveform(spectra: Tensor) -> Tensor:
@@ -59,8 +59,13 @@ def waveform(spectra: Tensor) -> Tensor:
         - spectra: complex64 ``[..., frames, 1 + N_FFT // 2]``
         - returns: float32 ``[..., (frames + 3) * HOP_LENGTH]``
     """
-    window = torch.hann_window(N_FFT, device=spectra.device) * _GAIN
+    window = _hann(spectra.device) * _GAIN
     return _overlap_add(torch.fft.irfft(spectra, n=N_FFT) * window)
+
+
+@functools.cache
+def _hann(device: torch.device) -> Tensor:
+    return torch.hann_window(N_FFT, device=device)
 
 
 def _overlap_add(frames: Tensor) -> Tensor:

@@ -1,27 +1,34 @@
 """Tracks in, stems out: windows of many tracks in packed batches, overlap-add, memory set by the batch.
 
-Of each track only the windows of the batch in hand and the samples that the next window still adds to are in
-memory; stems leave as blocks as soon as no window can change them. Tracks come out in the order they went in,
+A track goes to the device in blocks, its windows are views of them, and what the network makes of those is added up
+where it is. Of each track only the blocks of the windows in hand and the samples that the next window still adds to
+are in memory; stems leave as blocks as soon as no window can change them. Tracks come out in the order they went in,
 and neither their number nor the size of the batch changes what is computed for one of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pipeline.audio.reader import ArrayReader, AudioReader
 from pipeline.errors import Fallback
 from pipeline.models.batching import BatchRunner
 from pipeline.models.memory import MemoryProbe
 from pipeline.models.separation.base import Separator, Window
-from pipeline.models.separation.overlap import OverlapAdd, read_window
+from pipeline.models.separation.device_audio import DeviceBlock, DeviceTrack
+from pipeline.models.separation.overlap import OverlapAdd
+from pipeline.models.transfer import Download, copying
+from pipeline.models.window_pool import Answer, Call, WindowPool, device_event
 
+# One window and two are how `BatchRunner` learns what a window takes.
+FILLED_FROM = 3
 # Length of the blocks of a silent track, which no window sets.
 _SILENCE = 1 << 18
 
@@ -31,28 +38,32 @@ class Piece(NamedTuple):
 
     Args:
         track: its number.
-        block: the next samples of its stems, float32 ``[sources, 2, n]``, ``n >= 1``.
+        block: the next samples of its stems, float32 ``[sources, 2, n]``, ``n >= 1``, on the backend's device.
         done: whether this is its last piece; then there may be no block.
         error: why it could not be separated; then it is its last piece.
     """
 
     track: int
-    block: np.ndarray | None = None
+    block: Tensor | None = None
     done: bool = False
     error: Exception | None = None
 
 
 @dataclass
-class BatchShare:
-    """The largest batch that a track had a window in.
+class Share:
+    """What a track had of the batches it was in.
 
     Args:
-        items: windows in it.
-        audio_s: audio in it, s.
+        items: windows in the largest of them.
+        audio_s: audio in that one, s.
+        compute_s: of the time spent on all of them, and on its own windows, what is its own, s.
+        fallbacks: steps that were taken because memory ran out.
     """
 
     items: int = 0
     audio_s: float = 0.0
+    compute_s: float = 0.0
+    fallbacks: list[Fallback] = field(default_factory=list)
 
 
 class _Track:
@@ -61,179 +72,220 @@ class _Track:
     def __init__(self, number: int, reader: AudioReader) -> None:
         self.number, self.reader = number, reader
         self.overlap_add: OverlapAdd | None = None
-        self.pending = 0  # windows cut and not yet added
-        self.cut = False  # whether all windows are
-        self.failed = False
+        self.error: Exception | None = None
+        self.finite: Tensor | None = None
 
 
-class _Job(NamedTuple):
+@dataclass(frozen=True)
+class _Job:
+    """A window on its way, see `pipeline.models.window_pool.PoolItem`."""
+
     track: _Track
     window: Window
-    audio: np.ndarray
+    block: DeviceBlock
+    sample_rate: int
+
+    @property
+    def group(self) -> Hashable:
+        return self.window.size
+
+    @property
+    def owner(self) -> Hashable:
+        return id(self.track)
+
+    @property
+    def seconds(self) -> float:
+        return self.window.size / self.sample_rate
+
+    @property
+    def unwanted(self) -> bool:
+        return self.track.error is not None
+
+
+class SeparationPool:
+    """One backend's windows in shared batches, for any number of `SeparationStream` in as many threads.
+
+    Args:
+        separator: the backend.
+        on_cpu: gives the same backend on the CPU, for a window that the GPU has no memory for.
+        memory: see `BatchRunner`.
+    """
+
+    def __init__(
+        self,
+        separator: Separator,
+        on_cpu: Callable[[], Separator] | None = None,
+        memory: MemoryProbe | None = None,
+    ) -> None:
+        self.separator = separator
+        self._on_cpu = on_cpu or (lambda: separator)
+        self._memory = memory
+        self.windows: WindowPool[_Job, Tensor] = WindowPool(self._runner, device_event(separator.device))
+        self._weights: dict[int, Tensor | None] = {}
+
+    def sizes(self) -> list[int]:
+        """The batches that a GPU is given, smallest first; others are filled up with silence."""
+        most = self.separator.batch_items
+        return sorted({max(FILLED_FROM, most // 4), most})
+
+    def _filled(self, windows: Tensor) -> Tensor:
+        """A batch of one of `sizes`: cuDNN plans anew for every size, which takes longer than what is filled up."""
+        count = len(windows)
+        if windows.device.type == "cpu" or count < FILLED_FROM:
+            return windows
+        size = next((size for size in self.sizes() if size >= count), count)
+        return pad(windows, (0, 0, 0, 0, 0, size - count)) if size > count else windows
+
+    def transition(self, size: int) -> Tensor | None:
+        """`Separator.transition` on the device."""
+        if size not in self._weights:
+            weight = self.separator.transition(size)
+            self._weights[size] = None if weight is None else weight.to(self.separator.device)
+        return self._weights[size]
+
+    def _runner(self, size: Hashable) -> BatchRunner[_Job, Tensor]:
+        """One per length of window: what an item takes is measured for items of one size."""
+        separator = self.separator
+        full = size >= separator.segment * separator.sample_rate
+        key = (separator.model_id(), separator.amp, size) if full else None
+        return BatchRunner(
+            "separation",
+            self.windows.timed(self._forward),
+            separator.device.type,
+            separator.batch_items,
+            key,
+            self._memory,
+        )
+
+    @torch.inference_mode()
+    def _forward(self, jobs: Sequence[_Job], device: str) -> Sequence[Tensor]:
+        separator = self.separator if device == self.separator.device.type else self._on_cpu()
+        windows = torch.stack([job.block.window(job.window) for job in jobs]).to(separator.device)
+        stems = separator.separate(self._filled(windows))[: len(jobs)]
+        # What is added up stays where the windows came from.
+        return stems.float().to(self.separator.device)
 
 
 class SeparationStream:
     """Iterates over the `Piece` objects of a block of tracks.
 
     Args:
-        separator: the backend.
-        tracks: stereo, at ``separator.sample_rate``.
-        on_cpu: gives the same backend on the CPU, for a window that the GPU has no memory for.
-        memory: see `BatchRunner`.
+        pool: the backend, alone or with other streams that share its batches.
+        tracks: stereo, at the backend's ``sample_rate``.
 
     Attributes:
-        shares: per track, the largest batch it was in, once it is done.
-        fallbacks: per track, the steps that were taken because memory ran out.
+        shares: what each track had of the batches, complete once it is done.
+        call: this stream's use of the pool.
     """
 
-    def __init__(
-        self,
-        separator: Separator,
-        tracks: Sequence[AudioReader],
-        on_cpu: Callable[[], Separator] | None = None,
-        memory: MemoryProbe | None = None,
-    ) -> None:
-        self.separator = separator
-        self.shares = [BatchShare() for _ in tracks]
-        self.fallbacks: list[list[Fallback]] = [[] for _ in tracks]
-        self._readers = tracks
-        self._on_cpu = on_cpu or (lambda: separator)
-        self._memory = memory
-        self._runners: dict[int, BatchRunner[_Job, Tensor]] = {}
+    def __init__(self, pool: SeparationPool | Separator, tracks: Sequence[AudioReader]) -> None:
+        self.pool = pool if isinstance(pool, SeparationPool) else SeparationPool(pool)
+        self.separator = self.pool.separator
+        self.shares = [Share() for _ in tracks]
+        self.call = Call()
+        self._tracks = [_Track(number, reader) for number, reader in enumerate(tracks)]
 
     def __iter__(self) -> Iterator[Piece]:
-        batch: list[_Job] = []
-        for number, reader in enumerate(self._readers):
-            track = _Track(number, reader)
-            for step in self._cut(track):
-                if isinstance(step, Piece):
-                    # In order: what the tracks before it still have in the batch comes first.
-                    yield from self._flush(batch)
-                    yield step
-                    continue
-                if batch and step.window.size != batch[0].window.size:
-                    yield from self._flush(batch)
-                batch.append(step)
-                if len(batch) >= self.separator.batch_items:
-                    yield from self._flush(batch)
-            track.cut = True
-            if not track.failed and not track.pending and track.overlap_add is not None:
-                yield from self._finish(track)
-        yield from self._flush(batch)
+        waiting = iter(self._tracks)
+        current = next(waiting, None)
+        for answer in self.pool.windows.run(self._cut_all(), self.call):
+            while current is not answer.item.track:
+                yield from self._end(current)
+                current = next(waiting)
+            yield from self._take(answer)
+        while current is not None:
+            yield from self._end(current)
+            current = next(waiting, None)
 
-    def _cut(self, track: _Track) -> Iterator[_Job | Piece]:
-        """The windows of a track, or the pieces of one that no network needs to see."""
+    def _cut_all(self) -> Iterator[_Job]:
+        for track in self._tracks:
+            try:
+                yield from self._cut(track)
+            except (ValueError, OSError, torch.OutOfMemoryError) as error:
+                track.error = track.error or error
+
+    def _cut(self, track: _Track) -> Iterator[_Job]:
+        """The windows of a track; none of one that no network needs to see."""
         reader, separator = track.reader, self.separator
-        try:
-            if reader.channels != 2:
-                raise ValueError(f"separation needs stereo, not {reader.channels} channel(s)")
-            level = separator.level(reader)
-            if level is None or not reader.samples:
-                yield from _silence(track.number, reader.samples, len(separator.sources))
-                return
-            track.overlap_add = OverlapAdd(reader.samples, level)
-            for window in separator.windows(reader.samples):
-                if track.failed:
-                    return
-                audio = read_window(reader, window, level)
-                track.pending += 1
-                yield _Job(track, window, audio)
-        except (ValueError, OSError) as error:
-            yield from self._fail(track, error)
-
-    def _flush(self, batch: list[_Job]) -> Iterator[Piece]:
-        jobs = [job for job in batch if not job.track.failed]
-        batch.clear()
-        if not jobs:
+        if reader.channels != 2:
+            raise ValueError(f"separation needs stereo, not {reader.channels} channel(s)")
+        if not reader.samples:
             return
-        runner = self._runner(jobs[0].window.size)
-        results = self._run(runner, jobs)
-        steps = runner.take_fallbacks()
-        for number in {job.track.number for job in jobs}:
-            self.fallbacks[number] += steps
-        weight = self.separator.transition(jobs[0].window.size)
-        for job, result in zip(jobs, results, strict=True):
-            job.track.pending -= 1
-            if job.track.failed:
-                continue
-            if isinstance(result, Exception):
-                yield from self._fail(job.track, result)
-                continue
-            yield from self._checked(job.track, job.track.overlap_add.add(job.window, result, weight))
-            if job.track.cut and not job.track.pending and not job.track.failed:
-                yield from self._finish(job.track)
+        audio = DeviceTrack(reader, separator.device)
+        with copying(separator.device):
+            level = separator.level(audio)
+        if level is None:
+            return
+        track.overlap_add = OverlapAdd(reader.samples, level)
+        for window, block in audio.windows(separator.windows(reader.samples), level):
+            if track.error is not None:
+                return
+            yield _Job(track, window, block, separator.sample_rate)
 
-    def _runner(self, size: int) -> BatchRunner[_Job, Tensor]:
-        """One per length of window: what an item takes is measured for items of one size."""
-        if size not in self._runners:
-            full = size >= self.separator.segment * self.separator.sample_rate
-            key = (self.separator.model_id(), self.separator.amp, size) if full else None
-            self._runners[size] = BatchRunner(
-                "separation",
-                self._forward,
-                self.separator.device.type,
-                self.separator.batch_items,
-                key,
-                self._memory,
-            )
-        return self._runners[size]
+    @torch.inference_mode()
+    def _added(self, track: _Track, window: Window, stems: Tensor) -> Tensor:
+        weight = self.pool.transition(window.size)
+        return self._checked(track, track.overlap_add.add(window, stems, weight))
 
-    def _run(self, runner: BatchRunner[_Job, Tensor], jobs: list[_Job]) -> Sequence[Tensor | Exception]:
-        try:
-            return runner.run(jobs)
-        except torch.AcceleratorError:
-            raise  # the GPU context is lost: only a new process can go on
-        except Exception as error:  # noqa: BLE001  one window's trouble must not cost its neighbours
-            if len(jobs) == 1:
-                return [error]
-        return [self._run(runner, [job])[0] for job in jobs]
+    def _checked(self, track: _Track, block: Tensor) -> Tensor:
+        # Asked for when the track ends: on a GPU each question would wait for all that was launched.
+        finite = torch.isfinite(block).all()
+        track.finite = finite if track.finite is None else track.finite.logical_and_(finite)
+        return block
 
-    def _forward(self, jobs: Sequence[_Job], device: str) -> Sequence[Tensor]:
-        separator = self.separator if device == self.separator.device.type else self._on_cpu()
-        with torch.inference_mode():
-            windows = torch.from_numpy(np.stack([job.audio for job in jobs])).to(separator.device)
-            stems = separator.separate(windows).float().cpu()
-        seconds = windows.shape[0] * windows.shape[-1] / separator.sample_rate
-        for job in jobs:
-            share = self.shares[job.track.number]
-            if len(jobs) > share.items:
-                share.items, share.audio_s = len(jobs), seconds
-        return stems
-
-    def _finish(self, track: _Track) -> Iterator[Piece]:
-        yield from self._checked(track, track.overlap_add.rest())
-        track.overlap_add = None
-        if not track.failed:
-            yield Piece(track.number, done=True)
-
-    def _checked(self, track: _Track, block: np.ndarray) -> Iterator[Piece]:
-        if not np.isfinite(block).all():
-            error = ValueError("separation: the stems hold NaN or infinity: the samples are too large")
-            yield from self._fail(track, error)
-        elif block.shape[-1]:
+    def _take(self, answer: Answer[_Job, Tensor]) -> Iterator[Piece]:
+        track, share = answer.item.track, self.shares[answer.item.track.number]
+        share.compute_s += answer.seconds
+        if track.error is not None:
+            return
+        if answer.error is not None:
+            track.error = answer.error
+            return
+        if answer.batch.items > share.items:
+            share.items, share.audio_s = answer.batch.items, answer.batch.audio_s
+        share.fallbacks += [step for step in answer.fallbacks if step not in share.fallbacks]
+        block = self._added(track, answer.item.window, answer.value)
+        if block.shape[-1]:
             yield Piece(track.number, block)
 
-    def _fail(self, track: _Track, error: Exception) -> Iterator[Piece]:
-        if not track.failed:
-            track.failed = True
-            yield Piece(track.number, done=True, error=error)
+    def _end(self, track: _Track) -> Iterator[Piece]:
+        """The last pieces of a track, whose windows are all added."""
+        if track.error is None and track.overlap_add is None:
+            yield from _silence(track, len(self.separator.sources), self.separator.device)
+        elif track.error is None:
+            with torch.inference_mode():
+                block = self._checked(track, track.overlap_add.rest())
+            if block.shape[-1]:
+                yield Piece(track.number, block)
+            if not track.finite:
+                text = "separation: the stems hold NaN or infinity: the samples are too large"
+                track.error = ValueError(text)
+        track.overlap_add = None
+        yield Piece(track.number, done=True, error=track.error)
+
+
+def _silence(track: _Track, sources: int, device: torch.device) -> Iterator[Piece]:
+    for start in range(0, track.reader.samples, _SILENCE):
+        size = min(_SILENCE, track.reader.samples - start)
+        yield Piece(track.number, torch.zeros(sources, 2, size, device=device))
 
 
 def stream_track(separator: Separator, audio: np.ndarray | AudioReader) -> Iterator[np.ndarray]:
-    """The stems of one track in blocks, float32 ``[sources, 2, n]``; their lengths sum to the track's.
+    """The stems of one track in blocks on the host, float32 ``[sources, 2, n]``; their lengths sum to the track's.
 
     Args:
         audio: stereo at ``separator.sample_rate``, an array ``[2, samples]`` or a reader.
 
     Raises:
-        ValueError: it is not stereo, or holds NaN or infinity, or values too large for float32 arithmetic.
+        ValueError: it is not stereo, or holds NaN or infinity, or values too large for float32 arithmetic; the
+            latter shows in the end.
     """
     reader = ArrayReader(audio) if isinstance(audio, np.ndarray) else audio
     for piece in SeparationStream(separator, [reader]):
         if piece.error is not None:
             raise piece.error
         if piece.block is not None:
-            yield piece.block
+            yield Download(piece.block).result()
 
 
 def separate_track(separator: Separator, audio: np.ndarray | AudioReader) -> np.ndarray:
@@ -242,9 +294,3 @@ def separate_track(separator: Separator, audio: np.ndarray | AudioReader) -> np.
     if not blocks:
         return np.zeros((len(separator.sources), 2, 0), np.float32)
     return np.concatenate(blocks, axis=-1)
-
-
-def _silence(number: int, samples: int, sources: int) -> Iterator[Piece]:
-    for start in range(0, samples, _SILENCE):
-        yield Piece(number, np.zeros((sources, 2, min(_SILENCE, samples - start)), np.float32))
-    yield Piece(number, done=True)
