@@ -7,11 +7,14 @@ that names the key and the nearest valid one, and exit code 2.
 from __future__ import annotations
 
 import argparse
+import atexit
 import difflib
+import os
 import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -39,6 +42,8 @@ LOOK = f"python {sys.argv[0]} --cfg job, for all keys and their values"
 EXIT_CODES: list[int] = []
 # The overrides as they were typed.
 GIVEN: list[str] = []
+# When the first run of this process got where, Unix time; `pipeline.workflows.features.run` adds to it.
+MOMENTS: dict[str, float] = {}
 
 
 def register() -> None:
@@ -196,7 +201,7 @@ def run_job(job: Callable[[], None], afterwards: Callable[[], None] = lambda: No
         sys.argv[1:] = [*overrides, f"hydra.sweep.dir={scratch}", *options]
         job()
     afterwards()
-    sys.exit(max(EXIT_CODES, default=0))
+    end(max(EXIT_CODES, default=0))
 
 
 def _arguments() -> argparse.Namespace:
@@ -208,6 +213,15 @@ def _arguments() -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     arguments.overrides = [*arguments.overrides, *more]
     return arguments
+
+
+def end(code: int) -> NoReturn:
+    """Exit without taking apart what the process holds: for torch, Ray and pandas that is a second at the prompt."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # nobody reads on
+            stream.flush()
+    atexit._run_exitfuncs()
+    os._exit(code)
 
 
 def leave_stopped() -> NoReturn:

@@ -1,6 +1,7 @@
 """The main job: audio files in, tables out. ``--help`` says how."""
 
 import sys
+import time
 from pathlib import Path
 
 # A job that is submitted to a cluster runs from an uploaded copy that nothing has installed.
@@ -20,13 +21,17 @@ from pipeline.errors import UserError
 from pipeline.workflows import features
 
 SWEEP = sweep.Sweep()
+compose.MOMENTS["imports"] = time.time()
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="extract")
 def extract(config: DictConfig) -> None:
     """Run the workflow on the composed config and keep its exit code."""
     try:
-        result = features.run(SWEEP.own_output(compose.typed(config)), given=compose.GIVEN)
+        settings = SWEEP.own_output(compose.typed(config))
+        moments = {**compose.MOMENTS, "config": time.time()}
+        compose.MOMENTS.clear()  # those of the first run are not the next one's
+        result = features.run(settings, given=compose.GIVEN, moments=moments)
         compose.EXIT_CODES.append(result.exit_code)
         SWEEP.add(result)
     except KeyboardInterrupt:

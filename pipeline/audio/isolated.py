@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 import weakref
 from contextlib import suppress
 from dataclasses import replace
@@ -116,6 +117,8 @@ class IsolatedDecoder:
         }
         self._lock = threading.Lock()
         self._child: _Child | None = _Child(self._settings)
+        # Seconds in which nothing was decoded because a child was not there yet; that is no file's cost.
+        self.starting_s = 0.0
 
     @property
     def pid(self) -> int | None:
@@ -130,6 +133,11 @@ class IsolatedDecoder:
                 if line.startswith("VmHWM:"):
                     return int(line.split()[1]) * 1024
         return 0
+
+    def wait_until_ready(self) -> None:
+        """Return when the child can decode. What keeps it from that is for the first file to meet, and to tell."""
+        with self._lock, suppress(DecodeError):
+            self._start()
 
     def decode(self, file: AudioFile) -> DecodedViews:
         """`pipeline.audio.views.decode_views` of ``file``; the arrays are read-only.
@@ -163,13 +171,26 @@ class IsolatedDecoder:
             # In case it could not be ended yet.
             self._lender.replace()
 
-    def _attempt(self, file: AudioFile) -> DecodedViews:
+    def _start(self) -> None:
+        """See to it that a child waits for a file. Raises as `_Child.wait_until_ready`; there is none then."""
+        started = time.perf_counter()
         # After a fork the child is the other process's.
         if self._child is not None and self._child.owner != os.getpid():
             self._child = None
         self._child = self._child or _Child(self._settings)
         try:
+            self._child.wait_until_ready(max(self.timeout_s, _START_TIMEOUT_S))
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self.starting_s += time.perf_counter() - started
+
+    def _attempt(self, file: AudioFile) -> DecodedViews:
+        self._start()
+        try:
             start = self._lender.start()
+            # Not from a variable: a child that has died would live on, with what it holds open, in the traceback.
             answer = self._child.ask(file, self._lender.segment, start, self.timeout_s)
             if "error" not in answer:
                 return _understood(answer, self.wanted, self._lender)
@@ -223,11 +244,14 @@ class _Child:
             self, _end, self.owner, self.process, self._channel, (self._lifeline, self._content)
         )
 
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """Return when it has imported its decoders. Raises `DecoderDied` and `DecoderHung`."""
+        if not self._ready:
+            self._receive(timeout_s)
+            self._ready = True
+
     def ask(self, file: AudioFile, segment: Segment, start: int, timeout_s: float) -> dict[str, Any]:
         """The child's answer. Raises `DecoderDied` and `DecoderHung`; the child is then of no more use."""
-        if not self._ready:
-            self._receive(max(timeout_s, _START_TIMEOUT_S))
-            self._ready = True
         self.asked = True
         path = None if file.path is None else os.fspath(file.path)
         if file.data is not None:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import ray
 
 from pipeline.dataset.storage import one_line
+from pipeline.engine.process import note_ready
 
 FATAL = "fatal"
 
@@ -34,6 +35,10 @@ def guarded(stage: type, name: str, ledger: Any = None) -> type:
     """
 
     class Guarded(stage):  # type: ignore[misc, valid-type]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            note_ready()
+
         def __call__(self, table: pa.Table) -> pa.Table:
             if FATAL in table.column_names:
                 return table

@@ -6,15 +6,20 @@ import json
 import logging
 import os
 import resource
+import sys
+import time
 import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.data import DataContext
 
 from pipeline.engine.timing import NODE
 from pipeline.errors import Fallback
+from pipeline.models.utilisation import CardWatch, open_watch
 
 if TYPE_CHECKING:
     from pipeline.models.memory import MemoryProbe
@@ -22,6 +27,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 # Travels to the actors with Ray Data's own context; see `pipeline.engine.graph.build_dataset`.
 GPU_MEMORY_FRACTION = "soundmill.gpu_memory_fraction"
+# A network is hundreds of launches, and each lets go of the interpreter: at Python's 5 ms whoever prepares the next
+# tracks keeps the card waiting for seconds.
+SWITCH_INTERVAL_S = 5e-5
 
 
 def start_torch(stage: str, device: str, threads: int, seed: int) -> tuple[str, list[Fallback]]:
@@ -42,6 +50,8 @@ def start_torch(stage: str, device: str, threads: int, seed: int) -> tuple[str, 
     choice = pick_device(device)
     if choice.device != "cpu":
         limit_gpu_memory(choice.device, TorchMemory())
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        watch_card()
     moved = choice.fallback(stage)
     return choice.device, [moved] if moved else []
 
@@ -77,6 +87,83 @@ def peak_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+@dataclass
+class _Starting:
+    """When this process could take work, Unix time, and the seconds that starting took: 0 where nobody said."""
+
+    ready_at: float | None = None
+    seconds: float = 0.0
+
+
+_starting = _Starting()
+# A worker that Ray had started ahead has waited for its stage; longer than this is no import.
+_LONGEST_START_S = 120.0
+_LOADED_AT = time.time()
+
+
+def note_ready() -> None:
+    """This process has made its stage and can take work: imports, weights and what it warmed up are behind it."""
+    now = time.time()
+    born = now - (age_s() or 0.0)
+    began = born if _LOADED_AT - born < _LONGEST_START_S else _LOADED_AT
+    _starting.ready_at, _starting.seconds = now, now - began
+    if _Gpu.watch is not None:
+        _Gpu.watch.restart()
+
+
+def note_started(seconds: float) -> None:
+    """Something that a stage needs had to be started again, a child for example: that is no work on a file either."""
+    _starting.seconds += seconds
+
+
+def age_s() -> float | None:
+    """Seconds since the system started this process; None where it does not say."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
+        up = float(Path("/proc/uptime").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+    return max(0.0, up - ticks / os.sysconf("SC_CLK_TCK"))
+
+
+class _Gpu:
+    """Of this process: who watches its card, and what its stage says of its time on it."""
+
+    watch: CardWatch | None = None
+    figures: dict[str, Any] = {}  # noqa: RUF012  one process, one stage
+
+
+def watch_card() -> None:
+    """Begin to watch how busy this process's card is, where its driver says so; once."""
+    if _Gpu.watch is None:
+        found = open_watch()
+        _Gpu.watch = found and found.start()
+
+
+def note_extra(figures: Mapping[str, Any]) -> None:
+    """Say more of this process in its notes from now on; figures of the same name take the place of earlier ones.
+
+    A stage on a GPU says, in seconds since it began: ``device_s``, in which the card had work of this process in
+    flight; ``host_s``, in which it had none while the stage prepared some; ``starved_s``, in which there was nothing
+    to prepare either, because earlier stages had sent nothing.
+    """
+    _Gpu.figures.update(figures)
+
+
+def process_facts(stage: str) -> dict[str, Any]:
+    """This process: node, pid, the stage it runs, its peak memory, what starting it took, its card and `note_extra`."""
+    return {
+        "stage": stage,
+        "node": NODE,
+        "pid": os.getpid(),
+        "peak_rss_bytes": peak_rss_bytes(),
+        "startup_s": _starting.seconds,
+        "ready_at": _starting.ready_at,
+        **_Gpu.figures,
+        **({"card": asdict(seen)} if _Gpu.watch is not None and (seen := _Gpu.watch.use()) else {}),
+    }
+
+
 def process_note(stage: str) -> str:
-    """This process as JSON: node, pid, the stage it runs and its peak memory."""
-    return json.dumps({"stage": stage, "node": NODE, "pid": os.getpid(), "peak_rss_bytes": peak_rss_bytes()})
+    """`process_facts` as JSON."""
+    return json.dumps(process_facts(stage))

@@ -70,7 +70,7 @@ class Progress:
                     mine[name] += value
         for process in receipt["processes"]:
             key = (process["node"], process["pid"])
-            if process["peak_rss_bytes"] >= self.processes.get(key, process)["peak_rss_bytes"]:
+            if _later(process, self.processes.get(key, process)):
                 self.processes[key] = process
         if time.perf_counter() - self._last >= self.interval_s:
             self._last = time.perf_counter()
@@ -120,3 +120,14 @@ class Progress:
             "elapsed_s": round(elapsed, 1),
             "eta_s": round(elapsed * (1 - done) / done, 1) if done >= 0.01 else None,
         }
+
+
+def _later(process: dict[str, Any], known: dict[str, Any]) -> bool:
+    """Whether a note is not older than another of the same process."""
+    return _grown(process) >= _grown(known)
+
+
+def _grown(process: dict[str, Any]) -> tuple[float, ...]:
+    """Figures that only grow, of a process's note."""
+    samples = (process.get("card") or {}).get("samples", 0)
+    return process["peak_rss_bytes"], process.get("device_s", 0.0), samples

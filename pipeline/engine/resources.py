@@ -8,9 +8,13 @@ from dataclasses import dataclass
 
 from pipeline.errors import UserError
 
-# Relative cost of a second of audio on a CPU, measured on two cores with all stages on: it decides how the
-# actors of a small machine are split, nothing else.
-WEIGHTS = {"decode": 1.0, "features": 3.0, "clap": 4.0, "separation": 8.0, "write": 0.5}
+# Relative cost of a second of audio on a CPU: it decides how the cores are split. Alone, one core decodes at 450 times
+# real time, runs ten extractors at 180, and writes at 1,200; writing has half again for waiting for the store.
+WEIGHTS = {"decode": 1.0, "features": 2.5, "clap": 15.0, "separation": 20.0, "write": 0.6}
+# Core seconds per second of audio that a weight of 1 stands for: one core decodes at 450 times real time.
+CORE_SECONDS = 1 / 450
+# An actor takes two to four seconds of a core to start: it is for this much work, at least.
+LEAST_WORK_S = 1.0
 # This share of the CPUs no actor reserves: Ray's own tasks must find a slot or nothing moves.
 SPARE = 0.1
 # Actors with less of a core than this spend their memory and start-up for nothing.
@@ -22,7 +26,7 @@ class StageResources:
     """What one stage's actor pool reserves.
 
     Args:
-        actors: largest size of the pool; it starts with one and grows on demand.
+        actors: size of the pool.
         num_cpus: per actor; 0 for one on a GPU, which goes where a card is and would find no place beside CPU actors.
         num_gpus: per actor, exactly 1/n, or 0.
     """
@@ -41,12 +45,15 @@ def plan_resources(
     blocks: int,
     threads: int = 1,
     node_cpus: Sequence[float] = (),
+    audio_s: float | None = None,
+    weights: Mapping[str, float] = WEIGHTS,
 ) -> dict[str, StageResources]:
     """Size the pools of ``stages`` for a cluster.
 
-    Every pool starts with one actor, so the sum over one actor per stage must fit; CPU stages oversubscribe
-    the cores by up to half, because a pipeline's stages are rarely all busy, and the shares they reserve are
-    scaled so that all pools at full size fit with room to spare.
+    The stages on CPUs share the cores by their weights, and so are done at the same time; each actor on a GPU has a
+    core of its own, to prepare what the card is given. No pool is larger than the cores, nor than its work feeds: a
+    process that starts for a handful of files only delays the others that start. The shares that actors reserve are
+    scaled so that all pools fit with room to spare.
 
     Args:
         stages: of the graph.
@@ -56,6 +63,8 @@ def plan_resources(
         blocks: a pool larger than this would idle.
         threads: of each actor; so many cores take one actor.
         node_cpus: of each node, for an actor does not lie across two; empty for one node with all of them.
+        audio_s: to be computed, roughly; None where it is not known.
+        weights: stage → cost on a CPU; `WEIGHTS`, but for what costs otherwise in this run.
 
     Raises:
         UserError: a GPU is asked for where there is none, the shares exceed the cards, or so many actors are
@@ -69,13 +78,13 @@ def plan_resources(
             "Ray sees no CUDA device on any node",
             "hardware=cpu, hardware=auto, or ray.address=HOST:PORT of a cluster with GPUs",
         )
-    total = sum(weight for stage, weight in WEIGHTS.items() if stage in stages and stage not in on_gpu)
-    actors: dict[str, int] = {}
-    for stage in stages:
-        automatic = max(1, math.ceil(1.5 * cluster_cpus / threads * WEIGHTS.get(stage, 1.0) / total - 0.25))
-        if stage in on_gpu:
-            automatic = max(1, int(cluster_gpus))
-        actors[stage] = min(fixed_actors.get(stage) or automatic, max(1, blocks))
+    actors = {s: fixed_actors.get(s) or max(1, int(cluster_gpus)) for s in on_gpu}
+    cores = max(1.0, cluster_cpus / threads - sum(actors.values()))
+    weigh = {stage: weights.get(stage, WEIGHTS.get(stage, 1.0)) for stage in stages if stage not in on_gpu}
+    total = sum(weigh.values())
+    for stage, weight in weigh.items():
+        actors[stage] = fixed_actors.get(stage) or _automatic(stage, weight, total, cores, audio_s)
+    actors = {stage: min(actors[stage], max(1, blocks)) for stage in stages}
     needed = sum(actors[s] / n for s, n in on_gpu.items())
     if needed > cluster_gpus:
         raise UserError(
@@ -92,6 +101,19 @@ def plan_resources(
         else StageResources(actors[stage], share)
         for stage in stages
     }
+
+
+def _automatic(stage: str, weight: float, total: float, cores: float, audio_s: float | None) -> int:
+    """Actors of a stage on CPUs, where the config fixes none.
+
+    All pools together have an eighth more than there are cores, one at least: a stage that waits for another one
+    leaves its own idle.
+    """
+    wanted = math.ceil(max(1.125 * cores, cores + 1) * weight / total - 0.35)
+    most = [math.ceil(cores / 4) if stage == "write" else math.ceil(cores)]
+    if audio_s is not None:
+        most.append(math.ceil(audio_s * weight * CORE_SECONDS / LEAST_WORK_S))
+    return max(1, min(wanted, *most))
 
 
 def _largest_share(actors: int, node_cpus: Sequence[float]) -> float:

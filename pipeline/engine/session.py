@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import ray
@@ -144,19 +145,34 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 @contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """Hold back what Ray's C++ core writes past Python's logging; show it after all if the block raises."""
+    """Hold back what Ray's C++ core writes past Python's logging; show it after all if the block raises.
+
+    What other threads print meanwhile goes where it always does.
+    """
     with tempfile.TemporaryFile() as held:
-        terminal = os.dup(2)
+        # Closed with the last thread that still has it in hand.
+        terminal = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+        before = sys.stderr
+        if _is_descriptor_2(before):
+            sys.stderr = terminal
         os.dup2(held.fileno(), 2)
         try:
             yield
         except BaseException:
             held.seek(0)
-            os.write(terminal, held.read())
+            os.write(terminal.fileno(), held.read())
             raise
         finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
+            os.dup2(terminal.fileno(), 2)
+            if sys.stderr is terminal:
+                sys.stderr = before
+
+
+def _is_descriptor_2(stream: object) -> bool:
+    try:
+        return stream.fileno() == 2  # type: ignore[attr-defined]
+    except (AttributeError, OSError, ValueError):  # a test's, or none at all
+        return False
 
 
 def gpu_cards() -> tuple[list[int], str]:
@@ -221,4 +237,9 @@ def root_cause(error: BaseException) -> str:
 
 def disconnect() -> None:
     """Leave the cluster; ends a Ray that was started here."""
+    node = getattr(ray._private.worker, "_global_node", None)
+    if node is not None:
+        # The autoscaler's monitor has nothing to scale here, and takes its second to end when it is asked to.
+        with suppress(Exception):
+            node.kill_monitor(check_alive=False)
     ray.shutdown()

@@ -60,6 +60,17 @@ def find_models(config: ExtractConfig) -> Models:
     return models
 
 
+def check_paths(config: ExtractConfig) -> None:
+    """Refuse a checkpoint that is not there, which needs no reading. Raises `UserError`."""
+    if config.clap.enabled:
+        _clap_path(config.clap.checkpoint)
+
+
+def stage_weights(models: Models) -> dict[str, float]:
+    """What costs something else on a CPU than `pipeline.engine.resources.WEIGHTS` says: mid and side are no network."""
+    return {"separation": 1.0} if (models.separation or "midside").startswith("midside") else {}
+
+
 def _find_clap(config: ExtractConfig, models: Models) -> None:
     path = _clap_path(config.clap.checkpoint)
     if path is not None:

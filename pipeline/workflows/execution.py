@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,18 +24,19 @@ from pipeline.dataset.sources import SourceItem
 from pipeline.dataset.state import State, same_columns
 from pipeline.dataset.storage import is_local, one_line
 from pipeline.engine.graph import Node
+from pipeline.engine.plan import estimated_seconds
 from pipeline.engine.progress import Progress
 from pipeline.engine.resources import StageResources, plan_resources
-from pipeline.engine.session import Cluster, connect, disconnect
-from pipeline.report.html import write_report
+from pipeline.engine.session import Cluster
 from pipeline.report.live import progress_text
 from pipeline.report.performance import markdown, performance
 from pipeline.report.words import clock
-from pipeline.workflows.availability import Models
+from pipeline.workflows.ahead import RayAhead, ahead
+from pipeline.workflows.availability import Models, stage_weights
 from pipeline.workflows.caching import tidy
 from pipeline.workflows.config import ExtractConfig, redacted
 from pipeline.workflows.golden_job import settle_golden
-from pipeline.workflows.hardware import resolve_hardware
+from pipeline.workflows.hardware import resolve_hardware, settle_compile
 from pipeline.workflows.outcome import EXIT_FAILED, EXIT_FAILURES, EXIT_OK, Result
 from pipeline.workflows.passes import Passes, TooManyFailures, count_rows
 from pipeline.workflows.plan_file import adopt_plan
@@ -54,6 +56,8 @@ class Task:
         keys: extractor → key that is wanted.
         state: what the output held.
         work: what it lacks.
+        ray: begun already.
+        moments: when the job got where, Unix time; it is added to.
     """
 
     config: ExtractConfig
@@ -66,35 +70,36 @@ class Task:
     keys: dict[str, str]
     state: State
     work: WorkPlan
+    ray: RayAhead
+    moments: dict[str, float]
 
 
 def execute(task: Task) -> Result:
-    """Compute what there is to do, and write the run's record. Ray is connected to, and left in the end."""
+    """Compute what there is to do, and write the run's record. Ray is left in the end."""
     try:
         return _execute(task)
     finally:
-        disconnect()
+        task.ray.close()
 
 
 def _execute(task: Task) -> Result:
     config, models, output, folder, work = task.config, task.models, task.output, task.folder, task.work
     adopt_plan(config, task.keys, len(work.files), folder)
+    own_card = ahead(_own_card, "own card")
     golden = settle_golden(config, models, output, folder)
-    cluster = connect(
-        config.ray.address, config.ray.num_cpus, config.ray.object_store_memory, config.perf.threads
-    )
-    devices = {
-        "ray": vars(cluster),
-        # The driver of a cluster commonly has no card, and its workers have.
-        "gpu": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else ", ".join(cluster.accelerators) or None,
-    }
-    env = environment(devices)
-    hardware, reasons = resolve_hardware(config.hardware, stage_names(config, models))
-    for reason in reasons:
+    task.moments["golden"] = time.time()
+    cluster = task.ray.cluster()
+    task.moments["ray"] = time.time()
+    # The driver of a cluster commonly has no card, and its workers have.
+    gpu = own_card.result() or ", ".join(cluster.accelerators) or None
+    env = environment({"ray": vars(cluster), "gpu": gpu})
+    hardware, reasons = resolve_hardware(config.hardware, stage_names(config, models), task.ray.cards())
+    audio_s = sum(estimated_seconds(f.item) for f in work.files)
+    share = hardware.gpu_shares.get("clap", 0) if models.clap_checkpoint else 0
+    clap, compiling = settle_compile(config.clap, share, audio_s)
+    for reason in (*reasons, *compiling):
         folder.log("device", reason)
-    config = dataclasses.replace(config, hardware=hardware)
+    config = dataclasses.replace(config, hardware=hardware, clap=clap)
     folder.write("config.yaml", yaml.safe_dump(redacted(config), sort_keys=False, allow_unicode=True))
     folder.write_json("environment.json", env)
     blocks = plan_blocks(work.files, hardware, cluster.cpus)
@@ -112,6 +117,8 @@ def _execute(task: Task) -> Result:
         len(blocks),
         config.perf.threads,
         cluster.node_cpus,
+        audio_s,
+        stage_weights(models),
     )
     _log_plan(folder, cluster, nodes(None), resources, blocks, config, models)
     if config.output.overwrite:
@@ -128,18 +135,32 @@ def _execute(task: Task) -> Result:
         schema, task.keys, progress, hardware.gpu_memory_fraction, config.max_strikes, config.max_failure_rate,
         {(f.stage, f.wanted, f.used) for f in models.fallbacks},
     )  # fmt: skip
+    # What draws it takes a second to import, and there is nothing else to do while the workers start.
+    report = ahead(_report_writer, "report")
     with stoppable(), shown(progress, folder):
         error = passes.run(work.files, work.owners)
+    task.moments["passed"] = time.time()
     try:
         if error is None:
             _even_out(output, task.state, schema)
         task = dataclasses.replace(task, config=config)  # with the hardware that was found
-        return _finish(task, progress, env, startup, passes.busy, error)
+        return _finish(task, progress, env, startup, passes.busy, error, report)
     except Exception as again:
         if error is None:
             raise
         folder.log("failed", f"nor could the rest be written: {one_line(again)}", level="error")
         return Result(EXIT_FAILED, folder.run_id, output.uri)
+
+
+def _own_card() -> str | None:
+    """The name of this machine's card, as its driver has it; None without one. Asking wakes CUDA up: a second."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def _report_writer() -> Callable[..., str]:
+    from pipeline.report.html import write_report
+
+    return write_report
 
 
 def _even_out(output: Output, state: State, schema: pa.Schema) -> None:
@@ -203,11 +224,12 @@ def _finish(
     startup: float,
     busy: dict[str, float],
     error: BaseException | None,
+    writer: Future[Callable[..., str]],
 ) -> Result:
     config, output, folder = task.config, task.output, task.folder
     output.fill_empty({"segments": segments_schema(task.models.clap_model), "failures": FAILURES})
     cache = tidy(config, lambda text: folder.log("fallback", text, level="warning"))
-    numbers = performance(folder.run_id, progress, progress.elapsed(), startup, busy, cache)
+    numbers = performance(folder.run_id, progress, progress.elapsed(), startup, busy, cache, task.moments)
     folder.write_json("performance.json", numbers)
     folder.write("PERFORMANCE_METRICS.md", markdown(numbers, env))
     header = {
@@ -216,7 +238,7 @@ def _finish(
         "fallbacks": numbers["fallbacks"],
     }
     merge_manifest(output, folder.run_id, header, len(progress.committed))
-    report = write_report(folder, numbers, env)
+    report = writer.result()(folder, numbers, env)
     # Of all that was asked for: a run that goes on where another one stopped has fewer files of its own.
     rate = progress.failed() / max(1, len(task.items))
     folder.log("done", summary_text(progress, numbers), **progress.fields())

@@ -78,11 +78,47 @@ def test_never_more_actors_than_blocks():
     assert all(r.actors == 1 for r in plan_resources(STAGES, 64, 0, {}, {}, blocks=1).values())
 
 
+@pytest.mark.parametrize("cpus", [1, 2, 4, 16, 64])
+@pytest.mark.parametrize(
+    "stages", [STAGES, ["decode", "features", "write"], ["decode", "write"], ["decode", "clap", "write"]]
+)
+def test_no_pool_is_larger_than_the_cores_and_all_together_hardly(cpus, stages):
+    plan = plan_resources(stages, cpus, 0, {}, {}, blocks=10_000)
+    assert all(stage.actors <= cpus for stage in plan.values())
+    assert sum(stage.actors for stage in plan.values()) <= 1.25 * cpus + len(stages)
+
+
+def test_an_actor_on_a_card_has_a_core_of_its_own():
+    shares = {"clap": 2, "separation": 2}
+    plan = plan_resources(STAGES, 16, 1, shares, {}, blocks=1000)
+    assert sum(plan[s].actors for s in ("decode", "features", "write")) <= 16
+    alone = plan_resources(["decode", "features", "write"], 16, 0, {}, {}, blocks=1000)
+    assert sum(r.actors for r in plan.values()) <= sum(r.actors for r in alone.values())
+
+
+def test_a_handful_of_files_feeds_a_handful_of_actors():
+    """120 files of 30 s are eight seconds of decoding: sixteen processes for it would only be in each other's way."""
+    few = plan_resources(["decode", "write"], 16, 0, {}, {}, blocks=120, audio_s=600)
+    assert (few["decode"].actors, few["write"].actors) == (2, 1)
+    many = plan_resources(["decode", "write"], 16, 0, {}, {}, blocks=1200, audio_s=36_000)
+    assert many == plan_resources(["decode", "write"], 16, 0, {}, {}, blocks=1200)
+    fixed = plan_resources(["decode", "write"], 16, 0, {}, {"decode": 7}, blocks=120, audio_s=600)
+    assert fixed["decode"].actors == 7, "what the config fixes stays"
+
+
+def test_a_stage_that_costs_little_takes_few_cores():
+    stages = ["decode", "features", "separation", "write"]
+    network = plan_resources(stages, 16, 0, {}, {}, blocks=1000)
+    plain = plan_resources(stages, 16, 0, {}, {}, blocks=1000, weights={"separation": 1.0})
+    assert network["separation"].actors > network["features"].actors
+    assert plain["separation"].actors < plain["features"].actors
+
+
 def test_gpu_shares_are_one_over_n_and_fit_the_card():
-    plan = plan_resources(STAGES, 16, 1, {"features": 4, "clap": 4, "separation": 2}, {}, blocks=100)
-    assert [plan[s].num_gpus for s in STAGES] == [0, 0.25, 0.25, 0.5, 0]
+    plan = plan_resources(STAGES, 16, 1, {"clap": 4, "separation": 2}, {}, blocks=100)
+    assert [plan[s].num_gpus for s in STAGES] == [0, 0, 0.25, 0.5, 0]
     with pytest.raises(UserError, match="need 1.5 GPUs"):
-        plan_resources(STAGES, 16, 1, {"features": 2, "clap": 2, "separation": 2}, {}, blocks=100)
+        plan_resources(STAGES, 16, 1, {"clap": 1, "separation": 2}, {}, blocks=100)
     with pytest.raises(UserError, match="hardware=cpu"):
         plan_resources(STAGES, 16, 0, {"clap": 4}, {}, blocks=100)
 

@@ -22,6 +22,7 @@ from pipeline.audio.views import DecodedViews, View, Wanted
 from pipeline.engine.batch import Track, add_stage, pcm_array, tracks_of
 from pipeline.engine.keys import DECODE_KEY
 from pipeline.engine.ledger import Claims
+from pipeline.engine.process import note_started
 from pipeline.engine.results import Results, audio_key
 from pipeline.engine.source_file import Fetcher, SourceFile, UnreadableSource
 from pipeline.engine.timing import Cost, StageClock
@@ -93,19 +94,26 @@ class DecodeStage:
     ) -> None:
         # The view that lives longest owns the samples; equal ones refer to it.
         self.views = sorted(views, key=lambda v: -v.last_stage)
-        self.fetcher = Fetcher(storage_options, fetch_attempts)
-        self.claims = Claims(ledger)
         forms = tuple(View(view.name, view.sample_rate, view.channels) for view in self.views)
         wanted = Wanted(forms, max_track_bytes, 3600.0 * max_track_hours)
+        # First of all: the child imports its decoders while the rest is made here.
+        self.decoder = IsolatedDecoder(wanted, decode_timeout_s, decode_memory_bytes)
+        self.fetcher = Fetcher(storage_options, fetch_attempts)
+        self.claims = Claims(ledger)
         self.results = results
         self.audio_key = audio_key(DECODE_KEY, self.views, max_track_bytes)
-        self.decoder = IsolatedDecoder(wanted, decode_timeout_s, decode_memory_bytes)
+        self.decoder.wait_until_ready()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """The same rows with what is known of each file, and its audio."""
         clock = StageClock()
         tracks = tracks_of(table)
+        before = self.decoder.starting_s
         audio = [self._one(track) for track in tracks]
+        # A child that died of a file, and was started anew: that is a start, and no file's decoding.
+        started = self.decoder.starting_s - before
+        clock.exclude(started)
+        note_started(started)
         for view in self.views:
             column = pcm_array([stored.get(view.name) for stored in audio])
             table = table.append_column(f"pcm@{view.name}", column)
@@ -116,7 +124,7 @@ class DecodeStage:
 
     def _one(self, track: Track) -> dict[str, np.ndarray]:
         """Fill ``track.values`` and return its stored views; a failure is recorded and gives none."""
-        started = time.perf_counter()
+        started, starting_s = time.perf_counter(), self.decoder.starting_s
         cost = Cost(NAME)
         track.costs.append(cost)
         track.values.update(
@@ -141,7 +149,7 @@ class DecodeStage:
             # Not at the price of what was computed when it could.
             track.values["kept"] = not fetched and track.known_asset is not None
         track.values["views"] = json.dumps(track.views)
-        cost.compute_s = time.perf_counter() - started
+        cost.compute_s = time.perf_counter() - started - (self.decoder.starting_s - starting_s)
         return stored
 
     def _is_due(self, track: Track) -> bool:

@@ -26,7 +26,7 @@ from pipeline.dataset.output import Output
 from pipeline.dataset.schemas import FAILURES, SCHEMA_VERSION, TIMINGS, segments_schema
 from pipeline.dataset.spaces import embedding_space
 from pipeline.engine.batch import collect
-from pipeline.engine.process import peak_rss_bytes
+from pipeline.engine.process import process_facts
 from pipeline.engine.timing import Cost, StageClock
 
 NAME = "write"
@@ -211,10 +211,8 @@ class SinkStage:
                     key = f"{found['node']}:{found['pid']}"
                     if found["peak_rss_bytes"] >= processes.get(key, found)["peak_rss_bytes"]:
                         processes[key] = found
-        own = Cost(NAME).struct()
-        processes[f"{own['node']}:{own['pid']}"] = {
-            "stage": NAME, "node": own["node"], "pid": own["pid"], "peak_rss_bytes": peak_rss_bytes(),
-        }  # fmt: skip
+        own = process_facts(NAME)
+        processes[f"{own['node']}:{own['pid']}"] = own
         return {
             "indexes": table["index"].to_pylist(),
             "status": dict(Counter(tracks["status"].to_pylist())),
