@@ -17,7 +17,7 @@ from pipeline.dataset.failures import Summary, classes
 from pipeline.dataset.output import Output
 from pipeline.dataset.run import RunFolder
 from pipeline.dataset.storage import one_line, public_uri
-from pipeline.report import charts, devices, estimate, words
+from pipeline.report import cards, charts, devices, estimate, words
 from pipeline.report.details import tracks
 from pipeline.report.embedding_map import POINTS, Map, embedding_map
 from pipeline.report.map_view import map_data, map_figure
@@ -40,7 +40,7 @@ _CONTENTS = (
     ("estimate", "Estimate"),
 )
 _RUN = {"files": 0, "status": {}, "audio_s": 0.0, "wall_s": None, "startup_s": None, "real_time_factor": None,
-        "compute_s": 0.0, "busy_s": None, "compute_over_busy": None, "stages": {}, "cache": None,
+        "compute_s": 0.0, "busy_s": None, "compute_over_busy": None, "stages": {}, "cache": None, "gpu": None,
         "processes": [], "fallbacks": []}  # fmt: skip
 _STAGE = {"device": "", "rows": 0, "cache_hits": 0, "compute_s": 0.0, "share": None, "wait_s": 0.0,
           "real_time_factor": None, "padding_fraction": None}  # fmt: skip
@@ -110,6 +110,7 @@ def render(output: Output, performance: dict[str, Any], environment: dict[str, A
         time_said=_time_words(p),
         processes=sorted(p["processes"], key=lambda q: (q["stage"], -q["peak_rss_bytes"]))[:_PROCESSES],
         devices=compared,
+        cards_said=cards.sentences(p["gpu"]),
         estimate=estimate.compare(output, p),
         machine=_machine(environment),
         data=script_json({"figures": data, "map": points}),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.engine.progress import OTHERS, Progress
+from pipeline.report.cards import gpu_section, markdown_lines
 
 # Kinds of fallback in the report and the manifest, the most frequent ones.
 MOST_FALLBACKS = 50
@@ -23,6 +25,7 @@ def performance(
     startup_s: float,
     busy_s: dict[str, float],
     cache: dict[str, Any] | None = None,
+    moments: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """The numbers of a run.
 
@@ -31,6 +34,7 @@ def performance(
         startup_s: before it: listing, models, Ray.
         busy_s: per actor pool, the time Ray itself measured inside the stage classes.
         cache: what is left of the result cache; None where it is off.
+        moments: name → Unix time at which the driver got there.
     """
     total = sum(s["compute_s"] for s in progress.stages.values())
     stages = {
@@ -64,12 +68,36 @@ def performance(
         "compute_over_busy": total / busy_total if busy_total else None,
         "stages": stages,
         "cache": None if cache is None else {**cache_counts(stages), **cache},
-        "actors": {n: {"compute_s": timed.get(n, 0.0), "busy_s": busy_s.get(n)} for n in {*timed, *busy_s}},
+        "actors": {
+            n: {"compute_s": timed.get(n, 0.0), "busy_s": busy_s.get(n), **startups(progress, n)}
+            for n in {*timed, *busy_s}
+        },
+        "moments": dict(moments or {}),
+        "gpu": gpu_section(on_cards(progress)),
         "processes": sorted(progress.processes.values(), key=lambda p: (p["stage"], -p["peak_rss_bytes"])),
         "failures": [
             {"stage": s, "error_class": c, "count": n} for (s, c), n in progress.failures.most_common()
         ],
         "fallbacks": fallback_counts(progress),
+    }
+
+
+def on_cards(progress: Progress) -> list[dict[str, Any]]:
+    """Notes of the processes that worked on a card."""
+    stages = {group(name) for name, s in progress.stages.items() if s["device"] == "cuda"}
+    return [p for p in progress.processes.values() if p["stage"] in stages]
+
+
+def startups(progress: Progress, stage: str) -> dict[str, Any]:
+    """What starting the actors of a stage took, which is in no file's compute: ``processes`` of them that worked,
+    ``startup_s`` of all together and ``startup_max_s`` of the slowest, wall time; None where no actor said."""
+    seconds = [
+        p["startup_s"] for p in progress.processes.values() if p["stage"] == stage and p.get("ready_at")
+    ]
+    return {
+        "processes": len(seconds),
+        "startup_s": sum(seconds) if seconds else None,
+        "startup_max_s": max(seconds, default=None),
     }
 
 
@@ -134,6 +162,8 @@ def markdown(p: dict[str, Any], environment: dict[str, Any]) -> str:
             else "Ray gave no measurement of its own to compare with."
         ),
         *_cache_lines(p["cache"]),
+        *markdown_lines(p.get("gpu")),
+        *_startup_lines(p["actors"]),
         "",
         "## Peak memory per process",
         "",
@@ -160,6 +190,25 @@ def markdown(p: dict[str, Any], environment: dict[str, Any]) -> str:
         lines += ["", "## Failures", "", "| stage | class | rows |", "| --- | --- | ---: |"]
         lines += [f"| {f['stage']} | {f['error_class']} | {f['count']} |" for f in p["failures"]]
     return "\n".join(lines) + "\n"
+
+
+def _startup_lines(actors: dict[str, dict[str, Any]]) -> list[str]:
+    told = {name: actor for name, actor in sorted(actors.items()) if actor["startup_s"] is not None}
+    if not told:
+        return []
+    return [
+        "",
+        "## Starting",
+        "",
+        "| stage | actors | started in, s in all | the slowest, s |",
+        "| --- | ---: | ---: | ---: |",
+        *(
+            f"| {name} | {a['processes']} | {a['startup_s']:.1f} | {a['startup_max_s']:.1f} |"
+            for name, a in told.items()
+        ),
+        "",
+        "Imports, weights and children, beside the other actors; no file's compute has it.",
+    ]
 
 
 def _cache_lines(cache: dict[str, Any] | None) -> list[str]:

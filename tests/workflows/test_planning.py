@@ -3,6 +3,7 @@
 import shlex
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +13,10 @@ from pipeline.dataset.run import RunFolder, new_run_id
 from pipeline.dataset.sampling import Range
 from pipeline.engine.resources import StageResources
 from pipeline.errors import UserError
-from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.config import ExtractConfig, HardwareConfig
 from pipeline.workflows.plan_config import PlanConfig
 from pipeline.workflows.plan_file import adopt_plan, fingerprint, save_plan
-from pipeline.workflows.planning.advice import command
+from pipeline.workflows.planning.advice import advise, command
 from pipeline.workflows.planning.cost import (
     FIRST_BLOCK_S,
     PER_BLOCK_S,
@@ -213,6 +214,22 @@ def test_the_command_of_a_plan_is_the_run(compose, given):
     assert (again.source, again.output, again.features, again.clap, again.separation) == (
         plain.source, plain.output, plain.features, plain.clap, plain.separation,
     )  # fmt: skip
+
+
+def test_a_network_that_takes_more_of_a_card_than_its_batch_should_is_told_to_auto():
+    config = ExtractConfig()
+    config.hardware = HardwareConfig("auto", batch_items={"clap": 64, "separation": 8})
+    resources = SimpleNamespace(gpu="a card", memory_bytes=None)
+    peaks = {"decode": 0, "features": 0, "clap": 1 << 30, "separation": 5 << 30}
+    tried = SimpleNamespace(
+        stages=[SimpleNamespace(stage=s, vram_bytes=n) for s, n in peaks.items()], files=0
+    )
+    overrides, hints = advise(config, resources, Machine(16, 1, {}), tried, LOAD, None, {})
+    need = int(1.3 * (5 << 30)) >> 20 << 20
+    assert overrides == [f"hardware.vram_bytes.separation={need}", "hardware.batch_items.separation=8"]
+    assert hints == []
+    config.hardware.name = "gpu_small"
+    assert advise(config, resources, Machine(16, 1, {}), tried, LOAD, None, {}) == ([], [])
 
 
 def test_the_job_has_the_keys_of_the_main_job_and_says_what_is_wrong_in_one_line(compose, repo):

@@ -19,9 +19,10 @@ from pipeline.dataset.spaces import require_space
 from pipeline.dataset.state import State, read_state
 from pipeline.dataset.storage import explain
 from pipeline.engine.crowding import slowdown
+from pipeline.engine.plan import estimated_seconds
 from pipeline.engine.resources import StageResources, plan_resources
 from pipeline.report.words import clock
-from pipeline.workflows.availability import find_models
+from pipeline.workflows.availability import find_models, stage_weights
 from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.keys import wanted_keys
 from pipeline.workflows.listing import list_items
@@ -113,6 +114,8 @@ def _find_out(config: ExtractConfig, given: Sequence[str], work: Work, prepared:
         blocks,
         config.perf.threads,
         resources.node_cpus,
+        sum(estimated_seconds(f.item) for f in files),
+        stage_weights(work.models),
     )
     picked = pick(seen, config.plan)
     if picked.files or picked.broken:
@@ -193,7 +196,11 @@ def _notes(
                 f"{stage.stage} had no time for {stage.left} blocks of the sample (plan.stage_seconds)"
             )
         if config.hardware.gpu_shares.get(stage.stage) and "cuda" not in stage.devices:
-            notes.append(f"{stage.stage} is to run on a GPU and was measured on the CPU: there is none here")
+            cost = tried.costs.get(stage.stage)
+            rated = f"; its time is what {cost.rated_on} takes" if cost and cost.rated_on else ""
+            notes.append(
+                f"{stage.stage} is to run on a GPU and was measured on the CPU: there is none here{rated}"
+            )
     if tried.others_cpus > OTHERS_WORTH_SAYING:
         notes.append(
             f"other processes used {tried.others_cpus:.1f} cores of this machine while the sample ran: the upper end "

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from pipeline.engine.resources import StageResources
-from pipeline.engine.sizing import VRAM_ESTIMATES
+from pipeline.engine.vram import batch_bytes
 from pipeline.workflows.config import PUBLIC_OPTIONS, ExtractConfig
 from pipeline.workflows.planning.cost import PER_BLOCK_S, Estimate, Load, Machine, better_actors
 from pipeline.workflows.planning.machine import Resources
@@ -50,10 +50,11 @@ def advise(
         _about_shares(config, estimated, hints)
     overrides |= _fitting(resources, machine.pools, tried, memory, hints)
     for stage in tried.stages:
-        if stage.vram_bytes and config.hardware.name == "auto":
-            need = int(stage.vram_bytes * VRAM_MARGIN) // MIB * MIB + 512 * MIB  # and the CUDA context
-            if need < 0.8 * VRAM_ESTIMATES[stage.stage] or need > VRAM_ESTIMATES[stage.stage]:
-                overrides[f"hardware.vram_bytes.{stage.stage}"] = str(need)
+        items = config.hardware.batch_items.get(stage.stage)
+        if items and config.hardware.name == "auto" and stage.vram_bytes > batch_bytes(stage.stage, items):
+            need = int(stage.vram_bytes * VRAM_MARGIN) // MIB * MIB
+            overrides[f"hardware.vram_bytes.{stage.stage}"] = str(need)
+            overrides[f"hardware.batch_items.{stage.stage}"] = str(items)
     if tried.files and tried.failed.expected > config.max_failure_rate:
         hints.append(
             f"{tried.failed.expected:.0%} of the files are expected to fail, more than max_failure_rate="

@@ -35,6 +35,7 @@ class StageSample:
         startup_s, startup_cpu_s: of one actor.
         on_gpu: whether it runs on a card.
         skipped: share of the work that the result cache saves, 0..1.
+        rated_on: the card whose published rates ``files`` come from; empty where they were measured.
     """
 
     files: tuple[tuple[float, float], ...]
@@ -43,6 +44,7 @@ class StageSample:
     startup_cpu_s: float = 0.0
     on_gpu: bool = False
     skipped: float = 0.0
+    rated_on: str = ""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from pipeline.workflows.availability import Models
 from pipeline.workflows.caching import run_results
 from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.planning.cost import StageSample
+from pipeline.workflows.planning.gpu_rates import as_on_a_card
 from pipeline.workflows.planning.look import Look, Picked
 from pipeline.workflows.stages import block_limits, build_graph, run_schema
 
@@ -222,7 +223,7 @@ def _costs(
                 seconds = seen.seconds(index)
                 seconds = rows[number].get("duration_s") if seconds is None and number in rows else seconds
                 files.append((float(seconds or 0.0), stage.files[number]))
-        found[stage.stage] = StageSample(
+        sample = StageSample(
             files=tuple(files),
             cpu_ratio=stage.cpu_s / stage.seconds if stage.seconds else 1.0,
             startup_s=stage.startup_s,
@@ -230,4 +231,7 @@ def _costs(
             on_gpu=bool(config.hardware.gpu_shares.get(stage.stage)),
             skipped=(tried.cache or {}).get(stage.stage, 0.0),
         )
+        if sample.on_gpu and "cuda" not in stage.devices:
+            sample = as_on_a_card(stage.stage, sample, stage.backends, config.clap)
+        found[stage.stage] = sample
     return found
