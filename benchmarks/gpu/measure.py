@@ -8,7 +8,8 @@ Made for a bare CUDA machine: torch, numpy and pyarrow installed, what else the 
 no network, PyAV perhaps missing. Weights are random. Results go to OUT/results.json after every row, so a kill
 loses only what was being measured; `benchmarks/gpu/adopt.py` makes documents of them. Steps, in this order:
 
-- probe        versions, the card, matrix products in four formats, copies on the card and to and from it
+- machine      the card, the cores and versions; always
+- probe        matrix products in four formats, copies on the card and to and from it
 - clap         the audio tower alone: eager, as a CUDA graph, compiled; agreement with float32; its peers
 - embed        `ClapEmbedder.embed_tracks` from arrays in memory, from one thread and from eight at once
 - separation   htdemucs, Spleeter and Open-Unmix alone, and `SeparationStream`; agreement with demucs's apply_model
@@ -70,6 +71,7 @@ class Step:
 
 
 STEPS = {
+    "machine": Step("network_steps", 1, 60),
     "probe": Step("network_steps", 8, 60),
     "clap": Step("network_steps", 40, 150),
     "embed": Step("stage_steps", 15, 90),
@@ -263,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("out", "project", "music", "scratch"):
         value = getattr(options, name)
         setattr(options, name, value and value.expanduser().resolve())
-    steps = [name for name in options.steps.split(",") if name]
+    steps = list(dict.fromkeys(["machine", *filter(None, options.steps.split(","))]))
     unknown = [name for name in steps if name not in STEPS]
     if unknown:
         parser.error(f"--steps {', '.join(unknown)}: there are {', '.join(STEPS)}")

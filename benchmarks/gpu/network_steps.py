@@ -22,8 +22,8 @@ def short(dtype: torch.dtype) -> str:
     return {BF16: "bf16", F16: "fp16", F32: "fp32"}[dtype]
 
 
-def probe(kit: Kit) -> None:
-    """Versions, the card, and what it can do at most."""
+def machine(kit: Kit) -> None:
+    """The card, the cores, and versions."""
     import numpy
     import pyarrow
 
@@ -35,6 +35,10 @@ def probe(kit: Kit) -> None:
         "machine", **facts, cpus=os.cpu_count(), python=platform.python_version(), torch=torch.__version__,
         numpy=numpy.__version__, pyarrow=pyarrow.__version__,
     )  # fmt: skip
+
+
+def probe(kit: Kit) -> None:
+    """What the card can do at most."""
     for name, dtype, tf32 in (
         ("bf16", BF16, False),
         ("fp16", F16, False),

@@ -63,7 +63,7 @@ def test_a_rehearsal_has_figures_of_every_step(rehearsed):
     assert content["about"]["now"]["weights"] == "random"
     rows = content["rows"]
     assert not [row for row in rows if "error" in row]
-    assert {row["step"] for row in rows} == set(STEPS.split(","))
+    assert {row["step"] for row in rows} == {"machine", *STEPS.split(",")}
     by_what = {row["what"]: row for row in rows}
     assert by_what["embed_tracks"]["threads"] == 8
     cosines = [row["least_cosine"] for row in rows if row.get("least_cosine")]
