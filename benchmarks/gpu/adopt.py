@@ -145,7 +145,8 @@ def machine_words(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
         f"{name} {found[name]}" for name in ("python", "torch", "numpy", "pyarrow") if name in found
     )
     music = "excerpts of songs" if about.get("music") == "songs" else "synthetic songs"
-    return f"{about.get('date', 'undated')}, {where}; {versions}; random weights, {music}."
+    known = [f"{about.get('date', 'undated')}, {where}", versions, f"random weights, {music}"]
+    return "; ".join(filter(None, known)) + "."
 
 
 def problems(rows: Sequence[Row]) -> list[str]:
