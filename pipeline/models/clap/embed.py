@@ -28,14 +28,8 @@ from pipeline.models.clap.tower import CLIP_SAMPLES, CLIP_SECONDS, SAMPLE_RATE, 
 from pipeline.models.model_cache import MODELS, ModelKey
 from pipeline.models.precision import pick_precision
 from pipeline.models.transfer import Download
-from pipeline.models.window_pool import (
-    LARGEST_BATCH,
-    Answer,
-    Batch,
-    Call,
-    WindowPool,
-    device_event,
-)
+from pipeline.models.window_batches import Answer, Batch
+from pipeline.models.window_pool import LARGEST_BATCH, Call, WindowPool, device_event
 
 T = TypeVar("T")
 

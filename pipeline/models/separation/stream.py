@@ -25,7 +25,8 @@ from pipeline.models.separation.base import Separator, Window
 from pipeline.models.separation.device_audio import DeviceBlock, DeviceTrack
 from pipeline.models.separation.overlap import OverlapAdd
 from pipeline.models.transfer import Download, copying
-from pipeline.models.window_pool import Answer, Call, WindowPool, device_event
+from pipeline.models.window_batches import Answer
+from pipeline.models.window_pool import Call, WindowPool, device_event
 
 # One window and two are how `BatchRunner` learns what a window takes.
 FILLED_FROM = 3
