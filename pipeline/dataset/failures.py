@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
-from pipeline.dataset.output import Output
+from pipeline.dataset.output import Output, read_part
 from pipeline.dataset.run import run_ids
 from pipeline.dataset.schemas import FAILURES
 from pipeline.dataset.storage import explain, one_line
@@ -171,7 +170,7 @@ def _tables(output: Output, table: str, columns: list[str] | None = None) -> Ite
         except Exception as error:  # noqa: BLE001  every fsspec backend raises its own classes
             raise explain(f"{output.uri}/{part}", error) from None
         try:
-            yield pq.read_table(pa.BufferReader(data), columns=columns)
+            yield read_part(pa.BufferReader(data), columns)
         except (pa.ArrowException, OSError) as error:
             said = one_line(error, 80)
             raise UserError(

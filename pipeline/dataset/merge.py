@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.dataset.output import Output
+from pipeline.dataset.output import Output, read_part
 from pipeline.dataset.schemas import CLAP, CLAP_SIMILARITY, IDENTITY, SEPARATION
 from pipeline.errors import UserError
 from pipeline.features.base import Extractor
@@ -65,7 +64,7 @@ class OldPart:
             path = output.path(f"{table}/{name}")
             try:
                 with output.fs.open(path, "rb") as handle:
-                    setattr(part, table, pq.read_table(handle))
+                    setattr(part, table, read_part(handle))
             except FileNotFoundError:
                 continue
         return part

@@ -28,6 +28,15 @@ _ASSET = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}")
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
 
+def read_part(source: Any, columns: list[str] | None = None) -> pa.Table:
+    """The table of an open Parquet file, or of its bytes as a ``pa.BufferReader``.
+
+    Not by ``pq.read_table``: after it, on anything but a path, pyarrow 25 may abort the process at its exit
+    (apache/arrow issues 34314, 39162).
+    """
+    return pq.ParquetFile(source).read(columns=columns)
+
+
 class Output:
     """Files below ``output.uri``. Cheap to build; picklable, so every process opens its own connection.
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.dataset.merge import conform
-from pipeline.dataset.output import Output
+from pipeline.dataset.output import Output, read_part
 from pipeline.dataset.schemas import TIMINGS
 from pipeline.dataset.state import read_state
 from pipeline.engine.plan import PlannedFile, part_name
@@ -73,7 +72,7 @@ def _source_rows(
             by_part.setdefault(part, set()).add(asset)
     for part, here in by_part.items():
         with output.fs.open(output.path(f"tracks/{state.parts[part]}"), "rb") as handle:
-            table = conform(pq.read_table(handle), schema)
+            table = conform(read_part(handle), schema)
         for number, asset in enumerate(table["asset_id"].to_pylist()):
             if asset in here and asset not in found:
                 found[asset] = table.slice(number, 1)
@@ -99,7 +98,7 @@ def _table(copies: Sequence[Copy], rows: Mapping[str, pa.Table], run_id: str, sc
 
 def _replace(output: Output, name: str, copies: Sequence[Copy], rows: pa.Table) -> None:
     with output.fs.open(output.path(f"tracks/{name}"), "rb") as handle:
-        old = conform(pq.read_table(handle), rows.schema)
+        old = conform(read_part(handle), rows.schema)
     mine = pa.array([c.file.item.uri for c in copies], pa.string())
     stay = old.filter(pc.invert(pc.is_in(old["uri"], value_set=mine)))
     output.write_table(f"tracks/{name}", pa.concat_tables([stay, rows]))

@@ -31,7 +31,9 @@ def watch(monkeypatch):
     return played
 
 
-def test_a_note_without_a_card_has_no_figures_of_one():
+def test_a_note_without_a_card_has_no_figures_of_one(monkeypatch):
+    monkeypatch.setattr(process._Gpu, "watch", None)
+    monkeypatch.setattr(process._Gpu, "figures", {})
     note = json.loads(process.process_note("decode"))
     assert note["stage"] == "decode"
     assert note["peak_rss_bytes"] > 0

@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.dataset.output import TABLES, Output
+from pipeline.dataset.output import TABLES, Output, read_part
 from pipeline.dataset.schemas import FAILURES, IDENTITY, SEGMENTS, TIMINGS
 from pipeline.dataset.spaces import embedding_space
 from pipeline.dataset.storage import explain, one_line
@@ -66,7 +65,7 @@ class Parts:
         except Exception as error:  # noqa: BLE001  every fsspec backend raises its own classes
             raise explain(f"{self.output.uri}/{part}", error) from None
         try:
-            found = pq.read_table(pa.BufferReader(data))
+            found = read_part(pa.BufferReader(data))
             found.validate(full=True)
         except (pa.ArrowException, OSError, ValueError) as error:
             self.unreadable.add(part)

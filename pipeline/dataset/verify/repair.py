@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.dataset.output import TABLES, Output
+from pipeline.dataset.output import TABLES, Output, read_part
 from pipeline.dataset.verify.files import is_ours, is_temporary
 from pipeline.dataset.verify.findings import Edit, Finding
 from pipeline.dataset.verify.runs import PROBE
@@ -35,7 +34,7 @@ def mend(output: Output, findings: Iterable[Finding]) -> list[Finding]:
 
 
 def _rewrite(output: Output, part: str, edits: Sequence[Edit]) -> None:
-    table = pq.read_table(pa.BufferReader(output.read(part)))
+    table = read_part(pa.BufferReader(output.read(part)))
     for name in {name for edit in edits for name in edit.null}:
         if name in table.column_names:
             table = _set_null(table, name, {e.row for e in edits if name in e.null})

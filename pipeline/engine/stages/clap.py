@@ -120,7 +120,8 @@ class ClapStage:
                 self.results.put(track, NAME, Entry(values, backend=self.embedder.backend))
         if self.results is not None:
             self.results.settle(tracks)
-        note_extra(self.embedder.pool.spent())
+        if self.device == "cuda":
+            note_extra(self.embedder.pool.spent())
         return add_stage(table, tracks, NAME, FIELDS, clock, drop=self.drop.__contains__)
 
     def _recalled(self, track: Track) -> bool:

@@ -128,7 +128,8 @@ class SeparationStage:
             self._separate(self._pool(name), group, clock)
         if self.results is not None:
             self.results.settle(tracks)
-        note_extra(self._spent())
+        if self.device == "cuda":
+            note_extra(self._spent())
         return add_stage(table, tracks, NAME, FIELDS, clock, drop=self.drop.__contains__)
 
     def _recalled(self, track: Track) -> bool:
