@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 # Travels to the actors with Ray Data's own context; see `pipeline.engine.graph.build_dataset`.
 GPU_MEMORY_FRACTION = "soundmill.gpu_memory_fraction"
-# A network is hundreds of launches, and each lets go of the interpreter: at Python's 5 ms whoever prepares the next
-# tracks keeps the card waiting for seconds.
+# A network is hundreds of launches, and each lets go of the interpreter: whoever prepares the next tracks may keep it
+# for as long as this, by default 5 ms.
 SWITCH_INTERVAL_S = 5e-5
 
 

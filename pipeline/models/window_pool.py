@@ -104,7 +104,7 @@ class WindowPool(Generic[Item, Result]):
     ) -> None:
         self._make_runner = runner
         self._new_event = new_event
-        # All batches are launched by one thread: cuDNN keeps its plans, a second's work, for each thread anew.
+        # All batches are launched by one thread: cuDNN keeps its plans for each thread anew.
         self._launcher = ThreadPoolExecutor(1, "launcher") if new_event is not None else None
         self._runners: dict[Hashable, BatchRunner[Item, Result]] = {}
         self._changed = threading.Condition()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.audio.reader import ArrayReader
-from pipeline.models.separation import SeparationStream, StemFold
+from pipeline.models.separation import SeparationPool, SeparationStream, StemFold
 from pipeline.models.separation.base import Separator, Window
 from pipeline.models.separation.midside import MidSide
 
@@ -89,6 +89,33 @@ def test_a_track_that_fits_nowhere_fails_alone():
     separator.largest = 0
     _, errors = collect(SeparationStream(separator, [ArrayReader(track(900))]), 1)
     assert isinstance(errors[0], torch.OutOfMemoryError)
+
+
+def test_batches_are_filled_up_to_sizes_that_have_run_and_to_no_others():
+    """On torch's device without memory, which stands in for a GPU."""
+    separator = Halves()
+    separator.batch_items = 32
+    pool = SeparationPool(separator)
+
+    def seen(count: int) -> int:
+        sizes = []
+        separator.separate = lambda batch: sizes.append(len(batch)) or torch.stack([batch, batch], dim=1)
+        stems = pool._separated(separator, torch.empty(count, 2, 1000, device="meta"))
+        assert stems.shape == (count, 2, 2, 1000)
+        return sizes[0]
+
+    assert pool.sizes() == [8, 32]
+    assert [seen(n) for n in (1, 2, 5, 20)] == [1, 2, 5, 20], "neither 8 nor 32 has run"
+    assert [seen(n) for n in (8, 5, 20)] == [8, 8, 20]
+    assert [seen(n) for n in (32, 20, 5, 2)] == [32, 32, 8, 2]
+
+    def refuse(batch):
+        raise torch.OutOfMemoryError("injected")
+
+    separator.separate = refuse
+    with pytest.raises(torch.OutOfMemoryError):
+        pool._separated(separator, torch.empty(20, 2, 1000, device="meta"))
+    assert seen(20) == 20, "32 do not fit any more"
 
 
 class Generated:

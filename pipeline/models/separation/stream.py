@@ -123,19 +123,33 @@ class SeparationPool:
         self._memory = memory
         self.windows: WindowPool[_Job, Tensor] = WindowPool(self._runner, device_event(separator.device))
         self._weights: dict[int, Tensor | None] = {}
+        # Batches that have run, by length of window: to others nothing is filled up, for they may not fit.
+        self._fitting: set[tuple[int, int]] = set()
 
     def sizes(self) -> list[int]:
-        """The batches that a GPU is given, smallest first; others are filled up with silence."""
+        """The batches that a GPU had best be given, smallest first; others are filled up to them with silence."""
         most = self.separator.batch_items
         return sorted({max(FILLED_FROM, most // 4), most})
 
     def _filled(self, windows: Tensor) -> Tensor:
-        """A batch of one of `sizes`: cuDNN plans anew for every size, which takes longer than what is filled up."""
-        count = len(windows)
+        """A batch of one of `sizes` that has run already: cuDNN plans anew for every other size."""
+        count, length = len(windows), windows.shape[-1]
         if windows.device.type == "cpu" or count < FILLED_FROM:
             return windows
-        size = next((size for size in self.sizes() if size >= count), count)
-        return pad(windows, (0, 0, 0, 0, 0, size - count)) if size > count else windows
+        fitting = (size for size in self.sizes() if size >= count and (size, length) in self._fitting)
+        return pad(windows, (0, 0, 0, 0, 0, next(fitting, count) - count))
+
+    def _separated(self, separator: Separator, windows: Tensor) -> Tensor:
+        """The stems of a batch, filled up for the network; a size that has become too large is not filled up to."""
+        filled = self._filled(windows)
+        batch = len(filled), filled.shape[-1]
+        try:
+            stems = separator.separate(filled)
+        except Exception:
+            self._fitting.discard(batch)
+            raise
+        self._fitting.add(batch)
+        return stems[: len(windows)]
 
     def transition(self, size: int) -> Tensor | None:
         """`Separator.transition` on the device."""
@@ -162,7 +176,7 @@ class SeparationPool:
     def _forward(self, jobs: Sequence[_Job], device: str) -> Sequence[Tensor]:
         separator = self.separator if device == self.separator.device.type else self._on_cpu()
         windows = torch.stack([job.block.window(job.window) for job in jobs]).to(separator.device)
-        stems = separator.separate(self._filled(windows))[: len(jobs)]
+        stems = self._separated(separator, windows)
         # What is added up stays where the windows came from.
         return stems.float().to(self.separator.device)
 
