@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from pipeline.errors import Fallback
 from pipeline.features.base import Extraction, Extractor, Running, blob_columns, column, register
@@ -17,6 +16,7 @@ from pipeline.features.spectra import SharedSpectra
 from pipeline.features.statistics import decibels_above, frames_per_group
 from pipeline.features.stft import hann_window
 from pipeline.features.track import TrackInfo
+from pipeline.late import torch
 
 _STATISTICS = ("mean", "std", "median")
 _SOURCE = "mel scale: Slaney, Auditory Toolbox, 1998; librosa.mel_frequencies"

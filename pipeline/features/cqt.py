@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+
+from pipeline.late import torch
 
 OCTAVES = 7
 BINS_PER_OCTAVE = 36

@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-import torch
+
+from pipeline.late import torch
 
 # Neighbouring bands per matrix product of `apply_bands`.
 _BANDS_PER_PRODUCT = 8

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
-import torch
-
 from pipeline.features.compiled import LANES, Kernel, compiled
+from pipeline.late import torch
 
 # More extremes than this would not stay in registers, and torch is as fast.
 _MOST_COMPILED = 24

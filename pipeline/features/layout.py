@@ -6,9 +6,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import torch
-
 from pipeline.features.compiled import LANES, Kernel, compiled
+from pipeline.late import torch
 
 
 def transposed(x: torch.Tensor) -> torch.Tensor:

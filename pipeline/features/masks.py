@@ -7,19 +7,18 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import torch
-
 from pipeline.features.compiled import LANES, Kernel, compiled
 from pipeline.features.layout import transposed
 from pipeline.features.median import median_network, reflected, row_medians
 from pipeline.features.stft import hann_window, power_spectrogram
+from pipeline.late import torch
 
 # Elements of the spectrogram per pass, and the least number of frames: they bound the memory of temporaries,
 # and being constant they keep results independent of what else runs.
 _CHUNK_ELEMENTS = 1 << 16
 _LEAST_CHUNK_FRAMES = 64
 
-_SMALLEST = torch.finfo(torch.float32).tiny
+_SMALLEST = 2.0**-126  # the smallest normal float32
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
 
 from pipeline.features.compiled import LANES, Kernel, compiled
+from pipeline.late import torch
 
 # Larger networks than this are not compiled: it would take seconds.
 _LARGEST_COMPILED = 63

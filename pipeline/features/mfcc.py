@@ -7,13 +7,13 @@ from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from pipeline.errors import Fallback
 from pipeline.features.base import Extraction, Extractor, Running, column, register
 from pipeline.features.running import RunningSummary
 from pipeline.features.spectra import SharedSpectra
 from pipeline.features.track import TrackInfo
+from pipeline.late import torch
 
 _STATISTICS = ("mean", "std")
 _SOURCE = "Davis and Mermelstein, 1980; librosa.feature.mfcc"

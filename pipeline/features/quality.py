@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from pipeline.features.base import Extraction, Extractor, Running, column, register
 from pipeline.features.layout import transposed
@@ -16,6 +15,7 @@ from pipeline.features.spectra import ChannelLevels, SharedSpectra
 from pipeline.features.statistics import decibels, percentiles
 from pipeline.features.stft import hann_window, squared_magnitude
 from pipeline.features.track import Axis, TrackInfo
+from pipeline.late import torch
 
 # The bandwidth is judged by so many windows of so many samples, spread over the track; a clip of less than
 # the shortest window has too few bins to speak of.

@@ -8,9 +8,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
 
 from pipeline.features.compiled import LANES, Kernel, compiled
+from pipeline.late import torch
 
 # Samples per row of the matrix products. The cost of a sample grows with it, that of joining the rows shrinks.
 # A multiple of the square of the lanes of a vector.

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-import torch
 
 from pipeline.features.cqt import BINS_PER_OCTAVE, chroma_cqt
 from pipeline.features.filterbanks import apply_bands, chroma_filterbank, mel_filterbank
 from pipeline.features.onset import Rises, rises
-from pipeline.features.pitch import PeakVotes, pitch_tuning, strong_peaks
+from pipeline.features.pitch import Partials, PeakVotes, pitch_tuning
 from pipeline.features.stft import hann_window, power_spectrogram
 from pipeline.features.track import Axis, TrackInfo
+from pipeline.late import torch
 
 __all__ = [
     "ChannelLevels",
@@ -25,7 +25,6 @@ __all__ = [
     "mel_filterbank",
     "pitch_tuning",
     "power_spectrogram",
-    "strong_peaks",
 ]
 
 T = TypeVar("T")
@@ -310,17 +309,17 @@ class SharedSpectra:
         return self._tuning(n_fft, hop_length, 1, bins_per_octave)
 
     def _tuning(self, n_fft: int, hop_length: int, exponent: int, bins_per_octave: int) -> float | None:
-        peaks = self._peaks(n_fft, hop_length, exponent)
+        partials = self.partials(n_fft, hop_length, exponent)
         return self._once(
-            ("tuning", n_fft, hop_length, exponent, bins_per_octave), lambda: peaks(bins_per_octave)
+            ("tuning", n_fft, hop_length, exponent, bins_per_octave), lambda: partials.tuning(bins_per_octave)
         )
 
-    def _peaks(self, n_fft: int, hop_length: int, exponent: int) -> Callable[[int], float | None]:
-        """Tuning of the track by bins per octave."""
+    def partials(self, n_fft: int, hop_length: int, exponent: int = 1) -> Partials | PeakVotes:
+        """The partials of the whole track, of peaks of magnitude where ``exponent`` is 1 and of power where it is 2."""
         resolutions = (12, BINS_PER_OCTAVE)
 
-        def strong() -> np.ndarray:
-            return strong_peaks(self.power(n_fft, hop_length), self.sample_rate, n_fft, exponent)
+        def found() -> Partials:
+            return Partials.find(self.power(n_fft, hop_length), self.sample_rate, n_fft, exponent)
 
         def votes() -> PeakVotes:
             power = self.power(n_fft, hop_length)
@@ -328,10 +327,8 @@ class SharedSpectra:
 
         key = ("peaks", n_fft, hop_length, exponent)
         if self.track.one_block:
-            frequencies = self._once(key, strong)
-            return lambda bins: pitch_tuning(frequencies, bins)
-        merged = self.track.fact(key, self.number, votes, PeakVotes.__add__)
-        return merged.tuning
+            return self._once(key, found)
+        return self.track.fact(key, self.number, votes, PeakVotes.__add__)
 
     def chroma_stft(self, n_fft: int, hop_length: int) -> torch.Tensor:
         """Chroma energies, the raw matrix of ``librosa.feature.chroma_stft``: float32 ``[12, frames]``."""

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from pipeline.features.base import Extraction, Extractor, Running, column, register
 from pipeline.features.frame_sums import crossing_bin, extreme_means, frame_sums
@@ -16,6 +15,7 @@ from pipeline.features.running import RunningSummary
 from pipeline.features.spectra import SharedSpectra
 from pipeline.features.stft import hann_window
 from pipeline.features.track import TrackInfo
+from pipeline.late import torch
 
 _KLAPURI = "Klapuri and Davy, Signal Processing Methods for Music Transcription, 2006, chapter 5"
 _DUBNOV = "Dubnov, Generalization of spectral flatness measure for non-Gaussian linear processes, 2004"

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import torch
-
 from pipeline.features.compiled import LANES, Kernel, compiled
+from pipeline.late import torch
 
 # Frames per FFT call: they and their spectrum stay within the cache of a core. It bounds the memory of
 # temporaries too, and being constant it keeps results independent of what else runs.

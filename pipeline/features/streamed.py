@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from pipeline.audio.mixing import for_mono
 from pipeline.audio.resample import StreamResampler, to_mono
 from pipeline.audio.stream import PcmStream
 from pipeline.features.run import ALIGNMENT, BLOCK_SECONDS
@@ -23,6 +24,7 @@ class StreamedAudio:
         context_seconds: audio on either side of it, the most any extractor asks for.
         every_channel: whether an extractor reads all channels at the DSP rate.
         on_end: is handed the stream at the end of the first pass over the whole track.
+        mono_channel: the channel that stands for the mix where that cancels, see `pipeline.audio.mixing`.
     """
 
     def __init__(
@@ -33,12 +35,14 @@ class StreamedAudio:
         context_seconds: float = 2.0,
         every_channel: bool = False,
         on_end: Callable[[PcmStream], None] = lambda stream: None,
+        mono_channel: int | None = None,
     ) -> None:
         self.opened = opened
         self.sample_rate = sample_rate
         self.context_seconds = context_seconds
         self.every_channel = every_channel
         self.on_end = on_end
+        self.mono_channel = mono_channel
         self.step = max(1, round(block_seconds * sample_rate / ALIGNMENT)) * ALIGNMENT
         with opened() as stream:
             self.native_rate, self.channels = stream.sample_rate, stream.channels
@@ -75,7 +79,7 @@ class StreamedAudio:
         resampler = StreamResampler(self.native_rate, self.sample_rate, dsp.width)
         for piece in stream:
             native.put(piece)
-            mix = to_mono(piece)
+            mix = to_mono(for_mono(piece, self.mono_channel))
             dsp.put(resampler.push(np.concatenate([mix, piece]) if self.every_channel else mix))
             yield False
         dsp.put(resampler.push(np.zeros((dsp.width, 0), np.float32), last=True))

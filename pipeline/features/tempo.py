@@ -9,7 +9,14 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.features.base import Extraction, Extractor, Running, column, register
-from pipeline.features.onset import LEAST_SECONDS, OnsetCurve, Rhythm, TempoSearch, pick_onsets
+from pipeline.features.onset import (
+    LEAST_RISE_DB,
+    LEAST_SECONDS,
+    OnsetCurve,
+    Rhythm,
+    TempoSearch,
+    pick_onsets,
+)
 from pipeline.features.spectra import SharedSpectra
 from pipeline.features.track import TrackInfo
 
@@ -21,9 +28,10 @@ _ELLIS = "Ellis, Beat tracking by dynamic programming, 2007"
 class Tempo(Extractor):
     """Tempo and beats from onsets in the mel spectrogram.
 
-    Onsets are those of ``librosa.onset`` and beats those of ``librosa.beat`` at the same tempo. The tempo itself
-    is found by `pipeline.features.onset.estimate_tempo`, finer than a frame and with fewer octave errors. Many
-    tracks can be counted at half or twice the tempo; ``tempo_confidence`` says how close the second choice is.
+    Onsets are those of ``librosa.onset`` that raise the mel bands by a least amount, so that a steady tone has none,
+    and no tempo; beats are those of ``librosa.beat`` at the same tempo. The tempo itself is found by
+    `pipeline.features.onset.estimate_tempo`, finer than a frame and with fewer octave errors. Many tracks can be
+    counted at half or twice the tempo; ``tempo_confidence`` says how close the second choice is.
 
     Args:
         n_fft: FFT length, samples.
@@ -37,7 +45,7 @@ class Tempo(Extractor):
     """
 
     name: ClassVar[str] = "tempo"
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     views: ClassVar[tuple[str, ...]] = ("mono",)
     description: ClassVar[str] = "tempo, beats and the rate of onsets"
 
@@ -87,7 +95,8 @@ class Tempo(Extractor):
                 "onset_rate_hz",
                 pa.float32(),
                 "Hz",
-                f"onsets per second; undefined for silence and under {LEAST_SECONDS:g} s",
+                f"onsets per second, rises of the mel bands by {LEAST_RISE_DB:g} dB on average or more; 0 for a steady "
+                f"sound, undefined for silence and under {LEAST_SECONDS:g} s",
                 "Böck, Krebs and Schedl, Evaluating the online capabilities of onset detection methods, 2012; "
                 "librosa.onset.onset_detect",
             ),
@@ -120,7 +129,7 @@ class _TempoRun(Running):
         frame_rate = track.sample_rate / tempo.hop_length
         strength = self.curve.strength()
         if strength.any():
-            values["onset_rate_hz"] = len(pick_onsets(strength, frame_rate)) / track.seconds
+            values["onset_rate_hz"] = len(pick_onsets(strength, frame_rate, LEAST_RISE_DB)) / track.seconds
         rhythm = shared_rhythm(track, self.curve, tempo.n_fft, tempo.hop_length, tempo.n_mels, tempo.search())
         if rhythm is not None:
             values["tempo_bpm"] = rhythm.tempo.bpm

@@ -7,9 +7,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
 
 from pipeline.features.compiled import LANES, Kernel, compiled
+from pipeline.late import torch
 
 # Zero crossings of the interpolating sinc on either side, and the shape of its Kaiser window.
 _PEAK_ZEROS = 16

@@ -205,11 +205,12 @@ def _ranking(
     )
 
 
-def key_counts(found: Overview) -> list[tuple[str, int]]:
-    """Tracks by key, the most frequent first; keys without a track are left out."""
+def key_counts(found: Overview) -> list[tuple[str, int, int]]:
+    """Tracks by key, the most frequent first, and how many of them are unsure; keys without a track are left out."""
     counts = np.bincount(found.keys[found.keys >= 0], minlength=len(KEYS))
+    unsure = np.bincount(found.keys[found.unsure], minlength=len(KEYS))
     order = np.lexsort((np.arange(len(KEYS)), -counts))
-    return [(key_label(*KEYS[n]), int(counts[n])) for n in order if counts[n]]
+    return [(key_label(*KEYS[n]), int(counts[n]), int(unsure[n])) for n in order if counts[n]]
 
 
 def fifth_names(place: int) -> tuple[str, str]:
@@ -222,6 +223,7 @@ def fifth_names(place: int) -> tuple[str, str]:
 def key_wheel(found: Overview) -> go.Figure | None:
     """Keys around the circle of fifths: major outside, each with its relative minor inside; None without any."""
     counts = np.bincount(found.keys[found.keys >= 0], minlength=len(KEYS))
+    weak = np.bincount(found.keys[found.unsure], minlength=len(KEYS))
     if not counts.sum():
         return None
     angles = [30 * n for n in range(12)]
@@ -245,7 +247,10 @@ def key_wheel(found: Overview) -> go.Figure | None:
                     "color": [f"var(--key-{n})" for n in range(12)], "line": {"width": 0},
                     "opacity": 1.0 if ring is major else 0.72,
                 },
-                hovertext=[f"{name}: {count(n)}" for name, n in zip(names, these, strict=True)],
+                hovertext=[
+                    f"{name}: {count(n)}" + (f", {count(w)} unsure" if w else "")
+                    for name, n, w in zip(names, these, weak[numbers], strict=True)
+                ],
                 hovertemplate="%{hovertext}<extra></extra>",
             )
         )  # fmt: skip

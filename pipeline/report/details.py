@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from pipeline.dataset.output import Output
 from pipeline.dataset.storage import public_uri
+from pipeline.features.key import unsure
 from pipeline.report.overview import Overview
-from pipeline.report.tables import identities, scan
+from pipeline.report.tables import identities, present, scan
 from pipeline.report.words import clock, key_label
 
 _COLUMNS = (
@@ -27,6 +28,7 @@ _COLUMNS = (
     "duration_s",
     "key_name",
     "key_mode",
+    "key_confidence",
     "tempo_bpm",
     "loudness_integrated_lufs",
 )
@@ -83,7 +85,8 @@ def select(
     if not len(wanted):
         return
     parts = np.unique(found.parts[np.isin(found.ids, wanted)])
-    for rows, _ in scan(output, [found.names[part] for part in parts], list(columns)):
+    for rows, _ in scan(output, [found.names[part] for part in parts], [*columns, "status"]):
+        rows = rows.filter(pa.array(present(rows)))
         these = identities(rows)
         places = np.flatnonzero(np.isin(these, wanted))
         for place, row in zip(places.tolist(), rows.take(pa.array(places)).to_pylist(), strict=True):
@@ -99,7 +102,8 @@ def facts(row: dict[str, Any]) -> str:
         rate = f" {row['sample_rate'] / 1000:g} kHz" if row.get("sample_rate") else ""
         said.append(f"{row['container']}{rate} ×{row.get('channels') or '?'}")
     if row.get("key_name") and row.get("key_mode"):
-        said.append(key_label(row["key_name"], row["key_mode"]))
+        weak = _known(row.get("key_confidence")) and unsure(row["key_confidence"])
+        said.append(key_label(row["key_name"], row["key_mode"]) + (", unsure" if weak else ""))
     if _known(row.get("tempo_bpm")):
         said.append(f"{row['tempo_bpm']:.0f} BPM")
     if _known(row.get("loudness_integrated_lufs")):

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.dataset.output import Output
-from pipeline.features.key import KEYS
+from pipeline.features.key import KEYS, unsure
 from pipeline.report.sample import Sample
-from pipeline.report.tables import identities, numbers, scan, vectors
+from pipeline.report.tables import identities, numbers, present, scan, vectors
 
 NUMBERS = (
     "duration_s",
@@ -42,6 +42,7 @@ DESCRIPTORS = {
 """What stands in for embeddings where there are none, and what people call it. Frequencies count as octaves."""
 
 _LISTS = ("mfcc_mean", "chroma_mean", "spectral_contrast_mean")
+_KEY = ("key_name", "key_mode", "key_confidence")
 _KEY_NAMES = [f"{tonic} {mode}" for tonic, mode in KEYS]
 
 
@@ -55,6 +56,7 @@ class Overview:
         formats: tracks by (container, codec, sample rate in Hz, channels).
         values: column of `NUMBERS` → one float32 per track, NaN where there is none.
         keys: number in `pipeline.features.key.KEYS` per track, -1 where none was found.
+        unsure: whether the key is weak, see `pipeline.features.key.UNSURE`, per track.
         ids: of the contents, uint64, see `pipeline.report.tables.identities`.
         names: the parts of `tracks`.
         parts: number of the part that holds the row.
@@ -67,6 +69,7 @@ class Overview:
     formats: Counter = field(default_factory=Counter)
     values: dict[str, np.ndarray] = field(default_factory=dict)
     keys: np.ndarray = field(default_factory=lambda: np.empty(0, np.int8))
+    unsure: np.ndarray = field(default_factory=lambda: np.empty(0, bool))
     ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
     names: list[str] = field(default_factory=list)
     parts: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
@@ -83,16 +86,17 @@ class Overview:
 def overview(output: Output) -> Overview:
     """Read ``tracks`` of ``output`` once."""
     found = Overview(names=output.parts("tracks"))
-    columns = dict.fromkeys(
-        ("asset_id", "status", *FORMAT, *NUMBERS, "key_name", "key_mode", EMBEDDING, *DESCRIPTORS)
-    )
-    held: dict[str, list[np.ndarray]] = {name: [] for name in (*NUMBERS, "keys", "ids", "parts")}
-    for rows, parts in scan(output, found.names, list(columns)):
+    columns = dict.fromkeys(("asset_id", "status", *FORMAT, *NUMBERS, *_KEY, EMBEDDING, *DESCRIPTORS))
+    held: dict[str, list[np.ndarray]] = {name: [] for name in (*NUMBERS, "keys", "unsure", "ids", "parts")}
+    for everything, origins in scan(output, found.names, list(columns)):
+        there = present(everything)
+        rows, parts = everything.filter(pa.array(there)), origins[there]
         ids = identities(rows)
         _count(found, rows)
         for name in NUMBERS:
             held[name].append(numbers(rows, name))
         held["keys"].append(_key_numbers(rows))
+        held["unsure"].append(unsure(numbers(rows, "key_confidence")) & (held["keys"][-1] >= 0))
         held["ids"].append(ids)
         held["parts"].append(parts)
         places, matrix = vectors(rows, EMBEDDING, found.embeddings.size)
@@ -102,7 +106,7 @@ def overview(output: Output) -> Overview:
     for name in NUMBERS:
         found.values[name] = _all(held[name], np.float32)
     found.keys, found.ids = _all(held["keys"], np.int8), _all(held["ids"], np.uint64)
-    found.parts = _all(held["parts"], np.int32)
+    found.unsure, found.parts = _all(held["unsure"], bool), _all(held["parts"], np.int32)
     return found
 
 

@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.dataset.output import Output
+from pipeline.dataset.schemas import GONE
 from pipeline.dataset.storage import is_local
 
 # Parts that are read at once: most are small, so opening them is what takes the time.
@@ -79,6 +81,11 @@ def _read(opened: tuple[int, pq.ParquetFile, list[str], pa.Table | None]) -> Ite
         else:
             for batch in file.iter_batches(batch_size=_ROWS, columns=there, use_threads=False):
                 yield number, pa.Table.from_batches([batch])
+
+
+def present(rows: pa.Table) -> np.ndarray:
+    """Which rows of `tracks`, read with their ``status``, are of files that are still there: bool ``[n]``."""
+    return np.asarray(pc.not_equal(rows["status"], GONE).fill_null(True).combine_chunks())
 
 
 def identities(rows: pa.Table) -> np.ndarray:

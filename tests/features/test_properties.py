@@ -62,6 +62,7 @@ COLUMNS = {
     "key_name": Law("alone", 0.0),
     "key_mode": Law("alone", 0.0),
     "key_confidence": Law("alone", 0.1),
+    "key_evidence": Law("alone", 0.1),
     "key_scores": Law("alone", 0.05),
     "key_top": Law("alone", None),  # the third best key may be as good as the fourth
     "hpss_harmonic_share": Law("alone", 0.02),

@@ -151,6 +151,67 @@ def test_noise_has_no_tempo(seconds, spectra_of):
         assert set(values.values()) == {None}
 
 
+def steady_sounds(seconds: float) -> dict[str, np.ndarray]:
+    """Nothing begins in any of them."""
+    time = np.arange(int(seconds * RATE)) / RATE
+    rate = np.log(200) / seconds
+    sounds = {f"sine of {f:g} Hz": np.sin(2 * np.pi * f * time) for f in (55, 440, 1000, 5000.3)}
+    return sounds | {
+        "three sines": sum(np.sin(2 * np.pi * f * time) for f in (261.63, 329.63, 392.0)) / 3,
+        "organ": sum(np.sin(2 * np.pi * f * h * time) / h for f in (65.41, 130.81, 196.0) for h in range(1, 9)) / 6,
+        "square": np.sign(np.sin(2 * np.pi * 100 * time)),
+        "sweep": np.sin(2 * np.pi * 50 * np.expm1(rate * time) / rate),
+        "tremolo": (0.6 + 0.1 * np.sin(2 * np.pi * 5 * time)) * np.sin(2 * np.pi * 330 * time),
+        "DC": np.ones(len(time)),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("seconds", [3.0, 10.0, 30.0])
+@pytest.mark.parametrize("name", steady_sounds(0.1))
+def test_a_steady_sound_has_neither_onsets_nor_a_tempo(name, seconds, spectra_of):
+    sound = 0.3 * steady_sounds(seconds)[name]
+    # What begins in the middle of many loud partials begins with an onset.
+    onsets = 1 if name in ("organ", "square") else 0
+    for samples in (sound, np.round(32767 * sound) / 32768):
+        values = Tempo().extract(spectra_of(samples, RATE)).values
+        assert values.pop("onset_rate_hz") * seconds == pytest.approx(onsets, abs=0.001)
+        assert set(values.values()) == {None}
+
+
+def test_what_is_steady_between_onsets_has_no_say_in_the_tempo(spectra_of):
+    drone = 0.3 * steady_sounds(40)["three sines"]
+    drone[15 * RATE : 27 * RATE] += 0.3 * synth.drum_pattern(100, 12, RATE)
+    values = Tempo().extract(spectra_of(drone, RATE)).values
+    assert values["tempo_bpm"] == pytest.approx(100, rel=0.002)
+    lone = 0.3 * steady_sounds(40)["three sines"]
+    lone[15 * RATE : 27 * RATE : 9 * RATE] += 1.0  # two clicks
+    values = Tempo().extract(spectra_of(lone, RATE)).values
+    assert values["onset_rate_hz"] == pytest.approx(2 / 40)
+    assert values["tempo_bpm"] is None
+
+
+@pytest.mark.parametrize("decibels", [-40, -60])
+def test_quiet_music_keeps_its_tempo(decibels, music, spectra_of):
+    for name, song in music.items():
+        loud = Tempo().extract(spectra_of(song, 44100, RATE)).values
+        quiet = 10 ** (decibels / 20) * song
+        stored = np.round(32767 * quiet) / 32768 if decibels > -50 else quiet
+        values = Tempo().extract(spectra_of(stored, 44100, RATE)).values
+        assert values["tempo_bpm"] == pytest.approx(loud["tempo_bpm"], rel=0.002), name
+        assert values["onset_rate_hz"] == pytest.approx(loud["onset_rate_hz"], rel=0.15), name
+
+
+@pytest.mark.parametrize("bpm", [60, 100, 144])
+@pytest.mark.parametrize("under", [0.0, 1.0])
+def test_a_metronome_is_found_alone_and_over_a_chord(under, bpm, spectra_of):
+    time = np.arange(20 * RATE) / RATE
+    since = time % (60 / bpm)
+    beep = 0.3 * np.sin(2 * np.pi * 1000 * time) * np.exp(-since / 0.02)
+    values = Tempo().extract(spectra_of(beep + 0.3 * under * steady_sounds(20)["three sines"], RATE)).values
+    assert values["tempo_bpm"] == pytest.approx(bpm, rel=0.002)
+    assert values["onset_rate_hz"] == pytest.approx(bpm / 60, rel=0.06)
+
+
 def test_what_has_no_beat_has_no_tempo(chord, spectra_of):
     steady = np.sin(2 * np.pi * 440 * np.arange(5 * RATE) / RATE)
     for signal in (chord, steady, np.ones(5 * RATE), np.eye(1, 5 * RATE, 40000)[0]):
@@ -193,7 +254,7 @@ def test_mel_is_shared_with_the_mel_extractor(spectra_of):
 
 def test_constant_envelopes_have_neither_tempo_nor_beats():
     for x in (np.zeros(200), np.ones(200), np.zeros(1)):
-        assert estimate_tempo(x, x, FRAME_RATE, TempoSearch()) is None
+        assert estimate_tempo(x, x, np.arange(0, len(x), 20), FRAME_RATE, TempoSearch()) is None
         assert len(track_beats(x, 120.0, FRAME_RATE)) == 0
 
 
