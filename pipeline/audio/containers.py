@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import BinaryIO
+from contextlib import suppress
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
 
 from pipeline.audio import headers
+from pipeline.audio.choice import FIRST, Choice, chosen_audio
 from pipeline.audio.sniff import Kind
+from pipeline.audio.tags import container_tags
 from pipeline.audio.validate import (
     CorruptAudio,
     EmptyAudio,
     Limits,
-    NoAudioStream,
     TruncatedAudio,
-    UnrecognizedFormat,
     check_header,
     truncated,
 )
@@ -24,7 +26,12 @@ from pipeline.audio.validate import (
 # Demuxers whose duration is written in the file. Elsewhere FFmpeg estimates it from the bit rate.
 _DECLARE_DURATION = {"mov", "flac", "aiff", "caf", "au", "w64", "wv", "ape", "tta", "dsf"}
 # Streams of bare frames: junk between frames (tags, joints) is skipped by every player, and by us.
-_BARE_FRAMES = {"mp3", "aac", "amr", "mpeg", "mpegts"}
+_BARE_FRAMES = {"mp3", "aac", "amr", "ac3", "eac3", "mpeg", "mpegts"}
+# In these, too, MPEG audio is bytes in which frames are found; others give every packet its length. What is left of
+# a frame at the end of either is junk: whether the file is whole is for its header to say.
+_MPEG_CODECS = {"mp1", "mp2", "mp3"}
+_AC3 = {"ac3", "eac3"}
+_UNFRAMED = {"wav", "w64", "aiff", "avi"}
 # (offset, divisor) to full scale 1.
 _SCALE = {
     "u8": (128.0, 128.0),
@@ -41,22 +48,33 @@ def open_container(file: BinaryIO, kind: Kind) -> av.container.InputContainer:
     return av.open(file, format=kind.demuxer, metadata_errors="replace")
 
 
-def first_audio(container: av.container.InputContainer) -> av.AudioStream:
-    """The first sound track. Raises `NoAudioStream`, or `UnrecognizedFormat` if nothing can decode it."""
-    if not container.streams.audio:
-        raise NoAudioStream("the container has no sound track")
-    stream = container.streams.audio[0]
-    if stream.codec_context is None:
-        raise UnrecognizedFormat(
-            "the FFmpeg that PyAV carries has no decoder for the sound track; an FFmpeg that has one converts it: "
-            "ffmpeg -i IN OUT.flac"
-        )
-    return stream
-
-
 def codec_name(stream: av.AudioStream) -> str:
     """FFmpeg's name of the codec (not of the decoder: ``mp3``, not ``mp3float``)."""
     return stream.codec_context.codec.canonical_name
+
+
+_PCM_BITS = re.compile(r"pcm_[suf](\d+)")
+_LOSSLESS = {"ape", "mlp", "tak", "truehd", "wavpack", "wmalossless"}
+
+
+def bits_per_sample(codec: str, setup: bytes, form: av.AudioFormat | None) -> int | None:
+    """Of lossless audio; None of any other, and where it may be 24 or 32.
+
+    Args:
+        codec: FFmpeg's name.
+        setup: its set-up header, which FFmpeg calls extradata.
+        form: of the samples that come out of the decoder.
+    """
+    match = _PCM_BITS.match(codec)
+    if match is not None:
+        return int(match[1])
+    if codec == "flac":
+        return headers.flac_bits(setup)
+    if codec in ("alac", "tta"):
+        # ALACSpecificConfig behind an atom's head of 12 bytes; the 16 bits in front of the sample rate of TTA1.
+        bits = setup[17:18] if codec == "alac" else setup[8:9]
+        return bits[0] if bits and 1 <= bits[0] <= 32 else None
+    return 16 if codec in _LOSSLESS and form is not None and form.bytes == 2 else None
 
 
 def reason(error: av.FFmpegError) -> str:
@@ -93,14 +111,22 @@ class TrackReader:
         file: positioned at its beginning.
         data: the bytes of the file, for its headers.
         kind: what `pipeline.audio.sniff.sniff` found.
+        choice: which of several sound tracks.
 
-    ``codec``, ``sample_rate`` and ``channels`` are known with the first block; ``damaged`` counts packets.
+    ``codec``, ``sample_rate``, ``channels``, ``streams``, ``stream`` and ``tags`` are known with the first block;
+    ``damaged`` counts packets, ``bytes`` is what they hold.
     """
 
-    def __init__(self, file: BinaryIO, data: bytes, kind: Kind) -> None:
+    def __init__(self, file: BinaryIO, data: bytes, kind: Kind, choice: Choice = FIRST) -> None:
         self.file = file
         self.data = data
         self.kind = kind
+        self.choice = choice
+        self.streams = 1
+        self.stream = 0
+        self.bits: int | None = None
+        self.bytes = 0
+        self.tags: dict[str, Any] = {}
         self.codec = ""
         self.sample_rate = 0
         self.channels = 0
@@ -113,6 +139,7 @@ class TrackReader:
         self.damaged = 0
         self.damaged_at_end = 0
         self.first_error = ""
+        self._last_packet = b""
 
     def blocks(self, limits: Limits) -> Iterator[np.ndarray]:
         """Float32 ``[channels, n]`` blocks.
@@ -123,7 +150,7 @@ class TrackReader:
         """
         try:
             with open_container(self.file, self.kind) as container:
-                yield from self._track(container, first_audio(container), limits)
+                yield from self._track(container, chosen_audio(container, self.choice), limits)
         except av.FFmpegError as error:
             raise CorruptAudio(f"FFmpeg: {reason(error)}") from error
 
@@ -133,6 +160,11 @@ class TrackReader:
         context = stream.codec_context
         context.thread_count = 1
         self.codec = codec_name(stream)
+        self.streams = len(container.streams.audio)
+        self.stream = container.streams.audio.index(stream)
+        self.bits = bits_per_sample(self.codec, bytes(context.extradata or b""), context.format)
+        with suppress(Exception):  # whatever is wrong with tags, the sound is there
+            self.tags = container_tags(container, stream, self.data)
         self.declared = declared_seconds(container, stream, self.kind, self.data)
         self.start_s = float((stream.start_time or 0) * stream.time_base) if stream.time_base else 0.0
         if context.sample_rate and context.channels:
@@ -146,6 +178,9 @@ class TrackReader:
 
     def _packet(self, packet: av.Packet) -> Iterator[np.ndarray]:
         self.packets += 1
+        self.bytes += packet.size
+        if packet.size and self.kind.demuxer in _AC3:
+            self._last_packet = bytes(packet)
         try:
             frames = packet.decode()
         except av.FFmpegError as error:
@@ -192,8 +227,13 @@ class TrackReader:
         # Unlike other containers Ogg has no pauses: a clock that runs ahead has lost a page to its checksum.
         if self.kind.demuxer == "ogg" and self.end_s - decoded_s > 0.1:
             raise CorruptAudio(f"{self.end_s - decoded_s:.3f} s are missing between damaged Ogg pages")
-        bare = self.kind.demuxer in _BARE_FRAMES
-        if self.damaged_at_end and self.kind.demuxer != "mp3":
+        unframed = self.codec in _MPEG_CODECS and self.kind.demuxer in _UNFRAMED
+        bare = self.kind.demuxer in _BARE_FRAMES or unframed
+        last = headers.ac3_frame(self._last_packet, 0)
+        # The decoder makes up what is missing.
+        if last is not None and last.length > len(self._last_packet):
+            raise TruncatedAudio(f"the sound track ends inside a frame after {self.end_s:.3f} s")
+        if self.damaged_at_end and self.kind.demuxer != "mp3" and not unframed:
             raise TruncatedAudio(f"the sound track ends inside a packet after {self.end_s:.3f} s")
         if self.damaged > (max(2, self.packets // 100) if bare else 0):
             raise CorruptAudio(f"FFmpeg: {self.damaged} of {self.packets} packets: {self.first_error}")

@@ -21,6 +21,7 @@ import numpy as np
 import soundfile
 
 from pipeline.audio import containers
+from pipeline.audio.choice import chosen_audio
 from pipeline.audio.sniff import Kind
 from pipeline.audio.stream import PcmStream, SeekableBytes, codec, open_bytes, recognise
 from pipeline.audio.validate import (
@@ -32,6 +33,7 @@ from pipeline.audio.validate import (
     EmptyAudio,
     Limits,
     NoAudioStream,
+    NoSuchAudioStream,
     SampleBuffer,
     TruncatedAudio,
     UnrecognizedFormat,
@@ -46,6 +48,7 @@ __all__ = [
     "Decoded",
     "EmptyAudio",
     "NoAudioStream",
+    "NoSuchAudioStream",
     "Probe",
     "TruncatedAudio",
     "UnrecognizedFormat",
@@ -84,13 +87,15 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Probe:
-    """What the header says, unverified. ``duration_s`` is an estimate for bare MP3 and AAC, or None."""
+    """What the header says, unverified, of the first sound track. ``duration_s`` is an estimate for bare MP3 and AAC,
+    or None; ``audio_streams`` is how many sound tracks there are."""
 
     container: str
     codec: str
     sample_rate: int
     channels: int
     duration_s: float | None
+    audio_streams: int = 1
 
 
 def decode(
@@ -197,12 +202,17 @@ def probe_head(head: bytes, size: int, opened: Callable[[], BinaryIO], name: str
 
 
 def _probe_container(container: av.container.InputContainer, kind: Kind, data: bytes) -> Probe:
-    stream = containers.first_audio(container)
+    stream = chosen_audio(container)
     context = stream.codec_context
     check_header(context.channels, context.sample_rate)
     seconds = containers.declared_seconds(container, stream, kind, data)
     if seconds is None and (container.duration or 0) > 0:
         seconds = container.duration / av.time_base
     return Probe(
-        kind.container, containers.codec_name(stream), context.sample_rate, context.channels, seconds
+        kind.container,
+        containers.codec_name(stream),
+        context.sample_rate,
+        context.channels,
+        seconds,
+        len(container.streams.audio),
     )

@@ -1,8 +1,8 @@
 """The few header fields that decide whether a file is complete, read without any library.
 
 Sources: RIFF/WAVE (Microsoft RIFFNEW), RF64 (EBU Tech 3306), AIFF/AIFF-C (Apple 1989/1991), FLAC (RFC 9639),
-Ogg (RFC 3533), MPEG audio frame headers (ISO/IEC 11172-3, 13818-3), ADTS (ISO/IEC 13818-7), ASF (Microsoft
-2004), ID3v2.4.
+Ogg (RFC 3533), MPEG audio frame headers (ISO/IEC 11172-3, 13818-3), ADTS (ISO/IEC 13818-7), AC-3 and E-AC-3
+(ATSC A/52), ASF (Microsoft 2004), ID3v2.4.
 """
 
 from __future__ import annotations
@@ -27,6 +27,14 @@ _BIT_RATES = {
     (2, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 _MPEG1_RATES = (44100, 48000, 32000)
+_OF_THE_SOUND = {
+    b"fmt ", b"fact", b"ds64", b"data", b"PEAK", b"JUNK", b"PAD ", b"FLLR", b"FVER", b"COMM", b"SSND",
+}  # fmt: skip
+_EXTENSIBLE = 0xFFFE
+_MPEG_TAGS = {0x50, 0x55}  # WAVE_FORMAT_MPEG, WAVE_FORMAT_MPEGLAYER3
+# ATSC A/52, table 5.18: kbit/s, two codes each.
+_AC3_BIT_RATES = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
+_AC3_RATES = (48000, 44100, 32000)
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,7 @@ class PcmHeader:
         available: bytes of sample data in the file.
         block: bytes of one sample frame, at least 1.
         byte_rate: bytes per second, at least 1.
+        mpeg: whether the samples are MPEG audio frames.
     """
 
     channels: int
@@ -47,6 +56,7 @@ class PcmHeader:
     available: int
     block: int
     byte_rate: float
+    mpeg: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,12 @@ def _chunks(data: bytes, order: str) -> Iterator[tuple[bytes, int, int]]:
         offset += 8 + size + (size & 1)
 
 
+def is_untagged(data: bytes) -> bool:
+    """Whether a WAV or AIFF file has none but the chunks of the sound, which hold no tags."""
+    order = "<" if data[:4] in (b"RIFF", b"RF64") else ">"
+    return all(name in _OF_THE_SOUND for name, _, _ in _chunks(data, order))
+
+
 def wav_header(data: bytes) -> PcmHeader | None:
     """Sizes in a RIFF, RIFX or RF64 header; None where it has no ``fmt`` before its ``data`` chunk."""
     order = ">" if data[:4] == b"RIFX" else "<"
@@ -81,6 +97,9 @@ def wav_header(data: bytes) -> PcmHeader | None:
             long_size = struct.unpack_from("<Q", data, body + 8)[0]
         elif name == b"fmt " and body + 16 <= len(data):
             fmt = struct.unpack_from(order + "HHIIHH", data, body)
+            if fmt[0] == _EXTENSIBLE and size >= 40 and body + 26 <= len(data):
+                # The tag is then the beginning of the sub-format's GUID.
+                fmt = (*struct.unpack_from(order + "H", data, body + 24), *fmt[1:])
         elif name == b"data":
             if fmt is None:
                 return None
@@ -105,7 +124,7 @@ def _wav_sizes(fmt: tuple[int, ...], declared: int | None, available: int) -> Pc
     # PCM, float, A-law and u-law: the average byte rate is redundant there and often wrong.
     if tag in (1, 3, 6, 7) and block == channels * ((bits + 7) // 8):
         byte_rate = block * rate
-    return PcmHeader(channels, rate, declared, available, max(1, block), max(1, byte_rate))
+    return PcmHeader(channels, rate, declared, available, max(1, block), max(1, byte_rate), tag in _MPEG_TAGS)
 
 
 def aiff_header(data: bytes) -> PcmHeader | None:
@@ -145,6 +164,20 @@ def flac_is_empty(data: bytes) -> bool:
     return last and offset == len(data)
 
 
+def flac_bits(streaminfo: bytes) -> int | None:
+    """Bits per sample in a STREAMINFO block without its head; None where it is cut short."""
+    return ((streaminfo[12] & 1) << 4 | streaminfo[13] >> 4) + 1 if len(streaminfo) >= 14 else None
+
+
+def flac_audio_start(data: bytes) -> int:
+    """Offset of the first frame of a native FLAC file, behind its metadata."""
+    offset, last = 4, False
+    while not last and offset + 4 <= len(data):
+        last = bool(data[offset] & 0x80)
+        offset += 4 + int.from_bytes(data[offset + 1 : offset + 4], "big")
+    return offset if last else len(data)
+
+
 def asf_seconds(data: bytes) -> float | None:
     """Play duration in the File Properties object of an ASF file; None for a broadcast, or without one."""
     at = data.find(_ASF_FILE_PROPERTIES, 0, 1 << 16)
@@ -153,6 +186,17 @@ def asf_seconds(data: bytes) -> float | None:
     play, _send, preroll, flags = struct.unpack_from("<QQQI", data, at + 64)
     # Play duration counts 100 ns and includes the preroll, which counts ms.
     return None if flags & 1 else max(0.0, play / 1e7 - preroll / 1e3)
+
+
+def ogg_audio_start(data: bytes) -> int:
+    """Offset of the first page that ends a packet of samples: what is in front of it are headers and tags."""
+    offset = 0
+    while data[offset : offset + 4] == b"OggS" and offset + 27 <= len(data):
+        if struct.unpack_from("<q", data, offset + 6)[0] > 0:
+            return offset
+        table = data[offset + 27 : offset + 27 + data[offset + 26]]
+        offset += 27 + len(table) + sum(table)
+    return len(data)
 
 
 def ogg_ends_inside_page(data: bytes) -> bool:
@@ -220,6 +264,44 @@ def _chained(data: bytes, first: MpegFrame) -> bool:
             return False
         frame = following
     return True
+
+
+@dataclass(frozen=True)
+class Ac3Frame:
+    """An AC-3 or E-AC-3 syncframe: its length in bytes, and whether it is E-AC-3."""
+
+    length: int
+    enhanced: bool
+
+
+def ac3_frame(data: bytes, offset: int) -> Ac3Frame | None:
+    """The syncframe at ``offset``, or None. ATSC A/52, 5.3.1, 5.3.2 and E.1.2."""
+    head = data[offset : offset + 6]
+    if len(head) < 6 or head[:2] != b"\x0b\x77":
+        return None
+    version = head[5] >> 3
+    if 11 <= version <= 16:
+        return Ac3Frame(2 * (((head[2] & 7) << 8 | head[3]) + 1), True)
+    rate, size = head[4] >> 6, head[4] & 63
+    if version > 10 or rate == 3 or size >= 2 * len(_AC3_BIT_RATES):
+        return None
+    # 1536 samples a frame, in words of 16 bits; where that does not come out even every other frame is one longer.
+    words = 96000 * _AC3_BIT_RATES[size >> 1] // _AC3_RATES[rate] + (size & 1 if rate == 1 else 0)
+    return Ac3Frame(2 * words, False)
+
+
+def ac3_stream(data: bytes, start: int) -> Ac3Frame | None:
+    """The syncframe at ``start``, if two like it follow (or the end of the file)."""
+    first, offset = ac3_frame(data, start), start
+    frame = first
+    for _ in range(2):
+        if frame is None or frame.enhanced != first.enhanced:
+            return None
+        offset += frame.length
+        if offset >= len(data):
+            return first
+        frame = ac3_frame(data, offset)
+    return first if frame is not None and frame.enhanced == first.enhanced else None
 
 
 def xing_covers(data: bytes, frame: MpegFrame) -> bool:

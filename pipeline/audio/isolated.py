@@ -27,12 +27,14 @@ from pipeline.audio.decode import (
     DecodeError,
     EmptyAudio,
     NoAudioStream,
+    NoSuchAudioStream,
     TruncatedAudio,
     UnrecognizedFormat,
 )
 from pipeline.audio.isolated_child import PACKET
 from pipeline.audio.shared_memory import KEPT_BYTES, Lender, Segment
 from pipeline.audio.stream import AudioFile
+from pipeline.audio.tags import facts_from
 from pipeline.audio.validate import MAX_CHANNELS, MAX_SAMPLE_RATE, one_line
 from pipeline.audio.views import DecodedViews, Wanted
 
@@ -53,7 +55,7 @@ _ENVIRONMENT = {
 _ERRORS: dict[str, type[Exception]] = {
     error.__name__: error
     for error in (
-        AudioTooLong, CorruptAudio, EmptyAudio, NoAudioStream, TruncatedAudio, UnrecognizedFormat,
+        AudioTooLong, CorruptAudio, EmptyAudio, NoAudioStream, NoSuchAudioStream, TruncatedAudio, UnrecognizedFormat,
         OSError, FileNotFoundError, PermissionError, IsADirectoryError,
     )
 }  # fmt: skip
@@ -256,7 +258,13 @@ class _Child:
         path = None if file.path is None else os.fspath(file.path)
         if file.data is not None:
             self._put(file.data)
-        request = {"name": file.name[-256:], "size": file.size, "path": path, "start": start}
+        request = {
+            "name": file.name[-256:],
+            "size": file.size,
+            "path": path,
+            "start": start,
+            "choice": file.choice,
+        }
         self._send(json.dumps(request).encode(), [] if segment is self._segment else [segment.fd])
         self._segment = segment
         while (answer := self._receive(timeout_s)).get("progress"):
@@ -338,10 +346,12 @@ def _understood(answer: dict[str, Any], wanted: Wanted, lender: Lender) -> Decod
         channels = _whole(answer["channels"], 1, MAX_CHANNELS)
         samples = _whole(answer["samples"], 1)
         replaced, damaged = (_whole(answer[n], 0) for n in ("replaced_samples", "damaged_packets"))
+        facts = facts_from(answer["facts"])
+        mono = answer["mono_channel"]
+        mono = None if mono is None else _whole(mono, 0, channels - 1)
         if answer["long"] is True:
-            return DecodedViews(
-                container, codec, rate, channels, samples, replaced, damaged, {}, {}, long=True
-            )
+            header = (container, codec, rate, channels, samples, replaced, damaged)
+            return DecodedViews(*header, {}, {}, long=True, facts=facts, mono_channel=mono)
         places = wanted.places(rate, channels)
         lies = []
         for owner in dict.fromkeys(place.owner for place in places.values()):
@@ -353,7 +363,8 @@ def _understood(answer: dict[str, Any], wanted: Wanted, lender: Lender) -> Decod
     except (KeyError, TypeError, ValueError) as error:
         raise DecoderDied(f"the decoder answered what it cannot mean: {error}") from error
     stored = dict(zip((owner for owner, _, _ in lies), arrays, strict=True))
-    return DecodedViews(container, codec, rate, channels, samples, replaced, damaged, stored, places)
+    header = (container, codec, rate, channels, samples, replaced, damaged)
+    return DecodedViews(*header, stored, places, facts=facts, mono_channel=mono)
 
 
 def _whole(value: Any, low: int, high: int = 1 << 62) -> int:

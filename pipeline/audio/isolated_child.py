@@ -3,7 +3,8 @@
 It is asked one file at a time over a socket of packets, each a JSON object:
 
 - to it: ``name``, ``size``, ``path`` (without one, the file's bytes lie in the memory it was started with), ``start``
-  in the memory for its views, and the descriptor of that memory when it is another than before;
+  in the memory for its views, ``choice`` of the sound track, and the descriptor of that memory when it is another than
+  before;
 - from it: ``ready`` once; ``progress`` while it gets on; then ``error`` and ``message``, or the header of the file
   and where its views lie.
 """
@@ -22,6 +23,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ HEARTBEAT_S = 1.0
 
 _OF_THE_HEADER = (
     "container", "codec", "sample_rate", "channels", "samples", "replaced_samples", "damaged_packets", "long",
+    "mono_channel",
 )  # fmt: skip
 
 
@@ -116,14 +119,15 @@ def _heart(channel: socket.socket, interval: float) -> Callable[[int], None]:
 def _answer(
     request: dict[str, Any], content: int, decode: Callable[[AudioFile], DecodedViews], arena: Arena
 ) -> dict[str, Any]:
-    name, size, path = request["name"], request["size"], request["path"]
+    name, size, path, choice = (request[key] for key in ("name", "size", "path", "choice"))
     try:
         if path is None:
-            file = AudioFile(name, size, os.pread(content, size, 0))
+            file = AudioFile(name, size, os.pread(content, size, 0), choice=choice)
         else:
-            file = AudioFile(name, size, path=Path(path))
+            file = AudioFile(name, size, path=Path(path), choice=choice)
         found = decode(file)
-        return {name: getattr(found, name) for name in _OF_THE_HEADER} | {"stored": _stored(found, arena)}
+        answer = {name: getattr(found, name) for name in _OF_THE_HEADER}
+        return answer | {"facts": asdict(found.facts), "stored": _stored(found, arena)}
     except (BrokenPipeError, ConnectionResetError):
         raise
     except MemoryError as error:

@@ -77,6 +77,10 @@ def _by_magic(data: bytes, start: int, head: bytes) -> Kind | None:
         return Kind(_mp4_brand(head[8:12]), "mov")
     if head[:4] == b"\x1a\x45\xdf\xa3":
         return Kind("webm" if b"webm" in head else "matroska", "matroska")
+    ac3 = headers.ac3_stream(data, start)
+    if ac3 is not None:
+        name = "eac3" if ac3.enhanced else "ac3"
+        return Kind(name, name)
     if data[start : start + 377 : 188] == b"\x47\x47\x47":
         return Kind("mpegts", "mpegts")
     for offset, magic, kind in _MAGIC:

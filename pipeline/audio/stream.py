@@ -15,12 +15,15 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import BinaryIO
 
+import av
 import numpy as np
 import soundfile
 
 from pipeline.audio import headers
-from pipeline.audio.containers import TrackReader
+from pipeline.audio.choice import FIRST, Choice, chosen_audio
+from pipeline.audio.containers import TrackReader, bits_per_sample, open_container, reason
 from pipeline.audio.sniff import Kind, sniff
+from pipeline.audio.tags import FileFacts, read_tags
 from pipeline.audio.validate import (
     CorruptAudio,
     EmptyAudio,
@@ -33,6 +36,9 @@ from pipeline.audio.validate import (
 )
 
 NO_SAMPLES = "the header is complete, but there are no samples"
+MOST_REPLACED = 0.5
+"""Share of samples of no value, from which on a file with 0 in their place would be one of silence."""
+
 BLOCK = 1 << 14
 """Sample frames per read."""
 
@@ -86,16 +92,20 @@ class PcmStream:
         opened: Callable[[], BinaryIO],
         name: str = "",
         limits: Limits | None = None,
+        choice: Choice = FIRST,
     ) -> None:
         self.data = data
         self.limits = limits or Limits(None, None)
+        self.choice = choice
         self.kind = recognise(data, name)
         self.codec = ""
         self.sample_rate = 0
         self.channels = 0
         self.expected_frames = 0
-        self.replaced_samples = 0
+        self.replaced_samples = self._samples = 0
         self.damaged_packets = 0
+        self._frames = 0
+        self._reader: TrackReader | None = None
         self._opened = opened
         self._blocks = self._through_soundfile() if self.kind.soundfile else self._through_ffmpeg()
         # The first block tells the form of the audio.
@@ -118,8 +128,39 @@ class PcmStream:
             first, self._first = self._first, None
             yield first
         yield from self._blocks
+        if self.replaced_samples > MOST_REPLACED * self._samples:
+            raise CorruptAudio(
+                f"{self.replaced_samples} of {self._samples} samples are no numbers or beyond ±2**31: that is no sound"
+            )
+
+    def facts(self) -> FileFacts:
+        """What is known of the file beside its samples, once they have been read to their end."""
+        reader = self._reader
+        if reader is not None:
+            rate = _bit_rate(reader.bytes, reader.frames, reader.sample_rate)
+            return FileFacts(reader.streams, reader.stream, rate, reader.bits, reader.tags)
+        rate = _bit_rate(_audio_bytes(self.data, self.kind), self._frames, self.sample_rate)
+        # STREAMINFO is the first block of a FLAC file, and in Ogg lies behind the heads of page and mapping.
+        setup = self.data[45:79] if self.kind.container == "ogg" else self.data[8:42]
+        bits = bits_per_sample(self.codec, setup, None)
+        if self.kind.container in ("wav", "aiff") and headers.is_untagged(self.data):
+            # To open a short one in FFmpeg takes about as long as to decode it.
+            tags = {"has_cover": False}
+        else:
+            tags = read_tags(self._opened, self.kind.demuxer, self.data)
+        return FileFacts(1, 0, rate, bits, tags)
+
+    def _require_choice(self) -> None:
+        """Of a format that holds one sound track: raise if it is not the one that is asked for."""
+        try:
+            with self._opened() as file, open_container(file, self.kind) as container:
+                chosen_audio(container, self.choice)
+        except av.FFmpegError as error:
+            raise CorruptAudio(f"FFmpeg: {reason(error)}") from error
 
     def _through_soundfile(self) -> Iterator[np.ndarray]:
+        if self.choice != FIRST:
+            self._require_choice()
         stream = self._opened()
         try:
             file = soundfile.SoundFile(stream)
@@ -141,6 +182,7 @@ class PcmStream:
                 if not len(block):
                     break
                 done += len(block)
+                self._frames = done
                 yield self._clean(block.T)
             self._check_complete(file, done)
 
@@ -164,7 +206,7 @@ class PcmStream:
             raise CorruptAudio(f"libsndfile: {refused.error_string}; {error}") from refused
 
     def _through_ffmpeg(self) -> Iterator[np.ndarray]:
-        reader = TrackReader(self._opened(), self.data, self.kind)
+        reader = self._reader = TrackReader(self._opened(), self.data, self.kind, self.choice)
         with closing(reader.blocks(self.limits)) as blocks:
             for block in blocks:
                 if not self.sample_rate:
@@ -183,22 +225,43 @@ class PcmStream:
     def _clean(self, block: np.ndarray) -> np.ndarray:
         block, replaced = cleaned(block)
         self.replaced_samples += replaced
+        self._samples += block.size
         return block
 
 
-def open_bytes(data: bytes, name: str = "", limits: Limits | None = None) -> PcmStream:
+def _bit_rate(size: int, frames: int, sample_rate: int) -> int | None:
+    """Bits per second of ``size`` bytes that hold so many sample frames."""
+    return max(1, round(8 * size * sample_rate / frames)) if size and frames else None
+
+
+def _audio_bytes(data: bytes | mmap.mmap, kind: Kind) -> int:
+    """How many bytes of a file that libsndfile decodes are sound: those of its headers and tags are not."""
+    if kind.container in ("wav", "aiff"):
+        header = headers.wav_header(data) if kind.container == "wav" else headers.aiff_header(data)
+        return 0 if header is None else min(header.available, header.declared or header.available)
+    if kind.container == "flac":
+        return len(data) - headers.flac_audio_start(data)
+    if kind.container == "ogg":
+        return len(data) - headers.ogg_audio_start(data)
+    frame = headers.find_mpeg_frame(data, headers.skip_id3(data))
+    return 0 if frame is None else len(data) - frame.offset
+
+
+def open_bytes(
+    data: bytes, name: str = "", limits: Limits | None = None, choice: Choice = FIRST
+) -> PcmStream:
     """A file in memory, read in place."""
-    return PcmStream(data, lambda: SeekableBytes(data), name, limits)
+    return PcmStream(data, lambda: SeekableBytes(data), name, limits, choice)
 
 
-def open_file(path: str | Path, limits: Limits | None = None) -> PcmStream:
+def open_file(path: str | Path, limits: Limits | None = None, choice: Choice = FIRST) -> PcmStream:
     """A file on disk, of which no more than a block is in memory."""
     path = Path(path)
     with path.open("rb") as file:
         if not path.stat().st_size:
             raise EmptyAudio("the file has 0 bytes")
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return PcmStream(data, lambda: _SeekableFile(path), path.name, limits)
+    return PcmStream(data, lambda: _SeekableFile(path), path.name, limits, choice)
 
 
 class _SeekableFile(io.FileIO):
@@ -217,18 +280,20 @@ class AudioFile:
         size: bytes.
         data: its content, or None.
         path: of the file, where there is no ``data``.
+        choice: which of several sound tracks is decoded.
     """
 
     name: str
     size: int
     data: bytes | None = None
     path: Path | None = None
+    choice: Choice = FIRST
 
     def open(self, limits: Limits | None = None) -> PcmStream:
         """Its samples, from the beginning. Raises `pipeline.audio.decode.DecodeError`."""
         if self.data is not None:
-            return open_bytes(self.data, self.name, limits)
-        return open_file(self.path, limits)
+            return open_bytes(self.data, self.name, limits, self.choice)
+        return open_file(self.path, limits, self.choice)
 
 
 def recognise(data: bytes | mmap.mmap, name: str = "", size: int | None = None) -> Kind:
@@ -256,8 +321,9 @@ def recognise(data: bytes | mmap.mmap, name: str = "", size: int | None = None) 
     if size is not None:
         header = replace(header, available=header.available + max(0, size - len(data)))
     _check_pcm_sizes(header)
-    # libsndfile takes some of the sizes that stand for "unknown" at their word.
-    return replace(kind, soundfile=kind.soundfile and header.declared is not None)
+    # libsndfile takes some of the sizes that stand for "unknown" at their word, and guesses how long MPEG audio in a
+    # WAV file is from its first frame.
+    return replace(kind, soundfile=kind.soundfile and header.declared is not None and not header.mpeg)
 
 
 def _check_pcm_sizes(header: headers.PcmHeader) -> None:

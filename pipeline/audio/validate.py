@@ -56,6 +56,10 @@ class NoAudioStream(DecodeError):
     """A well-formed container without a sound track."""
 
 
+class NoSuchAudioStream(DecodeError):
+    """Sound tracks, but not the one that ``source.audio_stream`` asks for."""
+
+
 class CorruptAudio(DecodeError):
     """The header is impossible or the decoder gave up; the message keeps the decoder's own words."""
 

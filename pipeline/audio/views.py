@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.audio.decode import AudioTooLong, Decoded, gather
+from pipeline.audio.decode import AudioTooLong, gather
+from pipeline.audio.mixing import MixMeter, channel_of_mix, for_mono
 from pipeline.audio.resample import make_view
 from pipeline.audio.stream import AudioFile, PcmStream
+from pipeline.audio.tags import NOTHING_SAID, FileFacts
 from pipeline.audio.validate import Allocator, Limits, private_memory
 
 Progress = Callable[[int], None]
@@ -51,6 +53,11 @@ class Wanted:
         """For any track."""
         return Limits(self.max_seconds, None)
 
+    @property
+    def mono(self) -> bool:
+        """Whether any view mixes the channels to one."""
+        return any(view.channels == 1 for view in self.views)
+
     def kept(self, rate: int, channels: int) -> Limits:
         """How long a track of this form may be for its views to be kept."""
         forms = {(place.sample_rate, place.channels) for place in self.places(rate, channels).values()}
@@ -79,6 +86,9 @@ class DecodedViews:
         places: view → where it lies; empty for a long track.
         long: whether its views were too large to keep.
         retried: why it was decoded a second time, where it was.
+        facts: streams, bit rate and tags.
+        mono_channel: the channel that mono views are made of, where the mix of all cancels, see
+            `pipeline.audio.mixing`; None where it does not, and where no view is mono.
     """
 
     container: str
@@ -92,6 +102,8 @@ class DecodedViews:
     places: dict[str, Place]
     long: bool = False
     retried: str = ""
+    facts: FileFacts = NOTHING_SAID
+    mono_channel: int | None = None
 
     @property
     def duration_s(self) -> float:
@@ -126,8 +138,15 @@ def decode_views(
     if decoded is None:
         return _checked(file, wanted, progress)
     places = wanted.places(decoded.sample_rate, decoded.channels)
-    stored = _views(decoded, wanted, places, allocate, progress)
-    return _described(stream, decoded.samples.shape[1], stored, places)
+    mono_channel = channel_of_mix(decoded.samples) if wanted.mono else None
+    stored = {}
+    for view in wanted.views:
+        owner, rate, _ = places[view.name]
+        if owner == view.name:
+            source = for_mono(decoded.samples, mono_channel) if view.channels == 1 else decoded.samples
+            stored[owner] = make_view(source, decoded.sample_rate, rate, view.channels, allocate)
+            progress(1)
+    return replace(_described(stream, decoded.samples.shape[1], stored, places), mono_channel=mono_channel)
 
 
 def _keeps_native(stream: PcmStream, wanted: Wanted) -> bool:
@@ -135,28 +154,18 @@ def _keeps_native(stream: PcmStream, wanted: Wanted) -> bool:
     return any(place[1:] == form for place in wanted.places(*form).values())
 
 
-def _views(
-    decoded: Decoded, wanted: Wanted, places: dict[str, Place], allocate: Allocator, progress: Progress
-) -> dict[str, np.ndarray]:
-    stored = {}
-    for view in wanted.views:
-        owner, rate, _ = places[view.name]
-        if owner == view.name:
-            stored[owner] = make_view(decoded.samples, decoded.sample_rate, rate, view.channels, allocate)
-            progress(1)
-    return stored
-
-
 def _checked(file: AudioFile, wanted: Wanted, progress: Progress) -> DecodedViews:
     limits = wanted.limits
     with file.open(limits) as stream:
-        samples = 0
+        samples, meter = 0, MixMeter(stream.channels)
         for block in stream:
             samples += block.shape[1]
+            meter.add(block)
             # Where no header says how long it is.
             limits.check(samples, stream.channels, stream.sample_rate)
             progress(block.shape[1])
-    return replace(_described(stream, samples, {}, {}), long=True)
+    mono_channel = meter.channel() if wanted.mono else None
+    return replace(_described(stream, samples, {}, {}), long=True, mono_channel=mono_channel)
 
 
 def _described(
@@ -172,4 +181,5 @@ def _described(
         stream.damaged_packets,
         stored,
         places,
+        facts=stream.facts(),
     )

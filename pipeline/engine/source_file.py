@@ -12,10 +12,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipeline.audio.choice import FIRST, Choice
+from pipeline.audio.mixing import for_mono
 from pipeline.audio.reader import ArrayReader, AudioReader, Spool
 from pipeline.audio.resample import view_blocks
 from pipeline.audio.stream import AudioFile
+from pipeline.dataset.addresses import file_name
 from pipeline.dataset.storage import filesystem, is_local, local_path, one_line
+from pipeline.dataset.streams import file_of
 from pipeline.engine.batch import Track
 from pipeline.errors import Fallback
 
@@ -44,8 +48,15 @@ class SourceFile(AudioFile):
                 digest.update(chunk)
         return digest.hexdigest()
 
+    def content_id(self) -> str:
+        """What tells this sound from any other: `sha256`, of any track but the first hashed again with the choice."""
+        digest = self.sha256()
+        if self.choice == FIRST:
+            return digest
+        return hashlib.sha256(f"{digest}#audio={self.choice}".encode()).hexdigest()
 
-def _local(name: str, path: Path) -> SourceFile:
+
+def _local(name: str, path: Path, choice: Choice = FIRST) -> SourceFile:
     """A file on this machine. Whatever its listing said, it may be a pipe now, or a device, and never end."""
     _check_regular(path.stat())
     # It may be replaced meanwhile: opening a pipe that nobody writes to would wait for somebody.
@@ -53,9 +64,9 @@ def _local(name: str, path: Path) -> SourceFile:
         state = os.fstat(file.fileno())
         _check_regular(state)
         if state.st_size > IN_MEMORY_BYTES:
-            return SourceFile(name, state.st_size, path=path)
+            return SourceFile(name, state.st_size, path=path, choice=choice)
         data = file.read(state.st_size)
-    return SourceFile(name, len(data), data)
+    return SourceFile(name, len(data), data, choice=choice)
 
 
 def _open_at_once(path: str, flags: int) -> int:
@@ -75,11 +86,15 @@ class Fetcher:
     Args:
         storage_options: for its file system.
         attempts: tries per remote file.
+        choice: which of several sound tracks, of files whose row does not say.
     """
 
-    def __init__(self, storage_options: dict[str, Any] | None = None, attempts: int = 3) -> None:
+    def __init__(
+        self, storage_options: dict[str, Any] | None = None, attempts: int = 3, choice: Choice = FIRST
+    ) -> None:
         self.storage_options = storage_options
         self.attempts = attempts
+        self.choice = choice
 
     @contextmanager
     def fetch(self, track: Track, stage: str) -> Iterator[SourceFile]:
@@ -93,19 +108,20 @@ class Fetcher:
         if track.problem:
             raise UnreadableSource(track.problem)
         uri = track.location or track.uri
-        name = track.uri.rsplit("/", 1)[-1]
+        name = file_name(file_of(track.uri))
+        choice = self.choice if track.audio_stream is None else track.audio_stream
         if is_local(uri):
-            yield _local(name, Path(local_path(uri)))
+            yield _local(name, Path(local_path(uri)), choice)
             return
         fs, remote = filesystem(uri, self.storage_options)
         if (track.size_bytes or 0) <= IN_MEMORY_BYTES:
             data = self._tried(track, stage, lambda: fs.cat_file(remote))
-            yield SourceFile(name, len(data), data)
+            yield SourceFile(name, len(data), data, choice=choice)
             return
         with tempfile.NamedTemporaryFile(prefix="soundmill-", suffix=Path(name).suffix[:12]) as copy:
             self._tried(track, stage, lambda: fs.get_file(remote, copy.name))
             path = Path(copy.name)
-            yield SourceFile(name, path.stat().st_size, path=path)
+            yield SourceFile(name, path.stat().st_size, path=path, choice=choice)
 
     def reader(self, track: Track, stage: str, view: str, sample_rate: int, stack: ExitStack) -> AudioReader:
         """A view of a decoded track: what travels with it, or, of a long one, a temporary file of its samples.
@@ -126,7 +142,9 @@ class Fetcher:
         with self.fetch(track, stage) as source, source.open() as stream:
             spool = Spool(channels)
             stack.callback(spool.close)
-            for block in view_blocks(stream, stream.sample_rate, sample_rate, channels):
+            alone = track.mono_channel if channels == 1 else None
+            pieces = (for_mono(piece, alone) for piece in stream)
+            for block in view_blocks(pieces, stream.sample_rate, sample_rate, channels):
                 spool.write(block)
         return spool
 

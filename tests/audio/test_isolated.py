@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import decode_poison
@@ -25,8 +26,10 @@ from pipeline.audio.isolated import (
     IsolatedDecoder,
     _understood,
 )
+from pipeline.audio.resample import make_view
 from pipeline.audio.shared_memory import Arena, Lender
 from pipeline.audio.stream import AudioFile
+from pipeline.audio.tags import FileFacts
 from pipeline.audio.views import View, Wanted, decode_views
 
 VIEWS = (
@@ -39,7 +42,7 @@ VIEWS = (
 WANTED = Wanted(VIEWS, 200_000_000, 3600.0)
 HEADER = (
     "container", "codec", "sample_rate", "channels", "samples", "replaced_samples", "damaged_packets", "long",
-    "places", "retried",
+    "places", "retried", "mono_channel",
 )  # fmt: skip
 
 
@@ -117,6 +120,20 @@ def test_what_was_mended_and_a_file_on_disk_and_a_long_one(decoder, tmp_path):
     cut = path.read_bytes()[:-2000]
     with pytest.raises(TruncatedAudio):
         other.decode(in_memory(cut))
+
+
+@pytest.mark.parametrize("rate", [22050, 44100])
+def test_channels_that_cancel_are_told_on_and_stood_in_for(rate, decoder):
+    samples = music(1, rate)
+    file = in_memory(encode(np.concatenate([-0.5 * samples, samples, -0.5 * samples]), rate, "wav"))
+    found, expected = decoder.decode(file), decode_views(file, WANTED)
+    assert found.mono_channel == 1
+    assert_same(found, expected)
+    native = found.stored["native"]
+    alone = make_view(native[1:2], rate, found.places["mono"].sample_rate, 1)
+    np.testing.assert_array_equal(found.stored["mono"], alone)
+    small = IsolatedDecoder(Wanted(VIEWS, 50_000, 3600.0))
+    assert (small.decode(file).long, small.decode(file).mono_channel) == (True, 1)
 
 
 def test_errors_are_those_of_this_process(decoder):
@@ -202,15 +219,24 @@ def test_an_answer_is_believed_no_further_than_it_can_be_checked():
     answer = {
         "container": "wav", "codec": "pcm_f32le", "sample_rate": 8000, "channels": 1, "samples": 64,
         "replaced_samples": 0, "damaged_packets": 0, "long": False, "stored": {"native": [page, 1, 64]},
+        "mono_channel": None,
+        "facts": asdict(FileFacts(2, 1, 256_000, 32, {"artist": "A", "has_cover": True})),
     }  # fmt: skip
-    np.testing.assert_array_equal(_understood(answer, wanted, lender).stored["native"], np.ones((1, 64)))
+    found = _understood(answer, wanted, lender)
+    np.testing.assert_array_equal(found.stored["native"], np.ones((1, 64)))
+    assert found.facts.columns()["tag_artist"] == "A"
     lies = [
         {"stored": {}}, {"stored": {"native": [0, 2, 32]}}, {"stored": {"native": [4, 1, 64]}},
         {"stored": {"native": [-4096, 1, 64]}}, {"stored": {"native": [1 << 40, 1, 64]}},
         {"stored": {"native": [0, 1, 1 << 61]}}, {"stored": {"native": [0, 1]}}, {"stored": {"native": "abc"}},
         {"stored": {"native": [0, 1, 0]}}, {"stored": None}, {"channels": 0}, {"channels": True},
         {"sample_rate": 1e4}, {"sample_rate": 10**7}, {"samples": 0}, {"codec": "x\ny"}, {"codec": 7},
-        {"container": "x" * 99}, {"damaged_packets": -1},
+        {"container": "x" * 99}, {"damaged_packets": -1}, {"mono_channel": 1}, {"mono_channel": False},
+        {"facts": None}, {"facts": {"more": 1}},
+        {"facts": {"audio_streams": 0}}, {"facts": {"audio_stream": 1}}, {"facts": {"bit_rate": 1.5}},
+        {"facts": {"bits_per_sample": True}}, {"facts": {"tags": []}}, {"facts": {"tags": {"artist": "a\nb"}}},
+        {"facts": {"tags": {"artist": "x" * 513}}}, {"facts": {"tags": {"has_cover": 1}}},
+        {"facts": {"tags": {"replaygain_track_gain": 1e9}}}, {"facts": {"tags": {"mood": "x"}}},
     ]  # fmt: skip
     for lie in lies:
         with pytest.raises(DecoderDied, match="cannot mean"):

@@ -13,7 +13,14 @@ from pipeline.audio.decode import decode
 from pipeline.audio.encode import encode
 from pipeline.audio.resample import StreamResampler, resample
 from pipeline.audio.stream import open_bytes, open_file
-from pipeline.audio.validate import AudioTooLong, DecodeError, EmptyAudio, Limits, TruncatedAudio
+from pipeline.audio.validate import (
+    AudioTooLong,
+    CorruptAudio,
+    DecodeError,
+    EmptyAudio,
+    Limits,
+    TruncatedAudio,
+)
 
 RATE = 48000
 CONTAINERS = ("wav", "flac", "aiff", "ogg", "mp3", "m4a", "mp4", "aac", "opus", "webm", "wma", "mkv")
@@ -66,6 +73,27 @@ def test_what_is_no_number_is_counted(tmp_path):
     with open_file(tmp_path / "file.wav") as stream:
         assert all(np.isfinite(block).all() for block in stream)
     assert stream.replaced_samples == 2
+
+
+@pytest.mark.parametrize("value", [1e30, -1e300, np.nan, np.inf])
+def test_a_file_of_no_samples_at_all_is_no_silence(tmp_path, value):
+    samples = np.full(40000, value)
+    samples[::3] = 0.1
+    soundfile.write(tmp_path / "file.wav", samples, 8000, subtype="DOUBLE")
+    with (
+        pytest.raises(CorruptAudio, match="26666 of 40000 samples"),
+        open_file(tmp_path / "file.wav") as stream,
+    ):
+        list(stream)
+
+
+def test_integers_that_were_never_scaled_are_samples(tmp_path):
+    samples = 2.0**31 * np.sin(np.arange(4000))
+    soundfile.write(tmp_path / "file.wav", samples, 8000, subtype="FLOAT")
+    with open_file(tmp_path / "file.wav") as stream:
+        found = np.concatenate(list(stream), axis=1)
+    assert stream.replaced_samples == 0
+    np.testing.assert_allclose(found[0], samples, rtol=1e-6)
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path):

@@ -17,13 +17,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.audio.choice import FIRST, Choice
 from pipeline.audio.isolated import TIMEOUT_S, IsolatedDecoder
+from pipeline.audio.mixing import CANCELS_DB
 from pipeline.audio.views import DecodedViews, View, Wanted
+from pipeline.counting import plural
+from pipeline.dataset.schemas import IDENTITY, TAGS
 from pipeline.engine.batch import Track, add_stage, pcm_array, tracks_of
-from pipeline.engine.keys import DECODE_KEY
+from pipeline.engine.keys import decode_key
 from pipeline.engine.ledger import Claims
 from pipeline.engine.process import note_started
-from pipeline.engine.results import Results, audio_key
+from pipeline.engine.results import FACTS, Results, audio_key
 from pipeline.engine.source_file import Fetcher, SourceFile, UnreadableSource
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.errors import Fallback
@@ -37,8 +41,11 @@ FIELDS = (
     pa.field("sample_rate", pa.int32()),
     pa.field("channels", pa.int32()),
     pa.field("duration_s", pa.float64()),
+    *(f for f in (*IDENTITY, *TAGS) if f.name in FACTS),
+    pa.field("key@decode", pa.string()),
     pa.field("views", pa.string()),
     pa.field("long", pa.bool_()),
+    pa.field("mono_channel", pa.int32()),
     pa.field("todo", pa.list_(pa.string())),
     pa.field("copy_of", pa.string()),
     pa.field("kept", pa.bool_()),
@@ -78,6 +85,7 @@ class DecodeStage:
         decode_memory_bytes: of the process that decodes, besides the views; 0 for
             `pipeline.audio.isolated.default_memory_bytes`.
         results: the result cache; a track of which it has everything is not decoded.
+        choice: which sound track is taken of files that have several.
     """
 
     def __init__(
@@ -91,6 +99,7 @@ class DecodeStage:
         decode_timeout_s: float = TIMEOUT_S,
         decode_memory_bytes: int = 0,
         results: Results | None = None,
+        choice: Choice = FIRST,
     ) -> None:
         # The view that lives longest owns the samples; equal ones refer to it.
         self.views = sorted(views, key=lambda v: -v.last_stage)
@@ -98,10 +107,12 @@ class DecodeStage:
         wanted = Wanted(forms, max_track_bytes, 3600.0 * max_track_hours)
         # First of all: the child imports its decoders while the rest is made here.
         self.decoder = IsolatedDecoder(wanted, decode_timeout_s, decode_memory_bytes)
-        self.fetcher = Fetcher(storage_options, fetch_attempts)
+        self.choice = choice
+        self.key = decode_key(choice)
+        self.fetcher = Fetcher(storage_options, fetch_attempts, choice)
         self.claims = Claims(ledger)
         self.results = results
-        self.audio_key = audio_key(DECODE_KEY, self.views, max_track_bytes)
+        self.audio_key = audio_key(self.key, self.views, max_track_bytes)
         self.decoder.wait_until_ready()
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -136,15 +147,17 @@ class DecodeStage:
         fetched = False
         try:
             with self.fetcher.fetch(track, NAME) as source:
-                track.values["asset_id"] = source.sha256()
+                track.values["asset_id"] = source.content_id()
                 track.values["size_bytes"] = source.size
                 fetched = True
                 if self._is_due(track):
                     stored = self._audio(track, cost, source)
+                    if self.choice != FIRST:
+                        track.values[f"key@{NAME}"] = self.key
         except Exception as error:  # noqa: BLE001  s3fs, gcsfs and adlfs each raise classes of their own
             # What cannot be read today may be read tomorrow: no key, so that the next run tries again.
             hopeless = fetched or isinstance(error, UnreadableSource)
-            track.fail(NAME, error, getattr(error, "attempts", 1), DECODE_KEY if hopeless else None)
+            track.fail(NAME, error, getattr(error, "attempts", 1), self.key if hopeless else None)
             track.cached.clear()
             # Not at the price of what was computed when it could.
             track.values["kept"] = not fetched and track.known_asset is not None
@@ -202,14 +215,20 @@ class DecodeStage:
             sample_rate=found.sample_rate,
             channels=found.channels,
             duration_s=found.duration_s,
+            **found.facts.columns(),
         )
         track.duration_s = cost.batch_audio_s = found.duration_s
         cost.backend = found.codec
         if found.replaced_samples:
-            reason = f"{found.replaced_samples} NaN or infinite samples in the file"
+            reason = f"{plural(found.replaced_samples, 'sample')} NaN, infinite or beyond ±2**31"
             track.fallbacks.append(Fallback(NAME, "finite samples", "0 in their place", reason))
         if found.damaged_packets:
             reason = f"{found.damaged_packets} damaged packets in the file"
             track.fallbacks.append(Fallback(NAME, "every packet", "the packets between", reason))
+        if found.mono_channel is not None:
+            track.values["mono_channel"] = found.mono_channel
+            reason = f"mono mix cancels: {-CANCELS_DB:g} dB or more below that of unrelated channels"
+            used = f"channel {found.mono_channel + 1} alone"
+            track.fallbacks.append(Fallback(NAME, "mono mix", used, reason))
         if found.retried:
             track.fallbacks.append(Fallback(NAME, "the running decoder", "a new one", found.retried))
