@@ -24,6 +24,7 @@ from pipeline.audio.children import child_command
 from pipeline.audio.decode import Probe, probe_head
 from pipeline.audio.isolated import DecoderDied, DecoderHung
 from pipeline.audio.stream import SeekableBytes
+from pipeline.dataset.addresses import file_name
 from pipeline.dataset.sources import SourceItem
 from pipeline.dataset.storage import filesystem, is_local, local_path, one_line
 from pipeline.errors import UserError
@@ -63,7 +64,7 @@ def read_header(item: SourceItem, options: dict[str, Any] | None = None) -> Head
     """The header of one file; whatever is wrong with it is told, not raised."""
     if item.problem:
         return Header(None, "UnreadableSource", item.problem, item.size_bytes)
-    uri, name = item.location or item.uri, item.uri.rsplit("/", 1)[-1]
+    uri, name = item.location or item.uri, file_name(item.uri)
     size = item.size_bytes
     try:
         head, size, opened = _local(local_path(uri)) if is_local(uri) else _remote(uri, size, options)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import time
 
-from pipeline.dataset.sources import SourceItem, list_source
+from pipeline.counting import plural
+from pipeline.dataset.run import say
+from pipeline.dataset.sources import Listing, SourceItem, list_source
+from pipeline.dataset.storage import public_uri
+from pipeline.dataset.streams import ALL_STREAMS, expand_streams
 from pipeline.workflows.config import ExtractConfig
 
 
-def list_items(config: ExtractConfig, quiet: bool = False) -> list[SourceItem]:
-    """The files of the source. Raises `UserError`, see `list_source`."""
+def list_items(
+    config: ExtractConfig, quiet: bool = False, listing: Listing | None = None
+) -> list[SourceItem]:
+    """The files of the source; ``listing`` is told what else was found. Raises `UserError`, see `list_source`."""
     source = config.source
+    say(f"listing {public_uri(source.uri or source.manifest)}", quiet)
     items: list[SourceItem] = []
     said = time.perf_counter()
     for item in list_source(
@@ -20,9 +27,19 @@ def list_items(config: ExtractConfig, quiet: bool = False) -> list[SourceItem]:
         storage_options=source.storage_options,
         limit=source.limit,
         exclude=config.output.uri,
+        listing=listing,
     ):
         items.append(item)
         if not quiet and time.perf_counter() - said > 5:
             said = time.perf_counter()
-            print(f"listing {source.uri}: {len(items)} files so far", flush=True)
-    return items
+            print(f"listing {source.uri}: {plural(len(items), 'file')} so far", flush=True)
+    if source.audio_stream != ALL_STREAMS:
+        return items
+
+    def told(done: int) -> None:
+        nonlocal said
+        if not quiet and time.perf_counter() - said > 5:
+            said = time.perf_counter()
+            print(f"counting sound tracks: {plural(done, 'header')} read", flush=True)
+
+    return expand_streams(items, source.storage_options, told)

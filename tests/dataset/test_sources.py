@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.dataset.sources import SUFFIXES, _sounds_like_audio, list_source
+from pipeline.dataset.source_glob import SUFFIXES, sounds_like_audio
+from pipeline.dataset.sources import list_source
 from pipeline.errors import UserError
 
 
@@ -145,7 +146,7 @@ def test_a_listing_says_of_files_what_fsspec_would(folder):
     "name", ["a.wav", ".wav", "..wav", "a.", "a", "A.FlAc", "x/.mp3", "x.wav/y", "a.wav.txt", "tar.opus"]
 )
 def test_what_sounds_like_audio_is_told_by_the_suffix(name):
-    assert _sounds_like_audio(name) == (PurePosixPath(name).suffix.lower() in SUFFIXES)
+    assert sounds_like_audio(name) == (PurePosixPath(name).suffix.lower() in SUFFIXES)
 
 
 def test_a_name_that_is_not_utf8_becomes_a_problem(folder):

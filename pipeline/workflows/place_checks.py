@@ -1,0 +1,102 @@
+"""What can be told of places and their storage options before anybody is asked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from pipeline.dataset.addresses import WEB, carries_credentials, innermost, public_uri, scheme, split_chain
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.workflows.config import ExtractConfig
+
+# What other clients call it → what it is here. fsspec takes any name, and leaves what it does not know unused.
+S3_OPTIONS = {
+    **dict.fromkeys(("access_key", "access_key_id", "aws_access_key_id", "accessKey", "username_key"), "key"),
+    **dict.fromkeys(("secret_key", "secret_access_key", "aws_secret_access_key", "secretKey"), "secret"),
+    **dict.fromkeys(("session_token", "aws_session_token"), "token"),
+    **dict.fromkeys(("endpoint_override", "host", "url"), "endpoint"),
+    **dict.fromkeys(("region_name", "aws_region"), "region"),
+}
+# Names that S3 clients send at all; what a server takes of them is its own.
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,253}[A-Za-z0-9]|arn:.*")
+
+
+def check_places(config: ExtractConfig) -> None:
+    """Refuse places that cannot be, and options that would not be used. Raises `UserError`."""
+    source, output = config.source, config.output
+    read = {"source.uri": source.uri, "source.manifest": source.manifest}
+    for key, uri in {**read, "output.uri": output.uri}.items():
+        if not uri:
+            continue
+        options = "output.storage_options" if key == "output.uri" else "source.storage_options"
+        _check_place(key, uri, options)
+    if source.uri:
+        _check_options(
+            "source.storage_options", source.storage_options, (source.uri, source.manifest, output.uri)
+        )
+    _check_options("output.storage_options", output.storage_options, (output.uri,))
+    if output.uri and (split_chain(output.uri) or scheme(output.uri) in WEB):
+        raise UserError(
+            f"output.uri={public_uri(output.uri)}: nothing can be written there",
+            "archives, caches and web servers are for reading",
+            "output.uri=FOLDER or output.uri=s3://BUCKET/PREFIX",
+        )
+
+
+def _check_place(key: str, uri: str, options: str) -> None:
+    if carries_credentials(uri):
+        web = scheme(innermost(uri)) in WEB
+        given = "{headers: {Authorization: Basic TOKEN}}" if web else "{key: K, secret: S}"
+        raise UserError(
+            f"{key} carries credentials",
+            "they would be written down with it",
+            f"{key}={public_uri(uri)} and '{options}={given}'",
+        )
+    place = innermost(uri)
+    if scheme(place) == "memory":
+        raise UserError(
+            f"{key}=memory:// cannot be",
+            "it is seen by one process only",
+            f"{key}=FOLDER or {key}=s3://BUCKET/PREFIX",
+        )
+    bucket = urlsplit(place).netloc
+    if scheme(place) == "s3" and not _BUCKET.fullmatch(bucket):
+        raise UserError(
+            f"{key}={public_uri(uri)}: no bucket can be called {bucket or 'nothing'}",
+            "3 to 63 small letters, digits, dots and hyphens, a letter or digit first and last",
+            f"{key}=s3://BUCKET/PREFIX with a bucket as your storage lists it",
+        )
+
+
+def _check_options(key: str, options: Mapping[str, Any], uris: tuple[str | None, ...]) -> None:
+    if not any(uri and scheme(innermost(uri)) == "s3" for uri in uris):
+        return
+    wrong = {name: S3_OPTIONS[name] for name in options if name in S3_OPTIONS}
+    if wrong:
+        names = {
+            "key": "K",
+            "secret": "S",
+            "token": "T",
+            "endpoint": "http://HOST:PORT",
+            "region": "R",
+            "anon": "true",
+        }
+        kept = [wrong.get(name, name) for name in options]
+        do = ", ".join(f"{name}: {names.get(name, 'VALUE')}" for name in dict.fromkeys(kept))
+        raise UserError(
+            f"{key}: {', '.join(wrong)} would not be used",
+            "S3's options are key, secret, token, endpoint, region and anon",
+            f"'{key}={{{do}}}'",
+        )
+    for name in ("endpoint", "endpoint_url"):
+        value = options.get(name)
+        if value and not re.match(r"https?://", str(value)):
+            raise UserError(
+                f"{key}.{name}={value} does not say http or https",
+                "a port alone does not tell",
+                f"{key}.{name}=http://{value}, or https://{value} where it speaks TLS",
+            )
