@@ -6,9 +6,8 @@ import functools
 import logging
 from dataclasses import dataclass
 
-import torch
-
 from pipeline.errors import Fallback, UserError
+from pipeline.late import torch
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 
-import torch
-
 from pipeline.errors import Fallback, UserError
+from pipeline.late import torch
 from pipeline.models.device import bf16_supported
 
 AMP = ("auto", "true", "false")
@@ -45,11 +44,16 @@ def normalise_amp(value: object, key: str = "amp") -> str:
     Raises:
         UserError: it is none of them.
     """
-    word = str(value).strip().lower()
-    word = {"1": "true", "0": "false"}.get(word, word)
+    word = amp_word(value)
     if word not in AMP:
-        raise UserError(f"{key}={value} is not one of {', '.join(AMP)}")
+        raise UserError(f"{key}={value} is not one of {', '.join(AMP)}", do=f"{key}=auto")
     return word
+
+
+def amp_word(value: object) -> str:
+    """``value`` in the spelling of `AMP`, where it is one of them: ``True``, ``TRUE`` and ``1`` are ``true``."""
+    word = str(value).strip().lower()
+    return {"1": "true", "0": "false"}.get(word, word)
 
 
 def pick_precision(wanted: object, device: str) -> Precision:

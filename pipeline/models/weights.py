@@ -1,7 +1,7 @@
 """The weights store: one folder per name with the weights file and ``weights.json``, which says what it is.
 
 The root is ``$SOUNDMILL_WEIGHTS``, or ``~/.cache/soundmill/weights``. A file put into its folder by hand
-counts as much as a fetched one.
+counts as much as a fetched one; one that this process may not read is not there.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from pathlib import Path
 import numpy as np
 from safetensors import numpy as safetensors
 
+from pipeline.commands import as_typed
 from pipeline.errors import UserError
 from pipeline.models.catalogue import ENTRIES, HubOrigin, WeightsEntry, WheelOrigin
+from pipeline.places import expanded, has_file, problem, soundmill_cache
 
 RECORD = "weights.json"
 _PROBE_SECONDS = 10.0
@@ -35,7 +37,22 @@ _HASHES: dict[tuple[str, int, int], str] = {}
 def root() -> Path:
     """Folder of the store; it may not exist yet."""
     configured = os.environ.get("SOUNDMILL_WEIGHTS")
-    return Path(configured).expanduser() if configured else Path.home() / ".cache" / "soundmill" / "weights"
+    return expanded(configured) if configured else soundmill_cache("weights")
+
+
+def where() -> str:
+    """Where weights are looked for, and what is in the way there, in words: ``in FOLDER``."""
+    found = problem(root())
+    if not found:
+        return f"in {root()}"
+    return f"in {root()}, which cannot be read ({found}): set SOUNDMILL_WEIGHTS to another folder"
+
+
+def missing(name: str) -> str:
+    """That `find` found nothing, and what to type: one line."""
+    if problem(root()):
+        return f"{name} weights are missing {where()}"
+    return as_typed(f"{name} weights are missing: python jobs/models.py fetch {name}")
 
 
 def catalogue() -> tuple[WeightsEntry, ...]:
@@ -56,7 +73,7 @@ def entry(name: str) -> WeightsEntry:
 def find(name: str) -> Path | None:
     """The weights file of ``name``, or None where the store has none. Raises `UserError` as `entry`."""
     path = root() / name / entry(name).filename
-    return path if path.is_file() and path.stat().st_size > 0 else None
+    return path if has_file(path) and path.stat().st_size > 0 else None
 
 
 def fetch(name: str, log: Callable[[str], None] = print) -> Path:
@@ -283,7 +300,7 @@ def _new_record(path: Path, source: str) -> dict:
 
 def _read_record(path: Path) -> dict:
     record = path.parent / RECORD
-    if not record.is_file():
+    if not has_file(record):
         return {}
     try:
         content = json.loads(record.read_text(encoding="utf-8"))

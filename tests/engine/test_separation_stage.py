@@ -13,6 +13,7 @@ import torch
 from pipeline.dataset.output import Output
 from pipeline.engine.batch import pcm_array
 from pipeline.engine.stages.separation import SeparationStage
+from pipeline.features.base import stable_key
 from pipeline.models.separation import base
 from pipeline.models.separation.base import Separator, Window
 from pipeline.models.separation.choose import forget_backends
@@ -74,7 +75,8 @@ def tone(seconds: float, gain: float = 0.5) -> np.ndarray:
 def test_rows_costs_and_failures():
     bad = tone(1.0)
     bad[:, 5] = np.nan
-    table = SeparationStage(["louder"])(block(tone(1.0), None, bad, tone(3.0), tone(1.0, 0.0)))
+    stage = SeparationStage(["louder"], residual="drop")
+    table = stage(block(tone(1.0), None, bad, tone(3.0), tone(1.0, 0.0)))
     rows = table.to_pylist()
     assert [row["separation_backend"] for row in rows] == ["louder", None, None, "louder", "louder"]
     assert [row["separation_choice"] for row in rows] == ["listed", None, "listed", "listed", "listed"]
@@ -117,6 +119,67 @@ def test_saved_stems_never_clip_and_lie_where_the_row_says(tmp_path):
     assert {blob["path"] for blob in row["blobs@separation"]} == {
         str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()
     }
+
+
+@pytest.mark.parametrize(
+    ("residual", "vocals", "other"),
+    [
+        ("accompaniment", 3.0, -2.0),
+        ("share", 3.0 - 2.1 * 9 / 9.01, 0.1 - 2.1 * 0.01 / 9.01),
+        ("drop", 3.0, 0.1),
+    ],
+)
+def test_levels_and_shares_are_those_of_the_stems_with_the_residual(tmp_path, residual, vocals, other):
+    """Whether they are written or not: three times the mix and a tenth of it are 2.1 times too much."""
+    saving = SeparationStage(["louder"], save_arrays=True, output=Output(str(tmp_path)), residual=residual)
+    [saved] = saving(block(tone(1.0))).to_pylist()
+    [counted] = SeparationStage(["louder"], residual=residual)(block(tone(1.0))).to_pylist()
+    stems = {s: np.load(tmp_path / saved[f"stem_{s}_blob"], allow_pickle=False) for s in ("vocals", "other")}
+    energy = {s: np.square(array.astype(np.float64)).sum() for s, array in stems.items()}
+    for row in (saved, counted):
+        for stem, gain in (("vocals", vocals), ("other", other)):
+            assert row[f"stem_share_{stem}"] == pytest.approx(energy[stem] / sum(energy.values()), rel=1e-5)
+            level = 20 * np.log10(abs(gain) * 0.5) - 3.0103
+            assert row[f"stem_rms_{stem}_dbfs"] == pytest.approx(level, abs=0.001)
+
+
+@pytest.mark.parametrize("residual", ["accompaniment", "share"])
+def test_saved_files_add_up_to_the_mix_within_quantisation(tmp_path, residual):
+    """Each FLAC with its own gain undone."""
+    rng = np.random.default_rng(3)
+    mix = (0.3 * rng.standard_normal((2, RATE))).astype(np.float32)
+    stage = SeparationStage(["louder"], save_stems=True, output=Output(str(tmp_path)), residual=residual)
+    [row] = stage(block(mix)).to_pylist()
+    total = np.zeros(mix.shape)
+    for path in tmp_path.rglob("*.flac"):
+        stem, _ = soundfile.read(path, dtype="float64")
+        total += stem.T / 10 ** (row[f"stem_gain_{path.stem}_db"] / 20)
+    error = np.square(total - mix).sum() / np.square(mix.astype(np.float64)).sum()
+    assert 10 * np.log10(error) < -115
+    assert row["stem_gain_vocals_db"] < 0, "a gain was there to be undone"
+
+
+def test_a_model_without_a_stem_for_the_rest_gets_the_columns_of_one(monkeypatch):
+    monkeypatch.setattr(Louder, "sources", ("vocals", "drums"))
+    forget_backends()
+    [row] = SeparationStage(["louder"])(block(tone(1.0))).to_pylist()
+    assert row["stem_rms_other_dbfs"] == pytest.approx(20 * np.log10(2.1 * 0.5) - 3.0103, abs=0.001)
+    assert row["stem_share_vocals"] + row["stem_share_drums"] + row["stem_share_other"] == pytest.approx(1.0)
+
+
+def test_another_residual_is_another_key_and_none_is_the_key_of_before():
+    keys = {r: SeparationStage(["louder"], residual=r).key for r in ("accompaniment", "share", "drop")}
+    assert len(set(keys.values())) == 3
+    assert keys["drop"] == stable_key(
+        {
+            "name": "separation",
+            "models": [("louder", "1", "louder:0")],
+            "bfloat16_allowed": True,
+            "auto_cpu_seconds": None,
+            "stems": False,
+            "arrays": False,
+        }
+    )
 
 
 def test_stems_need_a_place():

@@ -36,7 +36,8 @@ from pipeline.models.separation import (
     load_backend,
 )
 from pipeline.models.separation.base import SAMPLE_RATE
-from pipeline.models.separation.choose import AUTO_CPU_SECONDS, choose
+from pipeline.models.separation.choose import choose
+from pipeline.models.separation.names import ACCOMPANIMENT, AUTO_CPU_SECONDS, stems_written
 
 NAME = "separation"
 FIELDS = (*SEPARATION, pa.field(f"key@{NAME}", pa.string()), pa.field(f"failkey@{NAME}", pa.string()))
@@ -65,6 +66,8 @@ class SeparationStage:
         key: of the columns, see `separation_key`; None makes one.
         results: the result cache. It has no stems: where they are saved they are computed.
         batch_items: most windows in a batch on a GPU; 0 leaves it to the backends.
+        residual: where the part of a track goes that is in none of its stems, see
+            `pipeline.models.separation.residual`. Levels and shares are those of the stems with it.
 
     Raises:
         ValueError: stems are to be saved and there is no ``output``.
@@ -86,6 +89,7 @@ class SeparationStage:
         key: str | None = None,
         results: Results | None = None,
         batch_items: int = 0,
+        residual: str = ACCOMPANIMENT,
     ) -> None:
         if (save_stems or save_arrays) and output is None:
             raise ValueError("stems are to be saved and there is no output")
@@ -100,6 +104,7 @@ class SeparationStage:
         self.drop = drop | {f"cached@{NAME}"}
         self.results = results
         self.batch_items = batch_items
+        self.residual = residual
         self._pools: dict[str, SeparationPool] = {}
         self._making = threading.Lock()
         # What another device computed than the key says would differ in its last bits.
@@ -113,7 +118,7 @@ class SeparationStage:
                 step = Fallback(NAME, "fused kernels", "plain torch", first.separator.plain)
                 self.standing.append(step)
         self.key = key or separation_key(
-            self.backends, self._load, self.options, self.auto_cpu_seconds, save_stems, save_arrays
+            self.backends, self._load, self.options, self.auto_cpu_seconds, save_stems, save_arrays, residual
         )
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -209,7 +214,7 @@ class SeparationStage:
         started = time.perf_counter()
         with ExitStack() as stack:
             tracks, readers = self.fetcher.readers(tracks, NAME, "separation", SAMPLE_RATE, stack)
-            stream = SeparationStream(pool, readers)
+            stream = SeparationStream(pool, readers, self.residual)
             self._drain(stream, separator, tracks)
         clock.exclude(stream.call.elsewhere_s)
         own_s = time.perf_counter() - started - stream.call.elsewhere_s
@@ -248,7 +253,8 @@ class _Result:
 
     def __init__(self, stage: SeparationStage, separator: Separator, track: Track) -> None:
         self._stage, self._separator, self._track = stage, separator, track
-        self._fold = StemFold(separator.sources)
+        self._stems = stems_written(separator.sources, stage.residual)
+        self._fold = StemFold(self._stems)
         self._files: StemFiles | None = None
         self._failed = False
 
@@ -275,7 +281,7 @@ class _Result:
         self._fold.add(block)
         if self._stage.save_stems or self._stage.save_arrays:
             if self._files is None:
-                self._files = StemFiles(self._stage.output, self._separator.sources)
+                self._files = StemFiles(self._stage.output, self._stems)
             self._files.add(block)
 
     def _store(self) -> None:
@@ -283,7 +289,7 @@ class _Result:
         statistics = self._fold.statistics()
         key = self._stage.key
         track.values.update(separation_backend=separator.name, separation_model=separator.model_id())
-        for stem in separator.sources:
+        for stem in self._stems:
             track.values[f"stem_share_{stem}"] = statistics.shares[stem]
             track.values[f"stem_rms_{stem}_dbfs"] = statistics.rms_dbfs[stem]
         if self._files is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -77,9 +79,15 @@ class StemFiles:
         with tempfile.NamedTemporaryFile(prefix="soundmill-stem-") as file:
             fill(file)
             file.flush()
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            digest = hashlib.sha256()
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
             self._output.upload(path, Path(file.name))
         # Without bytes: it is in place before the row that counts it.
-        return Blob(path, name, [2, self._spools[name].samples], None)
+        shape = [2, self._spools[name].samples]
+        return Blob(path, name, shape, None, size, digest.hexdigest())
 
     def close(self) -> None:
         """Remove the temporary files."""

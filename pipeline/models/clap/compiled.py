@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from pipeline.models.device import is_out_of_memory
 from pipeline.models.kernels import DEVICES, reason
+from pipeline.places import expanded, may_write, soundmill_cache
 
 if TYPE_CHECKING:
     from pipeline.models.clap.tower import AudioTower
@@ -54,10 +55,14 @@ def compile_pays(audio_seconds: float, window: float, hop: float) -> bool:
     return clips * (plain - compiled) > COMPILE_SECONDS
 
 
-def cache_folder() -> Path:
-    """Where compiled networks are kept between runs: ``$SOUNDMILL_COMPILE_CACHE`` or ``~/.cache/soundmill/compile``."""
+def cache_folder() -> Path | None:
+    """Where compiled networks are kept between runs: ``$SOUNDMILL_COMPILE_CACHE`` or ``~/.cache/soundmill/compile``;
+    None where the home is not ours to write into, and torch takes a folder of its own."""
     configured = os.environ.get("SOUNDMILL_COMPILE_CACHE")
-    return Path(configured).expanduser() if configured else Path.home() / ".cache" / "soundmill" / "compile"
+    if configured:
+        return expanded(configured)
+    folder = soundmill_cache("compile")
+    return folder if may_write(folder) else None
 
 
 def prepare(tower: AudioTower, batch_items: int, compile: bool = False, capture: bool = True) -> list[str]:
@@ -101,7 +106,9 @@ def _fuse(tower: AudioTower) -> None:
 
 
 def _compile(tower: AudioTower, batch_items: int) -> None:
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder()))
+    folder = cache_folder()
+    if folder is not None:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
     compiled = torch.compile(tower.audio_branch._latent, dynamic=False)
     with torch.inference_mode():
         log_mel = tower.log_mel(_noise(tower, batch_items))

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from pipeline.errors import UserError
 from pipeline.models.clap.checkpoint import EMBEDDING_SIZE, laion_state, load_laion
 from pipeline.models.clap.hub_format import hub_files, projection_name, read_hub_config, read_hub_state
+from pipeline.places import expanded
 
 # As LAION tokenizes: longer texts are cut.
 MAX_TOKENS = 77
@@ -70,9 +71,7 @@ def embed_queries(texts: list[str], checkpoint: str | Path, tokenizer: str | Non
     try:
         import transformers  # noqa: F401
     except ImportError:
-        raise TextUnavailable(
-            "text queries need transformers: pip install 'transformers>=4.44', or pip install '.[text]'"
-        ) from None
+        raise TextUnavailable("text queries need transformers: pip install 'transformers>=4.44'") from None
     path = Path(checkpoint)
     tower = _tower(path)
     words, named = _load_tokenizer(tokenizer, path)
@@ -192,7 +191,7 @@ def _load_tokenizer(tokenizer: str | None, checkpoint: Path) -> tuple[Any, str]:
     if tokenizer is None and any((folder / name).is_file() for name in _TOKENIZER_FILES):
         tokenizer = str(folder)
     name = tokenizer or HUB_TOKENIZER
-    local = Path(name).expanduser()
+    local = expanded(name)
     if local.is_dir():
         name = str(local)
     elif "\\" in name or name.startswith(("/", ".", "~")) or name.count("/") > 1:

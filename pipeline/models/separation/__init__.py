@@ -13,11 +13,10 @@ if TYPE_CHECKING:
     from pipeline.models.separation.base import (
         REGISTRY,
         BackendUnavailable,
-        SeparationOptions,
         Separator,
     )
-    from pipeline.models.separation.choose import AUTO, BACKEND_NAMES, Choice, load_backend
-    from pipeline.models.separation.names import STEMS
+    from pipeline.models.separation.choose import Choice, load_backend
+    from pipeline.models.separation.names import AUTO, BACKEND_NAMES, STEMS, SeparationOptions
     from pipeline.models.separation.statistics import StemFold
     from pipeline.models.separation.stream import (
         SeparationPool,
@@ -27,13 +26,13 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "AUTO": "choose",
-    "BACKEND_NAMES": "choose",
+    "AUTO": "names",
+    "BACKEND_NAMES": "names",
     "REGISTRY": "choose",  # which loads every backend
     "STEMS": "names",
     "BackendUnavailable": "base",
     "Choice": "choose",
-    "SeparationOptions": "base",
+    "SeparationOptions": "names",
     "SeparationPool": "stream",
     "SeparationStream": "stream",
     "Separator": "base",

@@ -9,11 +9,12 @@ tracks, overlap-add and bounded memory are `pipeline.models.separation.stream`'s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+
+from pipeline.models.separation.names import SeparationOptions
 
 if TYPE_CHECKING:
     from pipeline.models.separation.device_audio import DeviceTrack
@@ -24,23 +25,6 @@ SAMPLE_RATE = 44100
 
 class BackendUnavailable(Exception):
     """This backend cannot run here: weights or a package are missing. The message says what to type."""
-
-
-@dataclass(frozen=True)
-class SeparationOptions:
-    """What a backend may be told; the ``separation.*`` keys of the same names.
-
-    Args:
-        demucs_model: name of a demucs model; None takes htdemucs if its weights are on this machine.
-        demucs_repo: folder of ``<signature>.th`` and ``<name>.yaml`` files to take it from.
-        openunmix_model: ``umxhq``, ``umxl`` or a folder; None takes umxhq if it is on this machine.
-        amp: bfloat16 autocast, see `pipeline.models.precision.pick_precision`.
-    """
-
-    demucs_model: str | None = None
-    demucs_repo: str | None = None
-    openunmix_model: str | None = None
-    amp: str = "auto"
 
 
 class Window(NamedTuple):

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from pipeline.counting import plural
 from pipeline.errors import Fallback, UserError
 from pipeline.models.model_cache import MODELS, ModelKey
 from pipeline.models.separation import demucs, midside, openunmix, spleeter  # noqa: F401  each registers itself
@@ -13,15 +14,10 @@ from pipeline.models.separation.base import (
     REGISTRY,
     SAMPLE_RATE,
     BackendUnavailable,
-    SeparationOptions,
     Separator,
 )
-from pipeline.models.separation.names import STEMS
+from pipeline.models.separation.names import AUTO, AUTO_CPU_SECONDS, BACKEND_NAMES, STEMS, SeparationOptions
 
-# In the order of preference, which `auto` follows.
-BACKEND_NAMES = ("demucs", "openunmix", "spleeter", "midside")
-AUTO = "auto"
-AUTO_CPU_SECONDS = 60.0
 # On a CPU `auto` takes whatever runs this many times faster than the music, however long the track is.
 AUTO_SPEED = 4.0
 
@@ -140,7 +136,7 @@ def too_slow(separator: Separator, samples: int, threads: int, limit_s: float) -
     if speed >= AUTO_SPEED or seconds <= limit_s:
         return None
     return (
-        f"about {seconds:.0f} s on {threads} CPU thread(s), over separation.auto_cpu_seconds={limit_s:g}; "
+        f"about {seconds:.0f} s on {plural(threads, 'CPU thread')}, over separation.auto_cpu_seconds={limit_s:g}; "
         f"separation.backends=[{separator.name}] insists"
     )
 

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from pipeline.counting import plural
 from pipeline.models.separation.base import (
     BackendUnavailable,
     Level,
@@ -157,7 +158,7 @@ def _members(model: nn.Module, name: str) -> tuple[list[nn.Module], Tensor]:
     first = members[0]
     if int(first.audio_channels) != 2:
         raise BackendUnavailable(
-            f"{name} takes {first.audio_channels} channel(s): only stereo models fit here"
+            f"{name} takes {plural(first.audio_channels, 'channel')}: only stereo models fit here"
         )
     if len({_layout(member) for member in members}) > 1:
         raise BackendUnavailable(

@@ -14,6 +14,7 @@ from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.models.separation.base import BackendUnavailable
+from pipeline.places import expanded, has_file
 
 _TIMEOUT_SECONDS = 20.0
 
@@ -31,7 +32,7 @@ def find_model(name: str, repo: str | None = None, download: bool = False) -> nn
         BackendUnavailable: the weights are not here or are damaged; says what to type.
     """
     if repo is not None:
-        return _from_folder(name, Path(repo).expanduser())
+        return _from_folder(name, expanded(repo))
     for look in (_from_hub_cache, _from_torch_cache):
         model = look(name)
         if model is not None:
@@ -100,7 +101,7 @@ def _from_torch_cache(name: str) -> nn.Module | None:
     bag = yaml.safe_load(bag_file.read_text(encoding="utf-8")) if bag_file.is_file() else {"models": [name]}
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     files = [folder / urls[sig].rsplit("/", 1)[-1] for sig in bag["models"] if sig in urls]
-    if len(files) < len(bag["models"]) or not all(file.is_file() for file in files):
+    if len(files) < len(bag["models"]) or not all(map(has_file, files)):
         return None
 
     def load() -> nn.Module:

@@ -50,6 +50,17 @@ class DeviceTrack:
             self._whole = self._upload(0, self.samples)
         return self._whole[:, start:stop]
 
+    def again(self, start: int, stop: int) -> Tensor:
+        """What `read` gave before, for the current stream; of a long track it is read from the reader anew."""
+        with copying(self.device):
+            if self._whole is None:
+                audio = upload(self._reader.read(start, stop), self.device)
+            else:
+                audio = self._whole[:, start:stop]
+            ready = Ready(self.device)
+        ready.wait(audio)
+        return audio
+
     def _upload(self, start: int, stop: int) -> Tensor:
         audio = upload(self._reader.read(start, stop), self.device)
         if audio.numel() and not math.isfinite(torch.linalg.vector_norm(audio, math.inf).item()):

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.counting import plural
 from pipeline.errors import UserError
 from pipeline.models.separation.base import (
     UNTOUCHED,
@@ -38,6 +39,7 @@ from pipeline.models.separation.device_audio import DeviceTrack
 from pipeline.models.separation.networks import parameters_hash
 from pipeline.models.separation.overlap import triangle
 from pipeline.models.separation.wiener import wiener
+from pipeline.places import expanded, has_file
 
 SEGMENT_SECONDS = 30.0
 OVERLAP = 0.25
@@ -101,7 +103,7 @@ class OpenUnmix(Separator):
         name = wanted or DEFAULT_MODEL
         if name in PUBLISHED:
             return cls(_published(name, download=wanted is not None), device, name)
-        folder = Path(name).expanduser()
+        folder = expanded(name)
         if not folder.is_dir():
             raise UserError(
                 f"separation.openunmix_model={name} is neither a folder nor one of {', '.join(PUBLISHED)}"
@@ -314,7 +316,7 @@ def _published(name: str, download: bool) -> nn.Module:
 
     address, hidden, files = PUBLISHED[name]
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    missing = [file for file in files.values() if not (folder / file).is_file()]
+    missing = [file for file in files.values() if not has_file(folder / file)]
     if missing and not download:
         raise BackendUnavailable(
             f"{name} is not in torch's cache on this machine: type separation.openunmix_model={name} to "
@@ -362,7 +364,7 @@ def _from_folder(folder: Path) -> nn.Module:
         channels = json.loads((folder / "separator.json").read_text(encoding="utf-8"))["nb_channels"]
         if channels != 2 or len(targets) < 2:
             raise ValueError(
-                f"{channels} channel(s) and {len(targets)} target(s): at least 2 of both are needed"
+                f"{plural(channels, 'channel')} and {plural(len(targets), 'target')}: at least 2 of both are needed"
             )
         with torch.random.fork_rng(devices=[]):
             return load_separator(str(folder), targets=targets, niter=1, device="cpu")

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.commands import as_typed
 from pipeline.errors import UserError
 from pipeline.models import weights
 from pipeline.models.separation.base import (
@@ -168,9 +169,9 @@ class Spleeter(Separator):
     @classmethod
     def load(cls, device: str = "cpu", options: SeparationOptions | None = None) -> Spleeter:
         path = weights.find(WEIGHTS)
-        fetch = f"python jobs/models.py fetch {WEIGHTS}"
+        fetch = as_typed(f"python jobs/models.py fetch {WEIGHTS}")
         if path is None:
-            raise BackendUnavailable(f"{WEIGHTS} weights are missing: {fetch}")
+            raise BackendUnavailable(weights.missing(WEIGHTS))
         try:
             digest = weights.weights_hash(path)
             tensors = load_file(path)

@@ -18,18 +18,23 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pipeline.audio.reader import ArrayReader, AudioReader
+from pipeline.counting import plural
 from pipeline.errors import Fallback
 from pipeline.models.batching import BatchRunner
 from pipeline.models.memory import MemoryProbe
 from pipeline.models.separation.base import Separator, Window
 from pipeline.models.separation.device_audio import DeviceBlock, DeviceTrack
+from pipeline.models.separation.names import DROP, stems_written
 from pipeline.models.separation.overlap import OverlapAdd
+from pipeline.models.separation.residual import Remainder
 from pipeline.models.transfer import Download, copying
 from pipeline.models.window_batches import Answer
 from pipeline.models.window_pool import Call, WindowPool, device_event
 
 # One window and two are how `BatchRunner` learns what a window takes.
 FILLED_FROM = 3
+# What is the trouble of one track; anything else ends them all.
+TRACKS_OWN = (ValueError, OSError, torch.OutOfMemoryError)
 # Length of the blocks of a silent track, which no window sets.
 _SILENCE = 1 << 18
 
@@ -73,6 +78,7 @@ class _Track:
     def __init__(self, number: int, reader: AudioReader) -> None:
         self.number, self.reader = number, reader
         self.overlap_add: OverlapAdd | None = None
+        self.remainder: Remainder | None = None
         self.error: Exception | None = None
         self.finite: Tensor | None = None
 
@@ -187,15 +193,22 @@ class SeparationStream:
     Args:
         pool: the backend, alone or with other streams that share its batches.
         tracks: stereo, at the backend's ``sample_rate``.
+        residual: where the part of the mix goes that is in no stem, see `pipeline.models.separation.residual`; by
+            default nowhere, and the stems are the backend's own.
 
     Attributes:
+        sources: the stems in the order of the blocks' first axis.
         shares: what each track had of the batches, complete once it is done.
         call: this stream's use of the pool.
     """
 
-    def __init__(self, pool: SeparationPool | Separator, tracks: Sequence[AudioReader]) -> None:
+    def __init__(
+        self, pool: SeparationPool | Separator, tracks: Sequence[AudioReader], residual: str = DROP
+    ) -> None:
         self.pool = pool if isinstance(pool, SeparationPool) else SeparationPool(pool)
         self.separator = self.pool.separator
+        self.residual = residual
+        self.sources = stems_written(self.separator.sources, residual)
         self.shares = [Share() for _ in tracks]
         self.call = Call()
         self._tracks = [_Track(number, reader) for number, reader in enumerate(tracks)]
@@ -216,14 +229,14 @@ class SeparationStream:
         for track in self._tracks:
             try:
                 yield from self._cut(track)
-            except (ValueError, OSError, torch.OutOfMemoryError) as error:
+            except TRACKS_OWN as error:
                 track.error = track.error or error
 
     def _cut(self, track: _Track) -> Iterator[_Job]:
         """The windows of a track; none of one that no network needs to see."""
         reader, separator = track.reader, self.separator
         if reader.channels != 2:
-            raise ValueError(f"separation needs stereo, not {reader.channels} channel(s)")
+            raise ValueError(f"separation needs stereo, not {plural(reader.channels, 'channel')}")
         if not reader.samples:
             return
         audio = DeviceTrack(reader, separator.device)
@@ -232,6 +245,7 @@ class SeparationStream:
         if level is None:
             return
         track.overlap_add = OverlapAdd(reader.samples, level)
+        track.remainder = Remainder(separator.sources, self.residual, audio)
         for window, block in audio.windows(separator.windows(reader.samples), level):
             if track.error is not None:
                 return
@@ -240,7 +254,11 @@ class SeparationStream:
     @torch.inference_mode()
     def _added(self, track: _Track, window: Window, stems: Tensor) -> Tensor:
         weight = self.pool.transition(window.size)
-        return self._checked(track, track.overlap_add.add(window, stems, weight))
+        return self._checked(track, track.remainder.add(track.overlap_add.add(window, stems, weight)))
+
+    @torch.inference_mode()
+    def _rest(self, track: _Track) -> Tensor:
+        return self._checked(track, track.remainder.add(track.overlap_add.rest(), last=True))
 
     def _checked(self, track: _Track, block: Tensor) -> Tensor:
         # Asked for when the track ends: on a GPU each question would wait for all that was launched.
@@ -259,23 +277,30 @@ class SeparationStream:
         if answer.batch.items > share.items:
             share.items, share.audio_s = answer.batch.items, answer.batch.audio_s
         share.fallbacks += [step for step in answer.fallbacks if step not in share.fallbacks]
-        block = self._added(track, answer.item.window, answer.value)
+        try:
+            block = self._added(track, answer.item.window, answer.value)
+        except TRACKS_OWN as error:
+            track.error = error
+            return
         if block.shape[-1]:
             yield Piece(track.number, block)
 
     def _end(self, track: _Track) -> Iterator[Piece]:
         """The last pieces of a track, whose windows are all added."""
         if track.error is None and track.overlap_add is None:
-            yield from _silence(track, len(self.separator.sources), self.separator.device)
+            yield from _silence(track, len(self.sources), self.separator.device)
         elif track.error is None:
-            with torch.inference_mode():
-                block = self._checked(track, track.overlap_add.rest())
-            if block.shape[-1]:
-                yield Piece(track.number, block)
-            if not track.finite:
-                text = "separation: the stems hold NaN or infinity: the samples are too large"
-                track.error = ValueError(text)
-        track.overlap_add = None
+            try:
+                block = self._rest(track)
+            except TRACKS_OWN as error:
+                track.error = error
+            else:
+                if block.shape[-1]:
+                    yield Piece(track.number, block)
+                if not track.finite:
+                    text = "separation: the stems hold NaN or infinity: the samples are too large"
+                    track.error = ValueError(text)
+        track.overlap_add = track.remainder = None
         yield Piece(track.number, done=True, error=track.error)
 
 
@@ -285,27 +310,30 @@ def _silence(track: _Track, sources: int, device: torch.device) -> Iterator[Piec
         yield Piece(track.number, torch.zeros(sources, 2, size, device=device))
 
 
-def stream_track(separator: Separator, audio: np.ndarray | AudioReader) -> Iterator[np.ndarray]:
+def stream_track(
+    separator: Separator, audio: np.ndarray | AudioReader, residual: str = DROP
+) -> Iterator[np.ndarray]:
     """The stems of one track in blocks on the host, float32 ``[sources, 2, n]``; their lengths sum to the track's.
 
     Args:
         audio: stereo at ``separator.sample_rate``, an array ``[2, samples]`` or a reader.
+        residual: see `SeparationStream`.
 
     Raises:
         ValueError: it is not stereo, or holds NaN or infinity, or values too large for float32 arithmetic; the
             latter shows in the end.
     """
     reader = ArrayReader(audio) if isinstance(audio, np.ndarray) else audio
-    for piece in SeparationStream(separator, [reader]):
+    for piece in SeparationStream(separator, [reader], residual):
         if piece.error is not None:
             raise piece.error
         if piece.block is not None:
             yield Download(piece.block).result()
 
 
-def separate_track(separator: Separator, audio: np.ndarray | AudioReader) -> np.ndarray:
-    """All stems at once, float32 ``[sources, 2, samples]``; needs memory for the whole track."""
-    blocks = list(stream_track(separator, audio))
+def separate_track(separator: Separator, audio: np.ndarray | AudioReader, residual: str = DROP) -> np.ndarray:
+    """All stems at once, float32 ``[sources, 2, samples]``; needs memory for the whole track. See `stream_track`."""
+    blocks = list(stream_track(separator, audio, residual))
     if not blocks:
-        return np.zeros((len(separator.sources), 2, 0), np.float32)
+        return np.zeros((len(stems_written(separator.sources, residual)), 2, 0), np.float32)
     return np.concatenate(blocks, axis=-1)

@@ -138,7 +138,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
 def _check_header(message: bytes) -> None:
     header = dict(_fields(message))
     if header.get(1, 1) != 1:
-        raise ValueError(f"tensor bundle: {header[1]} shards; only one is read here")
+        raise ValueError(f"tensor bundle: shards: {header[1]}; only one is read here")
     if header.get(2, 0) != 0:
         raise ValueError("tensor bundle: big-endian values are not read here")
 
