@@ -18,12 +18,13 @@ WORKDIR /opt/soundmill
 # The 5 GB come first and are built again only when the lock changes: the package is a stand-in until it is copied.
 # They go to /usr/local, which is on the PATH of the login shells that both launchers start Ray in.
 COPY pyproject.toml constraints.txt ./
-RUN mkdir pipeline && touch pipeline/__init__.py README.md \
+RUN mkdir pipeline soundmill && touch pipeline/__init__.py soundmill/__init__.py README.md \
     && python -m pip install --no-cache-dir --disable-pip-version-check -c constraints.txt -e .
 
 COPY pipeline pipeline
 COPY jobs jobs
 COPY conf conf
+COPY soundmill soundmill
 
 ENV SOUNDMILL_WEIGHTS=/opt/soundmill/weights
 RUN python jobs/models.py fetch spleeter-2stems && chown -R 1000 weights
