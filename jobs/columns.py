@@ -12,6 +12,8 @@ import preflight
 
 preflight.check()
 
+from pipeline.commands import as_typed
+
 EXAMPLES = """examples:
   python jobs/columns.py                      on the terminal
   python jobs/columns.py > docs/columns.md    after a change of the schemas
@@ -22,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Print the dictionary and return the exit code: 0, or 2 where the command is wrong."""
     given = sys.argv[1:] if arguments is None else arguments
     if given and given[0] in ("-h", "--help"):
-        print(f"{__doc__}\n\n{EXAMPLES.rstrip()}")
+        print(as_typed(f"{__doc__}\n\n{EXAMPLES.rstrip()}"))
         return 0
     if given:
         print(f"error: {given[0]} is not a key of this job: it takes none", file=sys.stderr)

@@ -8,36 +8,35 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import difflib
+import io
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import fields, is_dataclass
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args_parser
+import yaml
+from commandline import CONF, check_keys
+from explaining import explain
+from hydra import compose, version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pipeline.commands import as_typed, program
 from pipeline.errors import UserError
 from pipeline.workflows.config import ExtractConfig
-from pipeline.workflows.config_checks import nearest
 from pipeline.workflows.outcome import EXIT_USAGE
 from pipeline.workflows.stopping import EXIT_STOPPED
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
-
-LOOK = f"python {sys.argv[0]} --cfg job, for all keys and their values"
 # Of every run of this process: a multirun has several, and ends with the worst.
 EXIT_CODES: list[int] = []
 # The overrides as they were typed.
@@ -51,13 +50,50 @@ def register() -> None:
     ConfigStore.instance().store(name="extract_schema", node=ExtractConfig)
 
 
+@dataclass(frozen=True)
+class Primary:
+    """The config that a job begins with.
+
+    Args:
+        name: of its file, without a suffix.
+        folder: where it is looked for, and the groups of keys.
+        more: a folder of one's own, ``--config-dir``, which is looked into as well.
+    """
+
+    name: str = "extract"
+    folder: Path = CONF
+    more: Path | None = None
+
+    def folders(self) -> list[Path]:
+        """Where configs and groups are looked for."""
+        return [self.folder, *([self.more] if self.more else [])]
+
+    @contextmanager
+    def found(self) -> Iterator[None]:
+        """Within it Hydra composes from the folders, as its own run will."""
+        GlobalHydra.instance().clear()
+        version.setbase("1.3")
+        search = create_config_search_path(str(self.folder))
+        if self.more:
+            search.prepend("command-line", f"file://{self.more}", SearchPathQuery(provider="schema"))
+        Hydra.create_main_hydra2("app", search)
+        try:
+            yield
+        finally:
+            GlobalHydra.instance().clear()
+
+
 def typed(config: Any, check: bool = True) -> ExtractConfig:
     """A composed config as `ExtractConfig`, every interpolation resolved and, with ``check``, every value checked.
+
+    A config that is not built on `extract`, such as what ``--cfg job`` printed, gets the defaults of what it lacks.
 
     Raises:
         UserError: a value of the wrong type (an environment variable's too), or an impossible one.
     """
     try:
+        if OmegaConf.get_type(config) is not ExtractConfig:
+            config = OmegaConf.merge(OmegaConf.structured(ExtractConfig), config)
         result = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise explain(error) from None
@@ -66,116 +102,17 @@ def typed(config: Any, check: bool = True) -> ExtractConfig:
     return result
 
 
-def load(overrides: Sequence[str], name: str = "extract", check: bool = True) -> ExtractConfig:
-    """Compose ``conf/<name>.yaml`` with ``overrides``. Raises `UserError` in one line."""
-    overrides = check_keys(overrides)
-    GlobalHydra.instance().clear()
+def load(
+    overrides: Sequence[str], name: str = "extract", check: bool = True, primary: Primary | None = None
+) -> ExtractConfig:
+    """Compose ``conf/<name>.yaml``, or another ``primary``, with ``overrides``. Raises `UserError` in one line."""
+    primary = primary or Primary(name)
+    overrides = check_keys(overrides, folders=primary.folders())
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return typed(compose(name, overrides=overrides), check)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error) from None
-
-
-def known_keys(config: Any = None, prefix: str = "") -> Iterator[str]:
-    """Every key that can be overridden, with dots; those of free-form mappings end in ``.*``."""
-    config = ExtractConfig() if config is None else config
-    for f in fields(config):
-        value = getattr(config, f.name)
-        yield prefix + f.name
-        if is_dataclass(value):
-            yield from known_keys(value, f"{prefix}{f.name}.")
-        elif isinstance(value, dict):
-            yield f"{prefix}{f.name}.*"
-            yield from (f"{prefix}{f.name}.{key}" for key in value)
-
-
-# Values of these keys are plain text: names with spaces, commas, quotes or umlauts need no quoting by the user.
-TEXT_KEYS = (
-    "source.uri",
-    "source.glob",
-    "source.manifest",
-    "output.uri",
-    "clap.checkpoint",
-    "separation.demucs_model",
-    "separation.demucs_repo",
-    "separation.openunmix_model",
-)
-SECRET_LEAVES = ("key", "secret", "token", "password")
-
-
-def as_text(override: str) -> str:
-    """``override`` with its value quoted for Hydra, where the key takes plain text."""
-    name, equals, value = override.partition("=")
-    key = name.lstrip("+~")
-    secret = "storage_options." in key and key.rsplit(".", 1)[-1] in SECRET_LEAVES
-    if not equals or not value or not (key in TEXT_KEYS or secret):
-        return override
-    if value[0] in "'\"" or value == "null" or value.startswith("${"):
-        return override
-    return name + "='" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def check_keys(overrides: Sequence[str], sweep: bool = False) -> list[str]:
-    """Refuse a misspelt key, naming the nearest; let free-form mappings take new keys.
-
-    Args:
-        overrides: as typed.
-        sweep: commas separate the values of a multirun.
-
-    Returns:
-        the overrides for Hydra, which wants ``++`` before a key that a mapping does not have yet.
-
-    Raises:
-        UserError: the key does not exist, or the override cannot be parsed.
-    """
-    keys = set(known_keys())
-    free = tuple(key[:-2] for key in keys if key.endswith(".*"))
-    overrides = list(overrides) if sweep else [as_text(override) for override in overrides]
-    parsed = [_parse(override) for override in overrides]
-    result = []
-    for override in parsed:
-        key, line = override.key_or_group, override.input_line
-        if key in free or key.startswith(tuple(f"{name}." for name in free)):
-            line = line if line[0] in "+~" else f"++{line}"
-        elif key not in keys and not re.match(r"hydra[./]", key):
-            raise UserError(
-                f"{key} is not a config key{nearest(key, [k for k in keys if not k.endswith('*')])}",
-                do=LOOK,
-            )
-        result.append(line)
-    return result
-
-
-def _parse(override: str) -> Override:
-    try:
-        return OverridesParser.create().parse_override(override)
-    except HydraException:
-        # Hydra's message repeats the value, which may be a secret.
-        key = override.partition("=")[0].lstrip("+~")
-        hint = f"type key=value, and quote special characters: '{key}=\"...\"'" if key else "type key=value"
-        raise UserError(f"{key or 'an override'}: its value cannot be parsed; {hint}") from None
-
-
-def explain(error: BaseException) -> UserError:
-    """The first sentence of a Hydra or OmegaConf error, with the key it is about, and what to type."""
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    key = getattr(cause, "full_key", None) or next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")), ""
-    )
-    text = re.sub(r"\s+", " ", lines[0]) if lines else type(error).__name__
-    options = re.search(r"Could not find '([^']+)'", text)
-    if options:
-        group, _, option = options.group(1).rpartition("/")
-        choices = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
-        close = difflib.get_close_matches(option, choices, n=1) or choices
-        return UserError(
-            f"{group}={option} is not one of {', '.join(choices)}{nearest(option, choices)}",
-            f"each is a file of conf/{group}",
-            f"{group}={close[0]}" if close else "",
-        )
-    return UserError(f"{key}: {text}" if key and key not in text else text, do=LOOK)
+        with primary.found():
+            return typed(compose(primary.name, overrides=overrides), check)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise explain(error, primary.folders(), overrides) from None
 
 
 def run_job(job: Callable[[], None], afterwards: Callable[[], None] = lambda: None) -> None:
@@ -187,32 +124,104 @@ def run_job(job: Callable[[], None], afterwards: Callable[[], None] = lambda: No
     try:
         arguments = _arguments()
         options = [word for word in sys.argv[1:] if word not in arguments.overrides]
-        overrides = GIVEN[:] = list(arguments.overrides)
+        overrides = list(arguments.overrides)
+        GIVEN[:] = [*_of_configs(arguments), *overrides]
         if not arguments.help and not arguments.hydra_help:
-            overrides = check_keys(overrides, arguments.multirun)
+            primary = _primary(arguments)
+            checked = check_keys(overrides, arguments.multirun, primary.folders())
+            overrides = [*_quiet(primary, overrides), *checked]
             if not arguments.multirun:
-                load(arguments.overrides, check=not (arguments.cfg or arguments.info))
-                GlobalHydra.instance().clear()
+                load(arguments.overrides, check=not (arguments.cfg or arguments.info), primary=primary)
+        _require_a_place()
     except UserError as error:
         leave(error)
     with tempfile.TemporaryDirectory(prefix="soundmill-") as scratch:
         # Hydra writes the overrides of a multirun down, secrets included: where nobody else reads, and not for long.
         # The overrides in one piece, and first: an option without its value would take one for it.
         sys.argv[1:] = [*overrides, f"hydra.sweep.dir={scratch}", *options]
-        job()
+        with _help_as_typed() if arguments.help else nullcontext():
+            job()
     afterwards()
     end(max(EXIT_CODES, default=0))
+
+
+@contextmanager
+def _help_as_typed() -> Iterator[None]:
+    """What Hydra prints of ``conf/*.yaml`` within it names the jobs as they are typed here."""
+    kept = io.StringIO()
+    try:
+        with redirect_stdout(kept):
+            yield
+    finally:  # it may leave by SystemExit
+        print(as_typed(kept.getvalue()), end="")
+
+
+def _require_a_place() -> None:
+    """Raises `UserError` where nothing can be written for a while."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        raise UserError(
+            "there is no folder for temporary files",
+            "neither TMPDIR nor /tmp, /var/tmp nor the working directory can be written",
+            "TMPDIR=/a/folder before the command",
+        ) from None
 
 
 def _arguments() -> argparse.Namespace:
     """What was typed, overrides before, between and behind options; Hydra by itself takes them in one piece only."""
     parser = get_args_parser()
+    parser.prog = program(Path(sys.argv[0]).stem)
     arguments, more = parser.parse_known_args()
     unknown = [word.partition("=")[0] for word in more if word.startswith("-")]
     if unknown:  # and nothing of the rest, which may be a secret
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     arguments.overrides = [*arguments.overrides, *more]
     return arguments
+
+
+def _of_configs(arguments: argparse.Namespace) -> list[str]:
+    """The options that name a config of one's own, as they were typed."""
+    names = ("config_path", "config_name", "config_dir")
+    given = ((f"--{name.replace('_', '-')}", getattr(arguments, name)) for name in names)
+    return [f"{option}={value}" for option, value in given if value is not None]
+
+
+def _primary(arguments: argparse.Namespace) -> Primary:
+    """The config that the options name. Raises `UserError` where a folder is not there."""
+    folder, more = CONF, None
+    if arguments.config_path is not None:
+        # As Hydra takes it: relative to the script.
+        folder = _folder("--config-path", Path(sys.argv[0]).parent / arguments.config_path)
+    if arguments.config_dir is not None:
+        more = _folder("--config-dir", Path(arguments.config_dir))
+    name = (arguments.config_name or Primary.name).removesuffix(".yaml")
+    return Primary(name, folder, more)
+
+
+def _folder(option: str, path: Path) -> Path:
+    path = path.resolve()
+    if not path.is_dir():
+        raise UserError(
+            f"{option}={path}: there is no such folder", do=f"{option}=FOLDER, one that has .yaml files"
+        )
+    return path
+
+
+def _quiet(primary: Primary, overrides: Sequence[str]) -> list[str]:
+    """What ``conf/extract.yaml`` tells Hydra, for a config of one's own: Hydra takes it from the first config only,
+    and would else write a folder of logs into the working directory."""
+    if primary == Primary(primary.name) and primary.name in ("extract", "plan_job"):
+        return []
+    wanted = {
+        "hydra/job_logging": "none",
+        "hydra/hydra_logging": "none",
+        "hydra.output_subdir": "null",
+        "hydra.run.dir": ".",
+        "hydra.sweep.subdir": ".",
+    }
+    given = {override.partition("=")[0].lstrip("+") for override in overrides}
+    return [f"{key}={value}" for key, value in wanted.items() if key not in given]
 
 
 def end(code: int) -> NoReturn:
@@ -234,3 +243,9 @@ def leave(error: UserError) -> NoReturn:
     """Say what is wrong in one line and exit with code 2."""
     print(error.explained(), file=sys.stderr)
     sys.exit(EXIT_USAGE)
+
+
+if __name__ == "__main__":
+    import preflight
+
+    preflight.no_job(__doc__, "python jobs/extract_features.py --help")

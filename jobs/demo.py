@@ -12,18 +12,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import preflight
 
 preflight.check()
+preflight.say("loading packages")
 
 import compose
 
+from pipeline.commands import as_typed
 from pipeline.errors import UserError
-from pipeline.workflows import demo
 
 
 def main() -> int:
     """Exit code of the demo: that of the job."""
     if {"-h", "--help"}.intersection(sys.argv[1:]):
-        print(__doc__.rstrip())
+        print(as_typed(__doc__.rstrip()))
         return 0
+    from pipeline.workflows import demo  # after the command line: it loads torch
+
     folder = Path("out/demo")
     compose.register()
     try:
@@ -37,7 +40,7 @@ def main() -> int:
                 *sys.argv[1:],
             ]
         )
-        return demo.run(config, folder)
+        return demo.run(config, folder, preflight.BEGAN)
     except UserError as error:
         print(error.explained(), file=sys.stderr)
         return compose.EXIT_USAGE

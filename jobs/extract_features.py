@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import preflight
 
 preflight.check()
+preflight.say("loading packages")
 
 import compose
 import hydra
@@ -18,15 +19,16 @@ import sweep
 from omegaconf import DictConfig
 
 from pipeline.errors import UserError
-from pipeline.workflows import features
 
 SWEEP = sweep.Sweep()
-compose.MOMENTS["imports"] = time.time()
+compose.MOMENTS.update(shell=preflight.BEGAN, imports=time.time())
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="extract")
 def extract(config: DictConfig) -> None:
     """Run the workflow on the composed config and keep its exit code."""
+    from pipeline.workflows import features  # not for --cfg job: it loads torch
+
     try:
         settings = SWEEP.own_output(compose.typed(config))
         moments = {**compose.MOMENTS, "config": time.time()}

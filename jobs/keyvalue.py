@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from pipeline.commands import as_typed
 from pipeline.errors import UserError
 from pipeline.workflows.config_checks import nearest
 
@@ -102,4 +103,10 @@ def _help(known: Any, description: str, examples: str) -> str:
     width = max(len(f.metadata["key"]) for f in known) + 2
     lines = [description.strip(), "", "keys:"]
     lines += [f"  {f.metadata['key']:<{width}}{f.metadata['help']}" for f in known]
-    return "\n".join([*lines, "", examples.rstrip()])
+    return as_typed("\n".join([*lines, "", examples.rstrip()]))
+
+
+if __name__ == "__main__":
+    import preflight
+
+    preflight.no_job(__doc__, "python jobs/verify.py --help")

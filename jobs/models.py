@@ -13,6 +13,7 @@ import preflight
 
 preflight.check()
 
+from pipeline.commands import as_typed, program
 from pipeline.errors import UserError
 from pipeline.models import weights
 
@@ -29,25 +30,27 @@ The store is $SOUNDMILL_WEIGHTS, or ~/.cache/soundmill/weights. Exit codes: 0 do
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     raw = argparse.RawDescriptionHelpFormatter
-    top = argparse.ArgumentParser(prog="models.py", description=__doc__, epilog=EPILOG, formatter_class=raw)
+    top = argparse.ArgumentParser(
+        prog=program("models"), description=__doc__, epilog=as_typed(EPILOG), formatter_class=raw
+    )
     commands = top.add_subparsers(dest="command", required=True, metavar="{list,fetch,path}")
     show = commands.add_parser(
         "list",
         help="name, kind, size, licence, embedding space and whether it is installed",
-        epilog="example: python jobs/models.py list --kind separation",
+        epilog=as_typed("example: python jobs/models.py list --kind separation"),
     )
     kinds = sorted({entry.kind for entry in weights.catalogue()})
     show.add_argument("--kind", choices=kinds, help="only these; example: --kind clap")
     fetch = commands.add_parser(
         "fetch",
         help="bring weights into the store",
-        epilog="example: python jobs/models.py fetch spleeter-2stems",
+        epilog=as_typed("example: python jobs/models.py fetch spleeter-2stems"),
     )
     fetch.add_argument("name", nargs="+", metavar="NAME", help="as in the list; example: spleeter-2stems")
     path = commands.add_parser(
         "path",
         help="print where the weights file is",
-        epilog="example: python jobs/models.py path clap-htsat-tiny",
+        epilog=as_typed("example: python jobs/models.py path clap-htsat-tiny"),
     )
     path.add_argument("name", metavar="NAME", help="as in the list; example: clap-htsat-tiny")
     return top
@@ -89,6 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command == "list":
             print(table(options.kind))
+            print(f"looked for {weights.where()}", file=sys.stderr)
         elif options.command == "fetch":
             for name in options.name:
                 weights.fetch(name, print)
@@ -107,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
             said = f"{_size(entry, found)}, embedding space {_space(entry)}, licence {entry.licence}"
             print(said, file=sys.stderr)
     except UserError as error:
-        print(f"models.py: {error}", file=sys.stderr)
+        print(f"{program('models')}: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -9,20 +9,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import preflight
 
 preflight.check()
+preflight.say("loading packages")
 
 import compose
 import hydra
 from omegaconf import DictConfig
 
 from pipeline.errors import UserError
-from pipeline.workflows import planning
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="plan_job")
 def plan(config: DictConfig) -> None:
     """Plan the composed config."""
+    from pipeline.workflows import planning  # not for --cfg job: it loads torch and Ray
+
     try:
-        planning.plan(compose.typed(config), compose.GIVEN)
+        planning.plan(compose.typed(config), compose.GIVEN, began=preflight.BEGAN)
         compose.EXIT_CODES.append(0)
     except KeyboardInterrupt:
         compose.leave_stopped()

@@ -69,3 +69,10 @@ class Sweep:
         """The settings of a trial that are not the same in all of them."""
         values = {key: {other.settings.get(key) for other in self.trials} for key in trial.settings}
         return {key: value for key, value in trial.settings.items() if len(values[key]) > 1}
+
+
+if __name__ == "__main__":
+    import preflight
+
+    places = "source.uri=FOLDER output.uri=FOLDER"
+    preflight.no_job(__doc__, f"python jobs/extract_features.py --multirun {places} perf.threads=1,2")

@@ -43,6 +43,22 @@ class Options(keyvalue.OfAnOutput):
             "help": "true: mend what can be mended, and say what was done",
         },
     )
+    deep: bool = field(
+        default=False,
+        metadata={
+            "key": "deep",
+            "kind": bool,
+            "help": "true: read arrays and stems, too, and compare them with what was written",
+        },
+    )
+    prune: bool = field(
+        default=False,
+        metadata={
+            "key": "prune",
+            "kind": bool,
+            "help": "true: repair, and remove the rows of files that are gone with their arrays and stems",
+        },
+    )
     report: str | None = field(
         default=None, metadata={"key": "report", "help": "local file for all findings as JSON"}
     )
@@ -56,7 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
         from pipeline.workflows import verify  # after the command line: it loads the extractors
 
         output = Output(options.uri, options.storage_options)
-        return verify.run(output, options.repair, options.report).exit_code
+        return verify.run(
+            output, options.repair, options.report, prune=options.prune, deep=options.deep
+        ).exit_code
     except UserError as error:
         print(error.explained(), file=sys.stderr)
         return 2

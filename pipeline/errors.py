@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.commands import as_typed
+
 
 class UserError(Exception):
     """A mistake its reader can mend. The jobs print `explained` without a traceback and exit with code 2.
@@ -13,10 +15,11 @@ class UserError(Exception):
         why: it is wrong, where that is not plain.
         do: what to type instead.
 
-    ``str()`` is all of it on one line, for logs and tables.
+    ``str()`` is all of it on one line, for logs and tables. A ``python jobs/….py`` in it becomes what is typed here.
     """
 
     def __init__(self, what: str, why: str = "", do: str = "") -> None:
+        what, why, do = as_typed(what), as_typed(why), as_typed(do)
         super().__init__(what, why, do)
         self.what, self.why, self.do = what, why, do
 

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pipeline.errors import Fallback
 
 INSTALL = {
-    "essentia": "soundmill[essentia]",
-    "openunmix": "soundmill[openunmix]",
+    "essentia": "essentia>=2.1b6.dev1389",
+    "openunmix": "openunmix>=1.3",
     "demucs": "demucs>=4.1,<5",
     "pyloudnorm": "pyloudnorm>=0.2,<0.3",
     "laion_clap": "laion-clap==1.1.7",
-    "speechbrain": "speechbrain",
 }
 """Module → what pip is told to install."""
 
@@ -66,7 +65,7 @@ def look_up(name: str, load: bool = False) -> Lookup:
 
 
 def advice(name: str, again: bool = False) -> str:
-    """What to type: ``type `pip install 'soundmill[essentia]'```."""
+    """What to type: ``type `pip install 'openunmix>=1.3'```."""
     force = "--force-reinstall " if again else ""
     return f"type `pip install {force}'{INSTALL.get(name, name)}'`"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from skips import pytest_addoption, pytest_configure  # noqa: F401  hooks of its own
 
 REPO = Path(__file__).resolve().parents[1]
 

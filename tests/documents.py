@@ -9,10 +9,10 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[1]
 DOCUMENTS = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
 _BLOCK = re.compile(r"^[ ]*```(\w*)\n(.*?)^[ ]*```", re.MULTILINE | re.DOTALL)
-_PROGRAM = r"(?:\.venv/bin/)?python|make|ray|pip|docker|kubectl|export|for"
+_PROGRAM = r"(?:\.venv/bin/)?python|make|ray|pip|docker|kubectl|soundmill|export|for"
 _COMMAND = re.compile(rf"(?:{_PROGRAM}) ")
 _INLINE = re.compile(
-    r"`((?:(?:\.venv/bin/)?python jobs/|ray [a-z]|make [a-z]|pip install|docker |kubectl )[^`]+)`"
+    r"`((?:(?:\.venv/bin/)?python jobs/|ray [a-z]|make [a-z]|pip install|docker |kubectl |soundmill [a-z-])[^`]+)`"
 )
 
 

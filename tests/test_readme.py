@@ -3,6 +3,10 @@
 import re
 import subprocess
 import sys
+from importlib import metadata
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 CHECK = """
 import sys
@@ -38,3 +42,31 @@ def test_the_commands_of_the_readme_exist(repo):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE) or f" {target} " in makefile, target
     for script in re.findall(r"(?:jobs|benchmarks|tests)/\w+\.py", text):
         assert (repo / script).exists(), script
+
+
+def test_what_the_readme_imports_comes_with_its_two_commands(repo):
+    """`make demo` installs the dependencies and no extra: a recipe that needs one would end in an ImportError."""
+    text = (repo / "pyproject.toml").read_text()
+    [block] = re.findall(r"(?ms)^dependencies = \[\n(.*?)^\]", text)
+    todo = re.findall(r'^\s*"([^"]+)"', block, re.MULTILINE)
+    have: set[str] = set()
+    while todo:
+        one = Requirement(todo.pop())
+        name = canonicalize_name(one.name)
+        if name in have or (one.marker and not one.marker.evaluate({"extra": ""})):
+            continue
+        have.add(name)
+        for line in metadata.requires(name) or ():
+            needed = Requirement(line)
+            if not needed.marker or any(needed.marker.evaluate({"extra": e}) for e in ("", *one.extras)):
+                todo.append(line.partition(";")[0])
+    sources = re.findall(r"```python\n(.*?)```", (repo / "README.md").read_text(), re.DOTALL)
+    modules = {
+        name.split(".")[0]
+        for code in sources
+        for name in re.findall(r"^(?:import|from) ([\w.]+)", code, re.M)
+    }
+    homes = metadata.packages_distributions()
+    for module in modules - {"pipeline", *sys.stdlib_module_names}:
+        assert {canonicalize_name(name) for name in homes[module]} & have, module
+    assert {"duckdb", "pandas", "pyarrow"} <= modules

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import secrets
 import sys
 import tempfile
 import warnings
@@ -16,7 +17,10 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.dataset.storage import one_line
+from pipeline.engine.guard import StageFailed
+from pipeline.engine.ray_folder import ray_folder
 from pipeline.errors import UserError
+from pipeline.places import has_file, home, may_write
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -40,6 +44,7 @@ class Cluster:
         environment: variables that actors must be given, because they do not inherit them from this process.
         accelerators: kinds of GPU of all nodes, as Ray calls them, such as ``A10G``.
         node_cpus: CPUs of each node that has any.
+        note: what was done in another way than the machine's settings say, in one line.
     """
 
     address: str
@@ -49,6 +54,7 @@ class Cluster:
     environment: dict[str, str] = field(default_factory=dict)
     accelerators: tuple[str, ...] = ()
     node_cpus: tuple[float, ...] = ()
+    note: str = ""
 
 
 def connect(
@@ -66,7 +72,7 @@ def connect(
             inherit them; those of a Ray that ran before must be told, see ``Cluster.environment``.
 
     Raises:
-        UserError: nobody answers at ``address``.
+        UserError: nobody answers at ``address``, or one that starts here has no folder for its session.
     """
     # Our log says what happened, with the traceback; Ray's own narration stays in its session logs.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -78,12 +84,17 @@ def connect(
     wanted = {name: str(threads) for name in THREAD_VARIABLES}
     if address in (None, "local"):
         os.environ.update(wanted)
+        _bring_a_token()
         local = {"num_cpus": num_cpus, "object_store_memory": object_store_memory}
         options.update({name: value for name, value in local.items() if value is not None})
         options.update(address="local", include_dashboard=False)
     else:
         options["address"] = address
     ours = address in (None, "local") and not ray.is_initialized()
+    note = ""
+    if ours:
+        folder, note = ray_folder()
+        options.update({"_temp_dir": folder} if folder else {})
     try:
         if not ray.is_initialized():
             with _quiet_stderr():
@@ -92,6 +103,7 @@ def connect(
         ConnectionError,
         ValueError,
         RuntimeError,
+        OSError,
         TimeoutError,
         ray.exceptions.AuthenticationError,
     ) as error:
@@ -110,11 +122,26 @@ def connect(
         {} if ours else wanted,
         tuple(kinds),
         tuple(cpus for cpus in each if cpus),
+        note,
     )
+
+
+def _bring_a_token() -> None:
+    """Give a Ray that starts here its password where it could not keep one: it has no other place than ``~/.ray``."""
+    file = home() / ".ray" / "auth_token"
+    given = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if not given and not has_file(file) and not may_write(file.parent):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def _no_ray(address: str | None, error: BaseException) -> UserError:
     text = one_line(error, 160)
+    if isinstance(error, UnicodeError):
+        return UserError(
+            "Ray cannot be given a path that is not ASCII",
+            f"the locale says that names are in {sys.getfilesystemencoding()}, and Ray takes them for UTF-8",
+            "PYTHONUTF8=1 before the command",
+        )
     if address in (None, "local"):
         return UserError(
             "Ray does not start on this machine", text, "ray.num_cpus=2 ray.object_store_memory=1000000000"
@@ -228,6 +255,8 @@ def root_cause(error: BaseException) -> str:
 
     The exception itself does not survive its journey; the worker's traceback, which does, names it.
     """
+    if isinstance(error, StageFailed):
+        return one_line(error)
     for line in str(error).splitlines():
         found = _RAISED.match(line)
         if found and not found[1].startswith("ray."):

@@ -45,6 +45,13 @@ class RayAhead:
             self._thread = threading.Thread(target=self._hold, name="ray")
             self._thread.start()
 
+    def waits_for(self) -> str | None:
+        """What `cluster` would wait for, in words; None where Ray is up."""
+        if self._cluster.done():
+            return None
+        address = self._arguments.get("address")
+        return "starting Ray" if address in (None, "local") else f"joining Ray at {address}"
+
     def cluster(self) -> Cluster:
         """What Ray offers, once it is up. Raises `UserError` as `pipeline.engine.session.connect`."""
         self.begin()

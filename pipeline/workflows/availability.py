@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.commands import as_typed
+from pipeline.counting import plural
 from pipeline.engine.keys import separation_key
 from pipeline.errors import Fallback, UserError
 from pipeline.models import weights
@@ -13,6 +16,8 @@ from pipeline.models.clap.checkpoint import read_checkpoint
 from pipeline.models.clap.text import TextQueries, TextUnavailable, embed_queries
 from pipeline.models.separation import AUTO, BACKEND_NAMES, BackendUnavailable, Separator, load_backend
 from pipeline.models.separation.choose import choose, forget_backends
+from pipeline.models.separation.names import STEMS, stems_written
+from pipeline.places import expanded
 from pipeline.workflows.config import ClapConfig, ExtractConfig
 
 # The checkpoint that is taken when the config names none and several are fetched: music first.
@@ -36,6 +41,7 @@ class Models:
         clap_model: architecture and weights hash.
         clap_queries: the text queries and their vectors; None where there are none or they are skipped.
         separation: backend for a short stereo track and why it; None where there is none. Each row has its own.
+        stems: every stem that some backend that can run here may make.
         separation_key: the key of the separation columns; None where the stage is off.
         fallbacks: recorded in every decoded row.
         warnings: one line each, for the log.
@@ -45,6 +51,7 @@ class Models:
     clap_model: str | None = None
     clap_queries: TextQueries | None = None
     separation: str | None = None
+    stems: tuple[str, ...] = ()
     separation_key: str | None = None
     fallbacks: list[Fallback] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -57,6 +64,11 @@ def find_models(config: ExtractConfig) -> Models:
         _find_clap(config, models)
     if config.separation.enabled:
         _find_backend(config, models)
+    if not (config.features.enabled or models.clap_checkpoint or models.separation_key):
+        models.warnings.append(
+            "nothing is computed: without extractors, CLAP and separation the tables describe the files only; "
+            "features.enabled=[loudness] would compute something"
+        )
     return models
 
 
@@ -79,8 +91,8 @@ def _find_clap(config: ExtractConfig, models: Models) -> None:
         if config.clap.text_queries:
             _embed_queries(config.clap, path, models)
         return
-    what = f"python jobs/models.py fetch {config.clap.checkpoint or CLAP_PREFERENCE[0]}"
-    reason = f"no CLAP checkpoint found; type `{what}` or clap.checkpoint=FILE"
+    what = as_typed(f"python jobs/models.py fetch {config.clap.checkpoint or CLAP_PREFERENCE[0]}")
+    reason = f"no CLAP checkpoint found {weights.where()}; type `{what}` or clap.checkpoint=FILE"
     if config.clap.on_unavailable == "fail":
         raise UserError("clap.on_unavailable=fail", reason, f"{what}, or clap.enabled=false")
     models.fallbacks.append(Fallback("clap", config.clap.checkpoint or "CLAP embeddings", "none", reason))
@@ -94,7 +106,7 @@ def _embed_queries(clap: ClapConfig, path: Path, models: Models) -> None:
     except TextUnavailable as error:
         if clap.on_unavailable == "fail":
             raise UserError(f"clap.on_unavailable=fail: {error}") from error
-        wanted = f"{len(clap.text_queries)} text queries"
+        wanted = plural(len(clap.text_queries), "text query", "text queries")
         models.fallbacks.append(Fallback("clap", wanted, "none", str(error)))
         models.warnings.append(f"clap.text_queries are skipped: {error}")
 
@@ -104,7 +116,7 @@ def _clap_path(checkpoint: str | None) -> Path | None:
         return next((p for p in map(weights.find, CLAP_PREFERENCE) if p is not None), None)
     if checkpoint in {entry.name for entry in weights.catalogue()}:
         return weights.find(checkpoint)
-    path = Path(checkpoint).expanduser()
+    path = expanded(checkpoint)
     if not path.exists():
         raise UserError(
             f"clap.checkpoint={checkpoint} is not there",
@@ -112,6 +124,14 @@ def _clap_path(checkpoint: str | None) -> Path | None:
             "python jobs/models.py list, for the names; clap.checkpoint=FILE.pt, or leave it out to do without CLAP",
         )
     return path.resolve()
+
+
+def _stems(backends: Sequence[str], load: Callable[[str], Separator], residual: str) -> tuple[str, ...]:
+    found: set[str] = set()
+    for name in backends:
+        with contextlib.suppress(BackendUnavailable):
+            found.update(stems_written(load(name).sources, residual))
+    return tuple(stem for stem in STEMS if stem in found)
 
 
 def _find_backend(config: ExtractConfig, models: Models) -> None:
@@ -136,6 +156,7 @@ def _find_backend(config: ExtractConfig, models: Models) -> None:
                     load(name)
         choice = choose(separation.backends, load)
         if choice.separator is not None:
+            models.stems = _stems(listed, load, separation.residual)
             models.separation_key = separation_key(
                 separation.backends,
                 load,
@@ -143,6 +164,7 @@ def _find_backend(config: ExtractConfig, models: Models) -> None:
                 separation.auto_cpu_seconds,
                 separation.save_stems,
                 separation.save_arrays,
+                separation.residual,
             )
     finally:
         forget_backends()

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from pipeline.dataset.storage import public_uri
 from pipeline.errors import UserError
 
 DEFAULT_URI = "~/.cache/soundmill/results"
@@ -36,17 +37,33 @@ class CacheConfig:
     def check(self, on_a_cluster: bool) -> None:
         """Refuse what cannot work. Raises `UserError`."""
         if not (math.isfinite(self.ttl_hours) and self.ttl_hours > 0):
-            raise UserError(f"cache.ttl_hours={self.ttl_hours:g} must be greater than 0")
+            default = CacheConfig.ttl_hours
+            raise UserError(
+                f"cache.ttl_hours={self.ttl_hours:g} must be greater than 0", do=f"cache.ttl_hours={default}"
+            )
         if self.max_bytes <= 0:
-            raise UserError(f"cache.max_bytes={self.max_bytes} must be greater than 0")
+            default = CacheConfig.max_bytes
+            raise UserError(
+                f"cache.max_bytes={self.max_bytes} must be greater than 0", do=f"cache.max_bytes={default}"
+            )
         if not self.enabled:
             return
         uri = self.location()
         if uri.startswith("memory:"):
-            raise UserError("cache.uri=memory:// is seen by one process only; type a folder or a bucket")
+            raise UserError(
+                "cache.uri=memory:// cannot be",
+                "it is seen by one process only",
+                "cache.uri=FOLDER or cache.uri=s3://BUCKET/PREFIX",
+            )
         if "@" in uri.partition("://")[2].split("/", 1)[0]:
             raise UserError(
-                "cache.uri: credentials in a URL would be written down; put them into cache.storage_options"
+                "cache.uri carries credentials",
+                "they would be written down: put them into cache.storage_options",
+                f"cache.uri={public_uri(uri)} and 'cache.storage_options={{key: K, secret: S}}'",
             )
         if on_a_cluster and "://" not in uri and not uri.startswith(("/", "~")):
-            raise UserError(f"cache.uri={uri} is relative: on a cluster type an absolute path or a URL")
+            raise UserError(
+                f"cache.uri={uri} is relative",
+                "on a cluster the job runs in a copy of this folder, which is thrown away",
+                "cache.uri=/an/absolute/path on a disk that all nodes share, or cache.uri=s3://BUCKET/PREFIX",
+            )

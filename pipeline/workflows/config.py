@@ -11,12 +11,15 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from pipeline.audio.choice import FIRST, Choice, choice_of
 from pipeline.audio.isolated import TIMEOUT_S
 from pipeline.dataset.storage import public_uri
+from pipeline.dataset.streams import ALL_STREAMS
 from pipeline.features import REGISTRY, Extractor
 from pipeline.features.run import BLOCK_SECONDS
+from pipeline.models.precision import normalise_amp
 from pipeline.models.separation import AUTO, SeparationOptions
-from pipeline.models.separation.choose import AUTO_CPU_SECONDS
+from pipeline.models.separation.names import ACCOMPANIMENT, AUTO_CPU_SECONDS
 from pipeline.workflows.cache_config import CacheConfig
 from pipeline.workflows.config_checks import BLOB_NAMES, GPU_STAGES, POOLS, check_all
 from pipeline.workflows.plan_config import PlanConfig
@@ -30,7 +33,10 @@ class SourceConfig:
     """Where the audio is.
 
     ``compare`` is how a later run tells that a file is the one in its tables: ``listing``, by size and by ETag or
-    time of the last change; ``content``, by reading it.
+    time of the last change; ``content``, by reading it. ``gone`` is what becomes of the row of a file that is there
+    no longer: ``mark`` gives it the status ``gone``, ``drop`` removes it, ``keep`` leaves it as it is.
+    ``audio_stream`` is which sound track is taken of files that have several: ``default``, the first; a number, of
+    those with sound, from 0; ``language:xx``, the first in that language; ``all``, a row for each.
     """
 
     uri: Optional[str] = None
@@ -39,6 +45,12 @@ class SourceConfig:
     storage_options: dict[str, Any] = field(default_factory=dict)
     limit: Optional[int] = None
     compare: str = "listing"
+    gone: str = "mark"
+    audio_stream: str = "default"
+
+    def choice(self) -> Choice:
+        """Which sound track is decoded where a listing does not say. Raises `ValueError` for what is none."""
+        return FIRST if self.audio_stream == ALL_STREAMS else choice_of(self.audio_stream)
 
 
 @dataclass
@@ -73,7 +85,11 @@ class ClapConfig:
 
 @dataclass
 class SeparationConfig:
-    """The separation stage: ``[auto]``, or names of which the first that can run does."""
+    """The separation stage: ``[auto]``, or names of which the first that can run does.
+
+    ``residual`` is what becomes of the part of a track that is in none of its stems: ``accompaniment`` adds it to the
+    stem that takes everything else, ``share`` splits it by the stems' energy, ``drop`` leaves it out.
+    """
 
     enabled: bool = True
     backends: list[str] = field(default_factory=lambda: [AUTO])
@@ -84,11 +100,13 @@ class SeparationConfig:
     auto_cpu_seconds: float = AUTO_CPU_SECONDS
     save_stems: bool = False
     save_arrays: bool = False
+    residual: str = ACCOMPANIMENT
     on_unavailable: str = "skip"
 
     def options(self) -> SeparationOptions:
         """What the backends are told."""
-        return SeparationOptions(self.demucs_model, self.demucs_repo, self.openunmix_model, self.amp)
+        amp = normalise_amp(self.amp, "separation.amp")
+        return SeparationOptions(self.demucs_model, self.demucs_repo, self.openunmix_model, amp)
 
 
 @dataclass

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipeline.dataset.merge import column_owners
 from pipeline.dataset.output import Output
-from pipeline.dataset.schemas import tracks_schema
+from pipeline.dataset.schemas import separation_columns, tracks_schema
 from pipeline.engine.graph import Node
 from pipeline.engine.plan import PlannedFile, estimated_seconds, pack
 from pipeline.engine.stages.clap import ClapStage
@@ -59,14 +59,24 @@ def stage_names(config: ExtractConfig, models: Models) -> list[str]:
     return names
 
 
-def run_schema(config: ExtractConfig, models: Models) -> pa.Schema:
-    """The columns of `tracks` that this config asks for."""
+def run_schema(config: ExtractConfig, models: Models, stems: Sequence[str] | None = None) -> pa.Schema:
+    """The columns of `tracks` that this config asks for and the found models can fill.
+
+    Args:
+        stems: that backends may make; None takes what was found on this machine.
+    """
+    separation = config.separation
     return tracks_schema(
         config.extractors(),
-        config.clap.enabled,
-        config.separation.enabled,
+        models.clap_checkpoint is not None,
+        models.separation_key is not None,
         embedding_space=models.clap_model,
-        text_queries=config.clap.text_queries,
+        text_queries=config.clap.text_queries if models.clap_queries is not None else (),
+        separation_fields=separation_columns(
+            models.stems if stems is None else stems,
+            gains=separation.save_stems,
+            arrays=separation.save_arrays,
+        ),
     )
 
 
@@ -117,6 +127,7 @@ def _decode_arguments(config: ExtractConfig, views: list[ViewSpec], ledger: Any)
         "max_track_hours": config.hardware.max_track_hours,
         "decode_timeout_s": config.hardware.decode_timeout_s,
         "decode_memory_bytes": config.hardware.decode_memory_bytes,
+        "choice": config.source.choice(),
     }
 
 
@@ -163,6 +174,7 @@ def _separation_arguments(config: ExtractConfig, models: Models, output: Output)
         "auto_cpu_seconds": config.separation.auto_cpu_seconds,
         "save_stems": config.separation.save_stems,
         "save_arrays": config.separation.save_arrays,
+        "residual": config.separation.residual,
         "batch_items": config.hardware.batch_items.get("separation", 0),
         "key": models.separation_key,
         "output": output,

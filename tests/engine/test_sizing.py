@@ -93,7 +93,7 @@ def test_on_a_small_card_the_stage_with_most_to_gain_stays():
     small = size_for_cards(STAGES, [6 * GIB], 0.75)
     assert small.gpu_shares == {"clap": 0, "separation": 1}
     assert small.batch_items == {"clap": 0, "separation": 8}
-    assert small.reasons[0] == "clap runs on the CPU: the other stages fill the 1 GPU(s)"
+    assert small.reasons[0] == "clap runs on the CPU: the other stages fill the 1 GPU"
     tiny = size_for_cards(STAGES, [3 * GIB], 0.75)
     assert tiny.gpu_shares == {"clap": 1, "separation": 0}
     assert "separation runs on the CPU: it needs 2.3 GiB of a card whose budget is" in tiny.reasons[0]
@@ -121,7 +121,7 @@ def test_what_the_user_measured_replaces_the_table_and_the_reason_says_which():
     sizing = size_for_cards(["separation"], [24 * GIB], 0.75, {"separation": 9 * GIB})
     assert (sizing.gpu_shares, sizing.batch_items) == ({"separation": 1}, {"separation": 0})
     assert sizing.reasons == (
-        "separation: 1 actor(s) of 1/1 GPU, 18.0 GiB each; it needs 9.0 GiB (hardware.vram_bytes)",
+        "separation: 1 actor of 1/1 GPU, 18.0 GiB each; it needs 9.0 GiB (hardware.vram_bytes)",
     )
     sizing = size_for_cards(["separation"], [24 * GIB], 0.75, {"separation": 0})
     assert "32 windows at a time take 11.6 GiB" in sizing.reasons[0]

@@ -104,3 +104,46 @@ def test_words_for_what_is_not_known_yet():
     assert mean_audio_s(progress) is None
     assert progress_text(progress.fields()).endswith("ETA –")
     assert stages_text({}) == ""
+
+
+def test_the_last_picture_of_a_short_run_has_all_that_was_done():
+    """Its files are committed between two pictures, and those that are copies after the last receipt."""
+    progress = Progress(files=3, bytes=300)
+    console = terminal()
+    with ProgressView(progress, lambda: STATES, console):
+        progress.add(receipt(range(2)))
+        progress.add_copy(2, "ok", 100, audio_s=120.0)
+    last = console.file.getvalue().rsplit("files, ", 1)[0].rsplit("\n", 1)[-1]
+    assert "100%" in last
+    assert "3/3 " in last
+
+
+def test_it_is_drawn_where_the_stages_are_gone():
+    def gone():
+        raise RuntimeError("Ray has left")
+
+    progress = Progress(files=2)
+    console = terminal()
+    view = ProgressView(progress, dict, console)
+    with view:
+        progress.add(receipt(range(2)))
+        view.states = gone
+    assert "2/2 files" in console.file.getvalue()
+
+
+def test_all_files_are_all_of_the_work_whatever_their_sizes_say():
+    progress = Progress(files=2, bytes=1000)
+    progress.add_unseen(0, "ok")
+    assert progress.fields()["share_done"] == 0.0
+    progress.add_unseen(1, "ok")
+    assert progress.fields()["share_done"] == 1.0
+
+
+def test_one_file_is_a_file_and_copies_are_named():
+    assert progress_text(Progress(files=1).fields()).startswith("0/1 file, ")
+    progress = Progress(files=3)
+    progress.add(receipt(range(2)))
+    assert "cop" not in progress_text(progress.fields())
+    progress.add_copy(2, "ok", 100, audio_s=120.0)
+    assert ", 1 copy, " in progress_text(progress.fields())
+    assert progress.fields()["audio_hours"] == round(240 / 3600, 4), "what was worked on"

@@ -6,6 +6,7 @@ from collections import Counter
 
 from pipeline.engine.progress import OTHERS, Progress
 from pipeline.report.performance import fallback_counts, markdown, performance
+from pipeline.workflows.execution import summary_text
 
 KEYS = ("stage", "wanted", "used", "reason")
 
@@ -64,3 +65,32 @@ def test_hits_and_misses_are_counted_where_there_is_a_cache():
     assert "Result cache" not in markdown(
         off, {"cpu_count": 1, "python": "3", "packages": {"ray": "2", "torch": "2"}}
     )
+
+
+def with_a_copy() -> Progress:
+    progress = Progress(files=3, audio_s=600.0)
+    progress.committed.update((0, 1))
+    progress.status["ok"] = 2
+    progress.add_copy(2, "ok", 100, audio_s=370.0)
+    return progress
+
+
+def test_the_audio_that_is_said_is_the_one_whose_speed_is_said_and_copies_are_named():
+    numbers = performance("r", with_a_copy(), 60.0, 1.0, {}) | {"command_s": 70.0}
+    assert (numbers["audio_s"], numbers["real_time_factor"]) == (600.0, 10.0)
+    assert (numbers["copies"], numbers["copies_audio_s"]) == (1, 370.0)
+    said = "1 copy of what was computed, 6 min 10 s of audio"
+    assert f"10 min 00 s of audio in 1 min 00 s: 10.0× real time, and {said}" in summary_text(
+        with_a_copy(), numbers
+    )
+    environment = {"cpu_count": 1, "python": "3.11", "packages": {"ray": "2", "torch": "2"}}
+    page = markdown(numbers, environment)
+    assert f"Besides {said}." in page
+    assert "Machine: 1 CPU, " in page
+
+
+def test_without_copies_nothing_is_said_of_them():
+    numbers = performance("r", Progress(files=1, audio_s=60.0), 60.0, 1.0, {}) | {"command_s": 70.0}
+    text = summary_text(Progress(files=1, audio_s=60.0), numbers)
+    assert "cop" not in text
+    assert text.startswith("1 file (0 ok")

@@ -12,7 +12,8 @@ from report_tables import RUN, digest, write_run
 from pipeline.dataset.output import Output
 from pipeline.dataset.schemas import TIMINGS
 from pipeline.features.key import KEYS
-from pipeline.report import charts, devices, estimate
+from pipeline.report import charts, devices, estimate, html
+from pipeline.report.details import facts
 from pipeline.report.overview import overview
 from pipeline.report.words import clock, count, decimal, factor, key_label, percent, size
 
@@ -57,6 +58,26 @@ def test_parts_may_lack_columns_and_numbers_may_be_missing(output):
     assert found.known("loudness_integrated_lufs").size == 0
     assert found.keys.tolist() == [KEYS.index(("A", "minor")), -1, -1, -1]
     assert found.parts.tolist() == [0, 0, 1, 1]
+
+
+def test_a_weak_key_is_called_unsure_and_none_is_none(output):
+    names, modes = ["A", "A", "C#", None], ["minor", "minor", "major", None]
+    weak = pa.array([0.05, 0.6, 0.1, None], pa.float32())
+    four = {name: values * 2 for name, values in FORMAT.items()}
+    write_tracks(output, 0, **four, key_name=names, key_mode=modes, key_confidence=weak)
+    # Essentia's keys, and those of old tables, have no confidence.
+    write_tracks(output, 1, **FORMAT, key_name=["A", None], key_mode=["minor", None])
+    found = overview(output)
+    assert found.unsure.tolist() == [True, False, True, False, False, False]
+    assert charts.key_counts(found) == [("A minor", 3, 1), ("D♭ major", 1, 1)]
+    said = html._figures(found, {"stages": {}, "processes": []}, [])["keys"]["caption"]
+    assert said.startswith("4 of 6 tracks with a key, 2 of them unsure (key_confidence below 0.2).")
+    hover = [text for trace in charts.key_wheel(found).data for text in trace.hovertext or ()]
+    assert {"A minor: 3, 1 unsure", "D♭ major: 1, 1 unsure", "C major: 0"} <= set(hover)
+    told = [
+        facts({"key_name": "A", "key_mode": "minor", "key_confidence": c}) for c in (0.05, 0.6, None, np.nan)
+    ]
+    assert told == ["A minor, unsure", "A minor", "A minor", "A minor"]
 
 
 def test_descriptors_are_those_that_are_there(output):
@@ -107,18 +128,22 @@ def test_numbers_are_written_as_people_read_them():
 
 PLAN = {
     "files": 100, "audio_hours": 1.0, "wall_s": {"low": 10, "expected": 28.0, "high": 40}, "gpu_hours": None,
+    "command_s": {"low": 20, "expected": 40.0, "high": 60},
     "failures_expected": {"rate": 0.02, "sampled": 50}, "output_bytes": None,
     "stages": {"decode": {"compute_s": 2.0}, "gone": {"compute_s": 1.0}}, "peak_rss_bytes": {"features": 2**30},
 }  # fmt: skip
 
 
 def test_the_estimate_is_set_against_what_the_run_took(output):
-    numbers = write_run(output, 100, 3600.0)
+    numbers = write_run(output, 100, 3600.0) | {"command_s": 50.0}
     output.write(f"runs/{RUN}/plan.json", json.dumps(PLAN).encode())
     rows = {row.what: row for row in estimate.compare(output, numbers).rows}
-    wall = rows["wall time"]
+    wall = rows["wall time of the work"]
     assert (wall.estimate, wall.fact) == ("28 s (10 s – 40 s)", "14 s")
     assert (wall.ratio, wall.within) == ("0.50×", True)
+    command = rows["wall time of the command"]
+    assert (command.estimate, command.fact) == ("40 s (20 s – 1 min 00 s)", "50 s")
+    assert (command.ratio, command.within) == ("1.25×", True)
     assert rows["compute in decode"].ratio == "2.00×"
     assert (rows["compute in gone"].fact, rows["compute in gone"].ratio) == ("–", "–")
     assert rows["peak memory of features"].ratio == "1.50×", "of the largest process"
@@ -132,7 +157,7 @@ def test_a_fact_outside_of_the_range_is_told(output):
     output.write(f"runs/{RUN}/plan.json", json.dumps(plan).encode())
     output.write("blobs/ab/x.npy", b"0123456789" * 2)
     rows = {row.what: row for row in estimate.compare(output, numbers).rows}
-    assert rows["wall time"].within is False
+    assert rows["wall time of the work"].within is False
     assert rows["GPU hours, in stages on a GPU"].within is False
     assert rows["output on disk, all runs"].ratio == "2.00×"
 
@@ -156,7 +181,7 @@ def test_a_plan_with_odd_values_is_read_as_far_as_it_goes(output):
     }
     output.write(f"runs/{RUN}/plan.json", json.dumps(plan).encode())
     [wall] = estimate.compare(output, numbers).rows
-    assert (wall.what, wall.ratio, wall.within) == ("wall time", "2.00×", None)
+    assert (wall.what, wall.ratio, wall.within) == ("wall time of the work", "2.00×", None)
 
 
 def timing(name: str, stage: str, device: str, seconds: float, cached: bool = False) -> dict:

@@ -118,3 +118,15 @@ def test_what_others_print_while_ray_starts_is_seen_and_what_its_core_writes_is_
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "line of the log\nafter\nwhy\n")
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [(None, "starting Ray"), ("local", "starting Ray"), ("head:6379", "joining Ray at head:6379")],
+)
+def test_what_is_waited_for_is_told_as_long_as_it_is(told, address, words):
+    ray = RayAhead({"address": address})
+    assert ray.waits_for() == words
+    ray.cluster()
+    assert ray.waits_for() is None
+    ray.close()

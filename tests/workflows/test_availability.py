@@ -39,7 +39,7 @@ def test_a_missing_text_tower_skips_the_queries_only(tmp_path):
     assert models.clap_model.startswith("HTSAT-tiny:")
     assert models.clap_queries is None
     [fallback] = models.fallbacks
-    assert (fallback.stage, fallback.wanted, fallback.used) == ("clap", "1 text queries", "none")
+    assert (fallback.stage, fallback.wanted, fallback.used) == ("clap", "1 text query", "none")
     assert "has no text tower" in fallback.reason
     assert models.warnings == [f"clap.text_queries are skipped: {fallback.reason}"]
 

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from pipeline.audio.containers import first_audio
+from pipeline.audio.choice import chosen_audio
 from pipeline.audio.validate import UnrecognizedFormat
 from pipeline.dataset.lock import OutputLock
 from pipeline.dataset.output import Output
@@ -247,7 +247,7 @@ def test_a_codec_that_ffmpeg_lacks():
             audio = (Stream(),)
 
     with pytest.raises(UnrecognizedFormat, match=r"no decoder for the sound track.*ffmpeg -i"):
-        first_audio(Container())
+        chosen_audio(Container())
 
 
 @pytest.mark.parametrize(("version", "word"), [((3, 13), "3.13"), ((3, 9), "3.9"), ((2, 7), "2.7")])

@@ -172,8 +172,10 @@ def test_an_actor_with_other_numbers_takes_no_table(settle, config):
 
 def test_what_a_worker_refuses_is_one_line_of_the_log():
     refusal = OtherNumbersError("node-7 computes other numbers than the driver")
-    told = f"Traceback (most recent call last):\n  File x\npipeline.features.golden.OtherNumbersError: {refusal}\n"
-    assert root_cause(StageFailed(told)).endswith(f"OtherNumbersError: {refusal}")
+    failed = StageFailed(
+        "features", f"OtherNumbersError: {refusal}", "Traceback (most recent call last):\n  File x\n"
+    )
+    assert root_cause(failed) == f"OtherNumbersError: {refusal} (in features)"
 
 
 @pytest.mark.timeout(300)

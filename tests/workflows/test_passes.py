@@ -10,7 +10,7 @@ from pipeline.dataset.schemas import tracks_schema
 from pipeline.dataset.sources import SourceItem
 from pipeline.engine.plan import planned
 from pipeline.engine.progress import Progress
-from pipeline.workflows.passes import LockLost, Passes, TooManyFailures, count_rows
+from pipeline.workflows.passes import LockLost, Passes, TooManyFailures
 
 SCHEMA = tracks_schema([], clap=False, separation=False)
 
@@ -66,9 +66,3 @@ def test_a_part_whose_receipt_was_lost_with_its_worker_counts(passes):
     passes.output.write_table("tracks/part-0.parquet", pa.Table.from_pylist(rows, schema=SCHEMA))
     assert [f.item.uri for f in passes._missing(files)] == ["b", "c"]
     assert passes.progress.status["partial"] == 1
-
-
-def test_rows_are_counted_by_file(passes):
-    rows = [{"uri": uri} for uri in "aabx"]
-    passes.output.write_table("tracks/part-0.parquet", pa.Table.from_pylist(rows, schema=SCHEMA))
-    assert count_rows(passes.output, ["a", "b", "c"]) == (2, 3)

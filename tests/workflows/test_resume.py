@@ -9,6 +9,7 @@ from pipeline.dataset.output import Output
 from pipeline.dataset.schemas import tracks_schema
 from pipeline.dataset.sources import SourceItem
 from pipeline.dataset.state import read_state
+from pipeline.engine.keys import decode_key
 from pipeline.errors import UserError
 from pipeline.features import REGISTRY
 from pipeline.workflows.resume import plan_work
@@ -137,3 +138,19 @@ def test_rows_of_an_older_version_are_compared_by_content(tmp_path):
     state = read_state(output)
     [file] = plan_work([listed("a")], state, KEYS).files
     assert file.todo == ()
+
+
+def test_another_sound_track_computes_anew_what_was_of_another(plan):
+    """The first track is what rows hold that say nothing; a version of decoding is no choice of a track."""
+    german, version = {**KEYS, "decode": decode_key("de")}, {**KEYS, "decode": decode_key()}
+    first = done("a")
+    second = {**done("b"), "extractor_keys": [*done("b")["extractor_keys"], ("decode", decode_key("de"))]}
+    broken = {**done("c", keys=()), "failed_keys": [("decode", decode_key("de"))]}
+    items = [listed("a"), listed("b"), listed("c")]
+
+    def todo(keys):
+        return {f.item.uri: f.todo for f in plan([first, second, broken], items, keys).files}
+
+    assert todo(german) == {"a": None}
+    assert todo(version) == todo(KEYS) == {"b": None, "c": None}
+    assert todo({**KEYS, "decode": decode_key(1)}) == {"a": None, "b": None, "c": None}

@@ -13,8 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.counting import plural
 from pipeline.dataset.lock import read_lock
 from pipeline.dataset.output import Output
+from pipeline.dataset.source_names import known_names
 from pipeline.dataset.spaces import require_space
 from pipeline.dataset.state import State, read_state
 from pipeline.dataset.storage import explain
@@ -43,13 +45,16 @@ OTHERS_WORTH_SAYING = 0.25
 Say = Callable[[str], None]
 
 
-def plan(config: ExtractConfig, given: Sequence[str] = (), quiet: bool = False) -> dict[str, Any]:
+def plan(
+    config: ExtractConfig, given: Sequence[str] = (), quiet: bool = False, began: float | None = None
+) -> dict[str, Any]:
     """Say what a run with this config would take, on the terminal and in ``runs/plan.json``.
 
     Args:
         config: of the run.
         given: the overrides as they were typed; without them the command names source and output only.
         quiet: nothing on the terminal.
+        began: when the command began, Unix time: the run will need as long to come so far. None takes this call.
 
     Returns:
         what ``plan.json`` holds.
@@ -57,7 +62,7 @@ def plan(config: ExtractConfig, given: Sequence[str] = (), quiet: bool = False) 
     Raises:
         UserError: what the run would refuse, too.
     """
-    started = time.perf_counter()
+    began = time.time() if began is None else began
 
     def say(text: str) -> None:
         if not quiet:
@@ -66,7 +71,7 @@ def plan(config: ExtractConfig, given: Sequence[str] = (), quiet: bool = False) 
     config.check()
     output = Output(config.output.uri, config.output_options())
     found = _work(config, output, quiet, say)
-    prepared = time.perf_counter() - started
+    prepared = time.time() - began
     numbers = plan_numbers(_find_out(config, given, found, prepared, say))
     problem = save_plan(output, numbers)
     say(plan_text(numbers))
@@ -80,6 +85,8 @@ def plan(config: ExtractConfig, given: Sequence[str] = (), quiet: bool = False) 
 def _work(config: ExtractConfig, output: Output, quiet: bool, say: Say) -> Work:
     """What is to do, as the run itself finds it."""
     items = list_items(config, quiet)
+    if config.clap.enabled or config.separation.enabled:
+        say("looking for the models and loading what names them")
     models = find_models(config)
     try:
         if models.clap_model is not None and not config.output.overwrite:
@@ -93,6 +100,7 @@ def _work(config: ExtractConfig, output: Output, quiet: bool, say: Say) -> Work:
             f"run {held.get('run_id')} holds the output's lock: what it has not finished yet counts as not done"
         )
     keys = wanted_keys(config, models)
+    items = known_names(items, state.rows["uri"])
     work = plan_work(items, state, keys, (), config.source.compare == "listing")
     return Work(len(items), models, keys, work)
 
@@ -120,9 +128,8 @@ def _find_out(config: ExtractConfig, given: Sequence[str], work: Work, prepared:
     picked = pick(seen, config.plan)
     if picked.files or picked.broken:
         audio = sum(seen.seconds(i) or 0.0 for i in picked.files)
-        say(
-            f"running {len(picked.files) + len(picked.broken)} files, {audio / 60:.1f} min, through the stages"
-        )
+        number = plural(len(picked.files) + len(picked.broken), "file")
+        say(f"running {number}, {audio / 60:.1f} min, through the stages")
     tried = try_sample(config, work.models, work.keys, seen, picked, resources.cpus, say)
     durations = seen.durations()
     load = Load(
@@ -183,17 +190,17 @@ def _notes(
     shared = sum(f.shared for f in work.work.files)
     if shared:
         notes.append(
-            f"{shared} files share their size with another: copies are computed once, and this plan counts them all"
+            f"{plural(shared, 'file')} of the size of another: copies are computed once, and this plan counts them all"
         )
     if picked.too_long:
         notes.append(
-            f"{picked.too_long} files are longer than {clock(picked.longest_s)} and were not in the sample: their cost "
+            f"{plural(picked.too_long, 'file')} longer than {clock(picked.longest_s)}, not in the sample: the cost "
             "is extrapolated (plan.max_minutes)"
         )
     for stage in tried.stages:
         if stage.left:
             notes.append(
-                f"{stage.stage} had no time for {stage.left} blocks of the sample (plan.stage_seconds)"
+                f"{stage.stage} had no time for {plural(stage.left, 'block')} of the sample (plan.stage_seconds)"
             )
         if config.hardware.gpu_shares.get(stage.stage) and "cuda" not in stage.devices:
             cost = tried.costs.get(stage.stage)

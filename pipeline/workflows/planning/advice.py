@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
+from pipeline.commands import as_typed
 from pipeline.engine.resources import StageResources
 from pipeline.engine.vram import batch_bytes
 from pipeline.workflows.config import PUBLIC_OPTIONS, ExtractConfig
+from pipeline.workflows.plan_config import PlanConfig
 from pipeline.workflows.planning.cost import PER_BLOCK_S, Estimate, Load, Machine, better_actors
 from pipeline.workflows.planning.machine import Resources
 from pipeline.workflows.planning.sample import Tried
@@ -20,6 +23,7 @@ MIB = 1 << 20
 VRAM_MARGIN = 1.3
 # Of the wall time, before a cost that only a setting causes is worth a word.
 WORTH_SAYING = 0.05
+_OF_THE_PLAN = tuple(f"plan.{f.name}" for f in fields(PlanConfig) if not f.name.startswith("price_"))
 _SECRET = re.compile(r"^[+~]*(source|output|cache)\.storage_options")
 
 
@@ -120,10 +124,11 @@ def command(config: ExtractConfig, given: Sequence[str], overrides: Sequence[str
     """
     ours = {_key(o) for o in overrides}
     typed = list(given) or _places(config)
-    kept = [o for o in typed if _key(o) not in (*ours, "dry_run") and not _key(o).startswith("plan.")]
+    # The prices are the run's, too: it says what it did cost.
+    kept = [o for o in typed if _key(o) not in (*ours, "dry_run") and not _key(o).startswith(_OF_THE_PLAN)]
     public = [o for o in kept if not _is_secret(o)]
-    words = ["python", "jobs/extract_features.py", *public, *overrides]
-    return shlex.join(words), len(public) < len(kept)
+    job = as_typed("python jobs/extract_features.py")
+    return shlex.join([*job.split(), *public, *overrides]), len(public) < len(kept)
 
 
 def _key(override: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.dataset.addresses import file_name
 from pipeline.dataset.probing import Header, read_headers
 from pipeline.dataset.sampling import Range, choose, extrapolate, strata, wilson
 from pipeline.engine.plan import PlannedFile, estimated_seconds
@@ -96,7 +97,7 @@ def look(
 
 
 def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
+    return PurePosixPath(file_name(name)).suffix.lower()
 
 
 def _formats(headers: Sequence[Header], files: int) -> list[dict[str, Any]]:

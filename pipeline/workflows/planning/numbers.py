@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.dataset.sampling import CONFIDENCE, Range
 from pipeline.dataset.storage import public_uri
+from pipeline.report.money import cost
 from pipeline.workflows.availability import Models
 from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.plan_file import fingerprint
@@ -25,6 +26,8 @@ from pipeline.workflows.resume import WorkPlan
 
 # Ray on this machine takes so long to start; a cluster that runs already takes less.
 RAY_START_S = 5.0
+# After the last receipt: the tables are closed, the map and the report drawn, see `benchmarks/starting.py`.
+WRITE_UP_S = 3.0
 
 
 @dataclass
@@ -54,7 +57,8 @@ class Findings:
         machine: what the run has.
         too_long: files that the sample passed over for their length.
         estimate: None where no sample was run.
-        prepared_s: that listing, models and the comparison took; the run does the same before its first block.
+        prepared_s: that imports, listing, models and the comparison took; the run does the same before its first
+            block.
     """
 
     config: ExtractConfig
@@ -109,6 +113,7 @@ def plan_numbers(f: Findings) -> dict[str, Any]:
         "notes": f.notes,
     }
     numbers |= _times(f)
+    numbers["cost"] = _cost(f, numbers)
     overrides, hints = advise(config, f.resources, f.machine, tried, load, f.estimate, memory)
     told, secret = command(config, f.given, overrides)
     if secret:
@@ -209,9 +214,26 @@ def _hardware(f: Findings) -> dict[str, Any]:
 def _times(f: Findings) -> dict[str, Any]:
     started = f.prepared_s + (RAY_START_S if f.resources.address == "local" else 1.0)
     if f.estimate is None:
-        return {"wall_s": None, "gpu_hours": None, "startup_s": started, "limit": None}
+        return {"wall_s": None, "command_s": None, "gpu_hours": None, "startup_s": started, "limit": None}
     wall = dataclasses.asdict(f.estimate.wall_s)
     gpus = f.estimate.gpus
     hours: Mapping[str, float] | None = {k: v * gpus / 3600 for k, v in wall.items()} if gpus else None
-    told = {"wall_s": wall, "gpu_hours": hours, "startup_s": started, "limit": f.estimate.limit}
+    waited = started + WRITE_UP_S
+    around = dataclasses.asdict(Range(waited, waited, waited).times(*UNMODELLED))
+    command_s = {k: wall[k] + around[k] for k in wall}
+    told = {
+        "wall_s": wall,
+        "command_s": command_s,
+        "gpu_hours": hours,
+        "startup_s": started,
+        "limit": f.estimate.limit,
+    }
     return told | {"range": {"confidence": CONFIDENCE, "unmodelled": list(UNMODELLED)}}
+
+
+def _cost(f: Findings, numbers: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Of the whole command; None where there are no prices, or no time to multiply them by."""
+    if numbers["command_s"] is None:
+        return None
+    r, hours = f.resources, numbers["audio_hours"]
+    return cost(f.config.plan.prices(), r.cpus, r.gpus, numbers["command_s"], hours, numbers["stages"])

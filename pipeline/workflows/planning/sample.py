@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 
+from pipeline.counting import plural
 from pipeline.dataset.output import TABLES, Output
 from pipeline.dataset.sampling import Range, wilson
 from pipeline.dataset.storage import one_line
@@ -159,7 +160,7 @@ def _count_failures(tried: Tried, rows: Mapping[int, dict[str, Any]], seen: Look
     for stage in tried.stages:
         for death, indexes in stage.deaths:
             failed.add(indexes[0])  # one at least; which of them, nobody knows
-            among = f"one of {len(indexes)} files: {death}" if len(indexes) > 1 else death
+            among = f"one of {plural(len(indexes), 'file')}: {death}" if len(indexes) > 1 else death
             uri = seen.files[chosen[indexes[0]]].item.uri
             tried.problems.append(
                 {"uri": uri, "stage": stage.stage, "error_class": "WorkerDied", "message": among}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.report.words import clock
+from pipeline.report.money import HOW, held, money
+from pipeline.report.words import clock, plural
 
 EXAMPLES = 2
 FORMATS_SHOWN = 8
@@ -60,7 +62,7 @@ def _audio(p: Numbers) -> list[str]:
     how = (
         "all headers read"
         if read == p["files"]
-        else f"from {read} headers, 90 % within {low:.3g}–{high:.3g} h"
+        else f"from {plural(read, 'header')}, 90 % within {low:.3g}–{high:.3g} h"
     )
     lines = [f"{_hours(hours)} of audio ({how})"]
     if p["durations_s"]:
@@ -82,13 +84,15 @@ def _problems(p: Numbers) -> list[str]:
     if not sample["files"]:
         unreadable = p["headers"]["unreadable"]
         return [
-            f"{unreadable} of {p['headers']['read']} headers cannot be read; no file was decoded (plan.sample=0)"
+            f"{unreadable} of {plural(p['headers']['read'], 'header')} cannot be read; no file was decoded "
+            "(plan.sample=0)"
         ]
     lines = [_rate("fail", p["failures_expected"], p["files"])]
     if p["partial_expected"]["rate"]:
         lines.append(_rate("lack something", p["partial_expected"], p["files"]))
     lines[0] += (
-        f" ({sample['files']} files decoded, {p['headers']['unreadable']} headers of {p['headers']['read']} bad)"
+        f" ({plural(sample['files'], 'file')} decoded, {p['headers']['unreadable']} of "
+        f"{plural(p['headers']['read'], 'header')} bad)"
     )
     kinds = Counter((f["stage"], f["error_class"]) for f in p["problems"])
     for (stage, error_class), count in kinds.most_common():
@@ -96,7 +100,7 @@ def _problems(p: Numbers) -> list[str]:
         lines.append(f"{count} × {error_class} in {stage}")
         lines += [f"    {f['uri'].rsplit('/', 1)[-1]!r}: {f['message']}" for f in examples[:EXAMPLES]]
     lines += [
-        f"{f['stage']}: {f['used']} instead of {f['wanted']} for {f['files']} files of the sample"
+        f"{f['stage']}: {f['used']} instead of {f['wanted']} for {plural(f['files'], 'file')} of the sample"
         for f in p["fallbacks"]
     ]
     return lines
@@ -125,10 +129,10 @@ def _stages(p: Numbers) -> list[str]:
             )
         )  # fmt: skip
     hardware = p["hardware"]
-    machine = f"{hardware['cpus']:g} CPUs, {hardware['gpus']:g} GPUs" + (
+    machine = f"{plural(hardware['cpus'], 'CPU')}, {plural(hardware['gpus'], 'GPU')}" + (
         f", {size(hardware['memory_bytes'])} of memory" if hardware["memory_bytes"] else ""
     )
-    head = f"hardware={hardware['name']} on {machine}; {p['blocks']} blocks"
+    head = f"hardware={hardware['name']} on {machine}; {plural(p['blocks'], 'block')}"
     lines = [head, *table(rows, "llrrrrrr"), *hardware["reasons"]]
     if p["peak_rss_bytes"]:
         lines.append(
@@ -142,14 +146,19 @@ def _estimate(p: Numbers) -> list[str]:
     if wall is None:
         return ["none: no file was run through the stages"]
     rows = [("", "low", "expected", "high")]
-    rows.append(("wall time", *(clock(wall[k]) for k in ("low", "expected", "high"))))
+    for name, range_ in (("from the command to its end", p["command_s"]), ("of it the work", wall)):
+        rows.append((name, *(clock(range_[k]) for k in ("low", "expected", "high"))))
     if p["gpu_hours"]:
         rows.append(("GPU-hours", *(f"{p['gpu_hours'][k]:.2f}" for k in ("low", "expected", "high"))))
+    if p["cost"]:
+        rows.append(("cost", *(money(p["cost"][k]) for k in ("low", "expected", "high"))))
     lines = table(rows, "lrrr")
+    lines += _cost(p["cost"])
     expected = wall["expected"]
     audio = 3600 * p["audio_hours"]
     lines.append(
-        f"bound by {p['limit']}; {audio / expected:.1f}× real time, and {clock(p['startup_s'])} before it starts"
+        f"the work is bound by {p['limit']}, {audio / expected:.1f}× real time; before it {clock(p['startup_s'])} for "
+        "imports, listing, models and Ray"
     )
     if p["output_bytes"] is not None:
         lines.append(f"output about {size(p['output_bytes'])}")
@@ -161,6 +170,17 @@ def _estimate(p: Numbers) -> list[str]:
         f"below and {above:.0%} above for what was not measured: other load, slow storage, how stages overlap."
     )
     return lines
+
+
+def _cost(c: Numbers | None) -> list[str]:
+    if not c:
+        return []
+    parts = sorted(c["stages"].items(), key=lambda item: -item[1])
+    lines = [f"the cost is that of {held(c)}"]
+    if c["per_audio_hour"] is not None:
+        lines[0] += f": {money(c['per_audio_hour'])} per hour of audio"
+    lines.append("of it " + ", ".join(f"{name} {money(part)}" for name, part in parts))
+    return [*lines, *textwrap.wrap(HOW, 120)]
 
 
 def _hours(hours: float) -> str:
