@@ -9,7 +9,16 @@ from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
-from pipeline.dataset.schemas import CLAP, CLAP_SIMILARITY, FAILURES, IDENTITY, SEGMENTS, SEPARATION, TIMINGS
+from pipeline.dataset.schemas import (
+    CLAP,
+    CLAP_SIMILARITY,
+    FAILURES,
+    IDENTITY,
+    SEGMENTS,
+    SEPARATION,
+    TAGS,
+    TIMINGS,
+)
 from pipeline.dataset.tables import described
 from pipeline.features import REGISTRY
 
@@ -23,6 +32,8 @@ Written by `python jobs/columns.py > docs/columns.md` from the schemas that the 
 - **definition**: with the default parameters. What a run was told otherwise is in its files: the metadata of each
   column (`pipeline.dataset.open(output_uri).describe()`) and `runs/<run_id>/config.yaml`.
 - **source**: paper, standard or the library whose definition is followed; empty where the definition says it all.
+- `source_<name>` in `tracks` is column `name` of the manifest that named the file, `source_uri` its uri as written
+  there; all but `source_version`, which is ours (docs/sources.md).
 - Every column can be null, which is how an undefined value reads. There is no NaN and no infinity.
 """
 
@@ -53,6 +64,10 @@ def _tracks() -> Iterator[str]:
         "### The file and the row",
         "",
         *table(IDENTITY),
+        "",
+        "### tags: what the file says of itself",
+        "",
+        *table(TAGS),
         "",
     )
     for name in sorted(REGISTRY):

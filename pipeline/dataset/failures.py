@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 
 from pipeline.dataset.output import Output, read_part
 from pipeline.dataset.run import run_ids
-from pipeline.dataset.schemas import FAILURES
+from pipeline.dataset.schemas import FAILURES, GONE
 from pipeline.dataset.storage import explain, one_line
 from pipeline.errors import UserError
 
@@ -44,7 +45,7 @@ class Summary:
     """Failures of an output.
 
     Args:
-        tracks: rows in `tracks`, which is files.
+        tracks: rows in `tracks`, which is files; without those of files that are gone, which are not counted.
         files_failed: files of status failed; ``files_partial``: of status partial.
         classes: (stage, error class) → what is known, at most 1,000 and the rest as one.
     """
@@ -91,7 +92,7 @@ def summarise(output: Output, where: str | None = None, limit: int = 3) -> Summa
     if not output.parts("tracks"):
         raise UserError(f"output.uri={output.uri} holds no tables: type the output.uri of a run")
     for status in _column(output, "tracks", "status"):
-        found.tracks += 1
+        found.tracks += status != GONE
         found.files_failed += status == "failed"
         found.files_partial += status == "partial"
     return _classes(found, output, where, limit)
@@ -150,6 +151,15 @@ def retry_request(output: Output, where: str | None = None) -> RetryRequest:
     raise UserError(f"no run below {output.uri}/runs has a config.yaml: run the main job itself")
 
 
+def status_of(failures: Iterable[Mapping[str, Any]]) -> str:
+    """The status that a file with these failures has: ``ok``, ``partial`` or ``failed``."""
+    rows = list(failures)
+    # Of a file that took its worker with it nothing is left, whichever stage it was in.
+    if any(f["stage"] == "decode" or f["worker_died"] for f in rows):
+        return "failed"
+    return "partial" if rows else "ok"
+
+
 def _redacted(config: Any, prefix: str = "") -> Iterator[str]:
     if isinstance(config, dict):
         for name, value in config.items():
@@ -179,16 +189,29 @@ def _tables(output: Output, table: str, columns: list[str] | None = None) -> Ite
 
 
 def _matching(output: Output, where: str | None) -> Iterator[pa.Table]:
-    """The failures that meet the condition, part by part; those of parts without `tracks` do not count."""
+    """The failures that meet the condition, part by part.
+
+    Those of parts without `tracks` do not count, nor do those of files that are gone.
+    """
     tracks = {part.partition("/")[2] for part in output.parts("tracks")}
     if where is None:
         condition = None
     else:
         condition = Condition(where)
         condition.matching(FAILURES.empty_table())  # a mistake is told even where there is no failure
+    gone = pa.array(_gone(output), pa.string())
     for part, table in zip(output.parts("failures"), _tables(output, "failures"), strict=True):
         if part.partition("/")[2] in tracks:
+            table = table.filter(pc.invert(pc.is_in(table["uri"], value_set=gone))) if len(gone) else table
             yield table if condition is None else condition.matching(table)
+
+
+def _gone(output: Output) -> list[str]:
+    """The files that are there no longer."""
+    tables = _tables(output, "tracks", ["uri", "status"])
+    return [
+        uri for table in tables for uri in table.filter(pc.equal(table["status"], GONE))["uri"].to_pylist()
+    ]
 
 
 class Condition:

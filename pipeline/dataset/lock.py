@@ -56,14 +56,14 @@ class OutputLock:
         if not _create(self.output, self._content()):
             held = read_lock(self.output)
             if held is not None:
-                reason = self._why_stale(held)
+                reason = self._why_stale(held, say)
                 if reason is None:
                     raise UserError(
-                        f"{self.output.uri} is being written by run {held.get('run_id')}",
+                        f"{self.output.uri} is being written by {_owner(held)}",
                         f"pid {held.get('pid')} on {held.get('host')} was seen at {held.get('heartbeat')}",
                         "the same again when it has ended, or another output.uri",
                     )
-                say(f"run {held.get('run_id')} left its lock behind ({reason}): taken over")
+                say(f"{_owner(held)} left its lock behind ({reason}): taken over")
             self.output.write(PATH, self._content())
             if not self._mine():
                 raise UserError(f"{self.output.uri}: another job took the lock at the same moment: try again")
@@ -87,6 +87,7 @@ class OutputLock:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "process_started": _process_started(os.getpid()),
+            "pids_of": _pids_of(),
             "heartbeat": now.isoformat(timespec="seconds"),
             "token": self._token,
         }
@@ -106,21 +107,31 @@ class OutputLock:
             except Exception:  # noqa: BLE001, S112  the next beat tries again; the others wait for `stale_s`
                 continue
 
-    def _why_stale(self, held: dict[str, Any]) -> str | None:
-        """Why its owner must be dead; None if it may live."""
-        if held.get("host") == socket.gethostname() and held.get("pid"):
+    def _why_stale(self, held: dict[str, Any], say: Callable[[str], None] = lambda text: None) -> str | None:
+        """Why its owner must be dead; None if it may live. A look that takes long is said before."""
+        # Two containers may share a host name and none of their processes.
+        same = held.get("host") == socket.gethostname() and held.get("pids_of") == _pids_of() is not None
+        if same and held.get("pid"):
             started = _process_started(held["pid"])
             if started is None or started != held.get("process_started"):
                 return f"its process {held['pid']} is gone"
             return None
         age = _age_s(held)
-        if age < self.stale_s:
+        if age is not None and abs(age) < self.stale_s:
             return None
         # The clocks of two machines may differ: watch it stand still before it is believed.
-        time.sleep(2.2 * self.heartbeat_s)
+        wait = 2.2 * self.heartbeat_s
+        say(f"waiting {wait:.0f} s to see whether {_owner(held)} still renews its lock of {self.output.uri}")
+        time.sleep(wait)
         if read_lock(self.output) != held:
             return None
-        return f"not renewed for {age:.0f} s"
+        if age is None:
+            return "it says nothing that can be read, and was not renewed"
+        return (
+            f"not renewed for {age:.0f} s"
+            if age > 0
+            else "its time lies in the future, and it was not renewed"
+        )
 
 
 def read_lock(output: Output) -> dict[str, Any] | None:
@@ -142,17 +153,25 @@ def holder(output: Output) -> str | None:
     return str(held.get("run_id"))
 
 
+def _owner(held: dict[str, Any]) -> str:
+    return f"run {held['run_id']}" if held.get("run_id") else "a job whose lock cannot be read"
+
+
+def _pids_of() -> str | None:
+    """What this machine's process numbers are those of: one boot of it, and one namespace; None if it does not say."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return None
+
+
 def _create(output: Output, content: bytes) -> bool:
     """Write the lock unless there is one; false if there is."""
     path = output.path(PATH)
     if is_local(output.uri):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with Path(path).open("xb") as file:
-                file.write(content)
-        except FileExistsError:
-            return False
-        return True
+        return _create_whole(Path(path), content)
     if output.fs.exists(path):
         return False
     try:
@@ -169,12 +188,32 @@ def _create(output: Output, content: bytes) -> bool:
     return True
 
 
-def _age_s(held: dict[str, Any]) -> float:
+def _create_whole(path: Path, content: bytes) -> bool:
+    """Write a file unless it is there; nobody sees it half written."""
+    whole = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    whole.write_bytes(content)
+    try:
+        path.hardlink_to(whole)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links to files
+        try:
+            with path.open("xb") as file:
+                file.write(content)
+        except FileExistsError:
+            return False
+    finally:
+        whole.unlink(missing_ok=True)
+    return True
+
+
+def _age_s(held: dict[str, Any]) -> float | None:
+    """Seconds since it was renewed, negative where clocks differ; None where it does not say."""
     try:
         beat = datetime.datetime.fromisoformat(held["heartbeat"])
+        return (datetime.datetime.now(datetime.timezone.utc) - beat).total_seconds()
     except (KeyError, TypeError, ValueError):
-        return float("inf")
-    return (datetime.datetime.now(datetime.timezone.utc) - beat).total_seconds()
+        return None
 
 
 def _process_started(pid: int) -> str | None:

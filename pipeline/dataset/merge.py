@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.dataset.output import Output, read_part
-from pipeline.dataset.schemas import CLAP, CLAP_SIMILARITY, IDENTITY, SEPARATION
+from pipeline.dataset.output import Output, read_part, stem_path
+from pipeline.dataset.schemas import CLAP, CLAP_SIMILARITY, IDENTITY, SEPARATION, TAGS
+from pipeline.dataset.user_columns import is_of_the_user
 from pipeline.errors import UserError
 from pipeline.features.base import Extractor
 
@@ -18,6 +20,10 @@ DECODE, FEATURES = "decode", "features"
 SHARED_STAGES = frozenset({DECODE, "write"})
 # Columns of a row that are about the file and this run, and so are always the new ones.
 ABOUT_FILE = frozenset({"uri", "size_bytes", "source_version", "run_id", "schema_version"})
+# What decoding finds out beside the sound: the new ones whenever a file was decoded. Older versions left them out.
+FROM_DECODING = frozenset(
+    {"audio_streams", "audio_stream", "bit_rate", "bits_per_sample", *(f.name for f in TAGS)}
+)
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ def ordered_schema(new: pa.Schema, old: pa.Schema | None) -> pa.Schema:
             )
     fields = {f.name: f for f in (*old, *new)}
     owners = column_owners()
-    standard = [f.name for f in IDENTITY] + list(owners)
+    standard = [f.name for f in (*IDENTITY, *TAGS)] + list(owners)
     place = {name: number for number, name in enumerate(dict.fromkeys(standard))}
     rank = {"clap": 1, "separation": 2}
 
@@ -151,20 +157,41 @@ def merge_tracks(
     both = pa.concat_tables([old, new])
     place = {uri: number for number, uri in enumerate(old["uri"].to_pylist())}
     base = list(range(old.num_rows))
-    updated, merged = [], {}
+    updated, merged, replaced = [], {}, {}
     for update in updates:
         row = old.num_rows + update.new
         if update.uri not in place:
             place[update.uri] = len(base)
             base.append(row)
         elif update.todo is None and not update.kept:
+            replaced[place[update.uri]] = base[place[update.uri]]
             base[place[update.uri]] = row
         else:
             merged[place[update.uri]] = (row, update)
         updated.append(place[update.uri])
-    arrays = [_column(both[f.name], f.name, base, merged, owners) for f in new.schema]
+    given = {**replaced, **{number: base[number] for number in merged}}
+    news = {
+        **{number: base[number] for number in replaced},
+        **{number: new for number, (new, _) in merged.items()},
+    }
+    arrays = [
+        _kept(both[f.name], base, given, news)
+        if is_of_the_user(f.name)
+        else _column(both[f.name], f.name, base, merged, owners)
+        for f in new.schema
+    ]
     table = pa.table(arrays, schema=new.schema)
     return MergedTracks(_with_identity(table, both, base, merged), updated)
+
+
+def _kept(
+    values: pa.ChunkedArray, base: Sequence[int], old: Mapping[int, int], new: Mapping[int, int]
+) -> pa.ChunkedArray:
+    """A column of a manifest: what this run's says, or else what an earlier one's said."""
+    rows, there = np.array(base, np.int64), np.asarray(values.is_valid())
+    for number, row in new.items():
+        rows[number] = row if there[row] else old[number]
+    return values.take(pa.array(rows))
 
 
 def _column(
@@ -178,7 +205,7 @@ def _column(
     for number, (new, update) in merged.items():
         owner = owners.get(name)
         computed = owner is not None and not update.kept and owner in (update.todo or ())
-        if name in ABOUT_FILE or computed:
+        if name in ABOUT_FILE or computed or (name in FROM_DECODING and not update.kept):
             rows[number] = new
     return values.take(pa.array(rows))
 
@@ -201,7 +228,19 @@ def _with_identity(
             table.schema.field(name),
             pa.array(values, table.schema.field(name).type),
         )
-    return table
+    return _with_artifacts(table, both, base, merged) if merged else table
+
+
+def _with_artifacts(
+    table: pa.Table, both: pa.Table, base: Sequence[int], merged: Mapping[int, tuple[int, Update]]
+) -> pa.Table:
+    """``table`` with what is known of its files: of those that are new, and of older ones that are still used."""
+    values = table["artifacts"].to_pylist()
+    for number, (new, _) in merged.items():
+        found = {a["path"]: a for row in (base[number], new) for a in both["artifacts"][row].as_py() or ()}
+        used = referred(table.slice(number, 1)) if found else ()
+        values[number] = [found[path] for path in sorted(found) if path in used]
+    return replaced(table, {"artifacts": values})
 
 
 def _replaces(update: Update, extractor: str) -> bool:
@@ -244,3 +283,55 @@ def _stays(
     if update is not None and update.asset_id == row["asset_id"]:
         return not update.redone(row["stage"])
     return (row["asset_id"] in still_used and "uri" not in row) or (update is None and "uri" in row)
+
+
+def replaced(table: pa.Table, columns: Mapping[str, Sequence[Any]]) -> pa.Table:
+    """``table`` with other values in some of its columns, whose types stay."""
+    for name, values in columns.items():
+        place = table.schema.get_field_index(name)
+        own = table.schema.field(place)
+        table = table.set_column(place, own, pa.array(values, own.type))
+    return table
+
+
+def timings_of(timings: pa.Table, tracks: pa.Table) -> pa.Table:
+    """The rows of a part of ``timings`` without those of files that ``tracks`` does not have any more.
+
+    Of each stage of a content the last rows stay, one for each file with it; those of contents that no file of the
+    part has are others' and stay.
+    """
+    files = Counter(tracks["asset_id"].to_pylist())
+    heads = list(zip(*(timings[c].to_pylist() for c in ("asset_id", "stage")), strict=True))
+    spare = Counter(heads)
+    for head in spare:
+        spare[head] -= files[head[0]] or spare[head]
+    if not any(extra > 0 for extra in spare.values()):
+        return timings
+    keep = []
+    for head in heads:
+        keep.append(spare[head] <= 0)
+        spare[head] -= 1
+    return timings.filter(pa.array(keep, pa.bool_()))
+
+
+def superseded_files(old: pa.Table, new: pa.Table, shared: Collection[str] = ()) -> list[str]:
+    """The arrays and stems that rows of ``old`` refer to and none of ``new`` does.
+
+    Not those of ``shared``, contents that rows of other parts have, which refer to them, too.
+    """
+    gone = sorted(referred(old) - referred(new))
+    return [path for path in gone if path.split("/")[2] not in shared]
+
+
+def referred(tracks: pa.Table) -> set[str]:
+    """The files that rows refer to: an array by its path, a stem by the gain that it was saved with."""
+    columns = [name for name in tracks.column_names if name.endswith("_blob")]
+    paths = {path for name in columns for path in tracks[name].to_pylist() if path}
+    found = {path for path in paths if path.count("/") == 3 and path.startswith("blobs/")}
+    assets = tracks["asset_id"].to_pylist()
+    for name in tracks.column_names:
+        if name.startswith("stem_gain_"):
+            stem = name.removeprefix("stem_gain_").removesuffix("_db")
+            gains = zip(assets, tracks[name].to_pylist(), strict=True)
+            found |= {stem_path(asset, stem) for asset, gain in gains if gain is not None}
+    return found

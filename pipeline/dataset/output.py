@@ -25,6 +25,10 @@ TABLES = ("tracks", "segments", "timings", "failures")
 EMPTY_PART = "part-empty.parquet"
 PUT_ATTEMPTS = 3
 _ASSET = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}")
+_OWN = re.compile(
+    rf"({'|'.join(TABLES)})/\.?part-[^/]+|(blobs|stems)/([0-9a-f]{{2}})/\3[0-9a-f]{{62}}/[^/]+|golden\.json"
+    r"|runs/(\d{8}T\d{6}-[0-9a-f]{4}/.+|(output|plan|verify|probe)[^/]*)"
+)
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
 
@@ -35,6 +39,11 @@ def read_part(source: Any, columns: list[str] | None = None) -> pa.Table:
     (apache/arrow issues 34314, 39162).
     """
     return pq.ParquetFile(source).read(columns=columns)
+
+
+def is_own_name(relative: str) -> bool:
+    """Whether a path below an output root is one that a job writes there: no input of the next one."""
+    return _OWN.fullmatch(relative) is not None
 
 
 class Output:

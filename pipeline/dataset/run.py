@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import re
-import secrets
 import sys
 import tempfile
 import threading
@@ -18,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.commands import as_typed
 from pipeline.dataset.output import Output
 from pipeline.dataset.storage import is_local, one_line
 
@@ -35,10 +35,16 @@ def to_terminal(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def say(text: str, quiet: bool = False) -> None:
+    """A line on standard error with the time, as the log's are, before a run has a log. Nothing where ``quiet``."""
+    if not quiet:
+        to_terminal(f"{datetime.datetime.now():%H:%M:%S} {text}")
+
+
 def new_run_id() -> str:
-    """UTC time and four random hex digits: sorts by time, unique among concurrent runs."""
+    """UTC time, and the fraction of its second as four hex digits: sorts by time, in steps of 15 µs."""
     now = datetime.datetime.now(datetime.timezone.utc)
-    return f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+    return f"{now:%Y%m%dT%H%M%S}-{now.microsecond * 0x10000 // 1_000_000:04x}"
 
 
 class RunFolder:
@@ -92,7 +98,7 @@ class RunFolder:
 
     def log(self, event: str, text: str, level: str = "info", show: bool = True, **fields: Any) -> None:
         """One JSON line in ``log.jsonl`` and, with ``show``, one readable line on the terminal."""
-        now = datetime.datetime.now(datetime.timezone.utc)
+        now, text = datetime.datetime.now(datetime.timezone.utc), as_typed(text)
         record = {
             "time": now.isoformat(timespec="milliseconds"),
             "level": level,

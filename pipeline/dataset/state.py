@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.dataset.output import Output
+from pipeline.dataset.user_columns import is_of_the_user, wider
 from pipeline.errors import UserError
 
 TOGETHER = 64
@@ -23,12 +24,12 @@ TOGETHER = 64
 READERS = 16
 """Reading parts waits for disks and servers: an object store answers each of four requests a part in tens of ms."""
 
-COLUMNS = ("uri", "size_bytes", "source_version", "asset_id")
+COLUMNS = ("uri", "size_bytes", "source_version", "asset_id", "status")
 KEYS, FAILED = "extractor_keys", "failed_keys"
 ROWS = pa.schema(
     [
         ("uri", pa.string()), ("size_bytes", pa.int64()), ("source_version", pa.string()),
-        ("asset_id", pa.string()), ("part", pa.int32()), ("keyset", pa.int32()),
+        ("asset_id", pa.string()), ("status", pa.string()), ("part", pa.int32()), ("keyset", pa.int32()),
     ]
 )  # fmt: skip
 
@@ -38,8 +39,8 @@ class State:
     """The rows of `tracks`, in no order that means anything.
 
     Args:
-        rows: ``uri``, ``size_bytes``, ``source_version``, ``asset_id``, and ``part`` (int32) and ``keyset``
-            (int32), which count into the two lists below.
+        rows: ``uri``, ``size_bytes``, ``source_version``, ``asset_id``, ``status``, and ``part`` (int32) and
+            ``keyset`` (int32), which count into the two lists below.
         parts: names of the parts.
         keysets: the different pairs of extractor → key: of what is there, and of what failed.
         schema: of all parts together, None without any; its fields are in the order of the parts.
@@ -106,7 +107,10 @@ def merged_schema(schemas) -> pa.Schema | None:
     for schema in schemas:
         metadata = {**(schema.metadata or {}), **metadata}
         for f in schema:
-            fields.setdefault(f.name, f)
+            first = fields.setdefault(f.name, f)
+            # A run that was stopped while a manifest's column became another one.
+            if first.type != f.type and is_of_the_user(f.name):
+                fields[f.name] = first.with_type(wider(first.type, f.type))
     return pa.schema(list(fields.values()), metadata=metadata) if fields else None
 
 

@@ -8,6 +8,7 @@ Columns of the table that travels:
 - ``kept``: true where the row that is there already stays, whatever happened here;
 - what is known of the file: ``asset_id`` … ``duration_s``;
 - ``long``: true where the samples are too many to travel: stages read them from the source;
+- ``mono_channel``: the channel that mono views are made of, where the mix of all cancels;
 - ``pcm@<view>``: float32 samples as bytes, each view stored once, in the column of the last stage that reads
   it, so that dropping a column after its stage frees it; ``views`` says where each view of the row lies;
 - ``timings@<stage>``, ``failures@<stage>``, ``fallbacks@<stage>``, ``blobs@<stage>``: lists of structs;
@@ -50,6 +51,8 @@ BLOB = pa.struct(
         ("name", pa.string()),
         ("shape", pa.list_(pa.int64())),
         ("data", pa.large_binary()),
+        ("size_bytes", pa.int64()),
+        ("sha256", pa.string()),
     ]
 )
 CACHED = pa.struct([("name", pa.string()), ("data", pa.large_binary())])
@@ -57,12 +60,17 @@ CACHED = pa.struct([("name", pa.string()), ("data", pa.large_binary())])
 
 @dataclass
 class Blob:
-    """A file that belongs to an asset: its path below the output root, and its bytes unless it lies there already."""
+    """A file that belongs to an asset: its path below the output root, and its bytes unless it lies there already.
+
+    ``size_bytes`` and ``sha256`` are those of what lies there; of bytes they are worked out when these are written.
+    """
 
     path: str
     name: str
     shape: list[int]
     data: bytes | None
+    size_bytes: int | None = None
+    sha256: str | None = None
 
 
 @dataclass
@@ -75,6 +83,7 @@ class Track:
     problem: str | None = None
     location: str | None = None
     version: str | None = None
+    audio_stream: int | None = None
     estimated_s: float = 0.0
     part: str | None = None
     known_asset: str | None = None
@@ -86,6 +95,7 @@ class Track:
     channels: int | None = None
     duration_s: float | None = None
     long: bool | None = None
+    mono_channel: int | None = None
     done_at: float | None = None
     views: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     cached: dict[str, bytes] = field(default_factory=dict)
@@ -142,8 +152,9 @@ def failure(
 
 
 _STATE = (
-    "index", "uri", "size_bytes", "problem", "location", "version", "estimated_s", "part", "known_asset", "todo",
-    "shared", "copy_of", "asset_id", "sample_rate", "channels", "duration_s", "long", "done_at",
+    "index", "uri", "size_bytes", "problem", "location", "version", "audio_stream", "estimated_s", "part",
+    "known_asset", "todo", "shared", "copy_of", "asset_id", "sample_rate", "channels", "duration_s", "long",
+    "mono_channel", "done_at",
 )  # fmt: skip
 
 

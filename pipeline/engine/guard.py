@@ -22,7 +22,18 @@ FATAL = "fatal"
 
 
 class StageFailed(Exception):
-    """A stage raised. The message is the worker's traceback, which ends with the error."""
+    """A stage raised. The message names the stage and the error.
+
+    Args:
+        stage: which.
+        error: class and message.
+        worker_traceback: of the process it ran in.
+    """
+
+    def __init__(self, stage: str, error: str, worker_traceback: str) -> None:
+        super().__init__(f"{error} (in {stage})")
+        self.error_class = error.partition(":")[0]
+        self.worker_traceback = worker_traceback
 
 
 def guarded(stage: type, name: str, ledger: Any = None) -> type:
@@ -61,7 +72,7 @@ def guarded(stage: type, name: str, ledger: Any = None) -> type:
 
 def raise_fatal(told: Mapping[str, str]) -> None:
     """Raise what a stage raised elsewhere."""
-    raise StageFailed(told["traceback"])
+    raise StageFailed(told["stage"], told["error"], told["traceback"])
 
 
 def _rows(table: pa.Table) -> list[tuple[int, str | None]]:

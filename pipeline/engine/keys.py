@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
+from pipeline.audio.choice import FIRST, Choice
 from pipeline.features.base import Extractor, stable_key
 
 if TYPE_CHECKING:
@@ -16,8 +17,22 @@ if TYPE_CHECKING:
     from pipeline.models.separation import SeparationOptions, Separator
 
 CLAP_VERSION = "2"
-DECODE_KEY = stable_key({"name": "decode", "version": "1"})
-"""Of decoding: a file that it failed on is not tried again before it changes."""
+
+
+def decode_key(choice: Choice = FIRST) -> str:
+    """Of decoding: a file that it failed on is not tried again before it changes.
+
+    Args:
+        choice: which of several sound tracks is taken. Rows of any but the first have this key among those of their
+            extractors, so that another choice computes them anew, see `chosen_stream`.
+    """
+    key = stable_key({"name": "decode", "version": "2"})
+    return key if choice == FIRST else f"{key}/{choice}"
+
+
+def chosen_stream(key: str | None) -> str:
+    """The choice in a `decode_key`; empty for the first sound track, and for None."""
+    return (key or "").partition("/")[2]
 
 
 def feature_key(
@@ -68,26 +83,28 @@ def separation_key(
     auto_cpu_seconds: float,
     save_stems: bool,
     save_arrays: bool,
+    residual: str,
 ) -> str:
-    """The key of the separation columns: what could be chosen from, and what is stored.
+    """The key of the separation columns: what could be chosen from, where the residual goes, and what is stored.
 
     Of each backend that can run the model and its weights are in it: where a better one was installed since, a
     later run computes the tracks anew.
     """
     from pipeline.models.separation import AUTO, BACKEND_NAMES, BackendUnavailable
+    from pipeline.models.separation.names import DROP
 
     models = []
     for name in BACKEND_NAMES if AUTO in backends else backends:
         with contextlib.suppress(BackendUnavailable):
             separator = load(name)
             models.append((name, separator.version, separator.model_id()))
-    return stable_key(
-        {
-            "name": "separation",
-            "models": models,
-            "bfloat16_allowed": options.amp != "false",
-            "auto_cpu_seconds": auto_cpu_seconds if AUTO in backends else None,
-            "stems": save_stems,
-            "arrays": save_arrays,
-        }
-    )
+    parameters = {
+        "name": "separation",
+        "models": models,
+        "bfloat16_allowed": options.amp != "false",
+        "auto_cpu_seconds": auto_cpu_seconds if AUTO in backends else None,
+        "stems": save_stems,
+        "arrays": save_arrays,
+    }
+    # Stems without their residual are what they were before there was a choice, and so is their key.
+    return stable_key(parameters | ({"residual": residual} if residual != DROP else {}))

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.audio.children import child_command
+from pipeline.counting import plural
 from pipeline.engine.batch import collect
 from pipeline.engine.graph import Node
 from pipeline.engine.measure_child import read_block, write_block
@@ -152,7 +153,8 @@ class _Stage:
                 lost = waiting.pop(0)[0]
                 indexes = read_block(lost)["index"].to_pylist()
                 self.found.deaths.append((death, indexes))
-                self.say(f"{self.node.name}: {death} on a block of {len(indexes)} files, which is left out")
+                lacking = f"a block of {plural(len(indexes), 'file')}, which is left out"
+                self.say(f"{self.node.name}: {death} on {lacking}")
         self.found.blocks, self.found.left = len(written), len(waiting)
         return self.found, written
 
@@ -199,7 +201,8 @@ class _Stage:
             if now - said >= 5.0:
                 said = now
                 done = before + sum("block" in answer for answer in self._answers())
-                self.say(f"measuring {self.node.name}: {done} of {total} blocks, {now - started:.0f} s")
+                so_far = f"{done} of {plural(total, 'block')}, {now - started:.0f} s"
+                self.say(f"measuring {self.node.name}: {so_far}")
         return None
 
     def _answers(self) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 
 import pyarrow as pa
 
+from pipeline.dataset.addresses import file_name
 from pipeline.dataset.sources import SourceItem
 
 SCHEMA = pa.schema(
@@ -23,6 +24,7 @@ SCHEMA = pa.schema(
         ("problem", pa.string()),
         ("location", pa.string()),  # where to read it, when that is not the uri
         ("version", pa.string()),
+        ("audio_stream", pa.int32()),  # where the row is of a certain one of the file's
         ("estimated_s", pa.float64()),
         ("part", pa.string()),
         ("known_asset", pa.string()),
@@ -72,7 +74,7 @@ def estimated_seconds(item: SourceItem) -> float:
     """A rough duration from the size and the suffix; only the packing depends on it."""
     if item.size_bytes is None:
         return UNKNOWN_SECONDS
-    suffix = PurePosixPath(item.uri).suffix.lower()
+    suffix = PurePosixPath(file_name(item.uri)).suffix.lower()
     return item.size_bytes / BYTES_PER_SECOND.get(suffix, DEFAULT_BYTES_PER_SECOND)
 
 

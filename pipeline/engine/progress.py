@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,9 @@ OTHERS = ("other", "other", "other")
 
 @dataclass
 class Progress:
-    """Adds up receipts. ``copies`` are files that wait for the row of another file with the same content.
+    """Adds up receipts. ``copies`` are files that wait for the row of another file with the same content; ``copied``
+    of them have got it, with ``copied_s`` of audio, which is not in ``audio_s``. ``written`` counts ``segments``, and
+    ``stems`` and ``arrays``, which are files.
 
     Args:
         files: planned.
@@ -35,8 +37,11 @@ class Progress:
     fallbacks: Counter = field(default_factory=Counter)
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     processes: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
+    written: Counter = field(default_factory=Counter)
     copies: dict[int, dict[str, Any]] = field(default_factory=dict)
     audio_s: float = 0.0
+    copied: int = 0
+    copied_s: float = 0.0
     bytes_done: int = 0
     write_s: float = 0.0
     _last: float = field(default_factory=time.perf_counter)
@@ -54,6 +59,7 @@ class Progress:
         self.audio_s += receipt["audio_s"]
         self.bytes_done += receipt["bytes"]
         self.write_s += receipt["write_s"]
+        self.written.update(receipt.get("written", {}))
         for stage, error_class, count in receipt["failures"]:
             self.failures[stage, error_class] += count
         for stage, wanted, used, reason, count in receipt["fallbacks"]:
@@ -80,9 +86,20 @@ class Progress:
         """Files that have a row, or will have that of a file with the same content."""
         return self.committed | self.copies.keys()
 
-    def add_copy(self, index: int, status: str, size_bytes: int) -> None:
-        """Count a file that got the row of another."""
+    def add_copy(
+        self,
+        index: int,
+        status: str,
+        size_bytes: int,
+        failures: Iterable[tuple[str, str]] = (),
+        audio_s: float = 0.0,
+    ) -> None:
+        """Count a file that got the row of another, and with it its ``failures``, by stage and error class. Its
+        ``audio_s`` is none that was worked on, and counts apart."""
         self.committed.add(index)
+        self.copied += 1
+        self.copied_s += audio_s
+        self.failures.update(failures)
         self.status[status] += 1
         self.bytes_done += size_bytes
 
@@ -108,13 +125,15 @@ class Progress:
         """What a progress line says; ``eta_s`` is None until a hundredth is done."""
         elapsed = self.elapsed()
         done = self.bytes_done / self.bytes if self.bytes else len(self.committed) / max(1, self.files)
-        done = min(1.0, done)
+        # Not every row that is there came with its size.
+        done = 1.0 if len(self.committed) >= self.files else min(1.0, done)
         return {
             "files_done": len(self.committed),
             "files": self.files,
             "share_done": round(done, 4),
             "audio_hours": round(self.audio_s / 3600, 4),
             "real_time_factor": round(self.audio_s / elapsed, 2) if elapsed else None,
+            "copies": self.copied,
             "failed": self.failed(),
             "partial": self.status["partial"],
             "elapsed_s": round(elapsed, 1),

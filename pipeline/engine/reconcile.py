@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import pyarrow as pa
 
 from pipeline.engine.batch import FAILURE, failure
+from pipeline.engine.keys import chosen_stream
 from pipeline.engine.plan import PlannedFile, block_of
 
 DECODE, FEATURES = "decode", "features"
@@ -63,6 +64,8 @@ def _lost(
         columns |= {
             f"failkey@{n}": pa.array([keys[n]]) for n in wanted if file.todo is None or n in file.todo
         }
+    if stage != DECODE and chosen_stream(keys.get(DECODE)):
+        columns[f"key@{DECODE}"] = pa.array([keys[DECODE]])
     for name, column in columns.items():
         table = table.append_column(name, column)
     return table

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.counting import plural
 from pipeline.errors import UserError
 
 # Relative cost of a second of audio on a CPU: it decides how the cores are split. Alone, one core decodes at 450 times
@@ -88,7 +89,8 @@ def plan_resources(
     needed = sum(actors[s] / n for s, n in on_gpu.items())
     if needed > cluster_gpus:
         raise UserError(
-            f"hardware.gpu_shares and hardware.actors need {needed:g} GPUs and the cluster has {cluster_gpus:g}",
+            f"hardware.gpu_shares and hardware.actors need {plural(needed, 'GPU')} and the cluster has "
+            f"{cluster_gpus:g}",
             "actors of a stage × 1/n, summed over the stages, must fit the cards",
             "a larger hardware.gpu_shares.<stage> (the n of 1/n), or a smaller hardware.actors.<stage>",
         )
@@ -133,7 +135,8 @@ def _starving(actors: Mapping[str, int], fixed: Mapping[str, int], cpus: float) 
     # Only a size that the user has fixed gets this far, except on a machine of a fraction of a core.
     remedy = f"hardware.actors.{most}=0, or fewer" if fixed.get(most) else "a larger ray.num_cpus"
     return UserError(
-        f"hardware.actors: {sum(actors.values())} actors ({pools}) on {cpus:g} CPUs, where {fits} fit",
+        f"hardware.actors: {plural(sum(actors.values()), 'actor')} ({pools}) on {plural(cpus, 'CPU')}, "
+        f"where {fits} fit",
         "they would starve Ray's own tasks and each other",
         remedy,
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from pipeline.audio.tags import FileFacts, facts_of
 from pipeline.dataset.cache import Cache
 from pipeline.dataset.cache_entry import DamagedEntry, Entry, unpack
 from pipeline.engine.batch import CACHED, Track
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 DECODE = "decode"
 DESCRIPTION = {"container": str, "codec": str, "sample_rate": int, "channels": int, "duration_s": float}
+FACTS = frozenset(FileFacts().columns())
 # Steps on the way to the file, which say nothing of what was found in it.
 _PASSING = frozenset(("fetch", "the running decoder"))
 
@@ -119,14 +121,18 @@ def audio_key(decode_key: str, views: Sequence[ViewSpec], max_track_bytes: int) 
 
 def _description(track: Track) -> Entry:
     steps: list[Fallback] = [f for f in track.fallbacks if f.wanted not in _PASSING]
-    return Entry({name: track.values[name] for name in DESCRIPTION}, {}, steps)
+    return Entry({name: track.values[name] for name in (*DESCRIPTION, *sorted(FACTS))}, {}, steps)
 
 
 def _describes(values: Mapping[str, object]) -> bool:
     """Whether a track can be described so: a cache may hold anything."""
-    fits = values.keys() == DESCRIPTION.keys() and all(
+    fits = values.keys() == DESCRIPTION.keys() | FACTS and all(
         type(values[name]) is kind for name, kind in DESCRIPTION.items()
     )
+    try:
+        facts_of({name: values[name] for name in FACTS if name in values})
+    except (TypeError, ValueError):
+        return False
     return fits and values["sample_rate"] > 0 and values["channels"] > 0 and values["duration_s"] >= 0
 
 

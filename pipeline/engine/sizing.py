@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.counting import plural
 from pipeline.engine.resources import WEIGHTS
 from pipeline.engine.vram import CONTEXT_BYTES, GIB, batch_bytes
 from pipeline.errors import UserError
@@ -114,7 +115,7 @@ def size_for_cards(
             size = batches[stage]
             need = f"{size} {BATCHES[stage].unit} at a time take {batch_bytes(stage, size) / GIB:.1f} GiB"
         reasons.append(
-            f"{stage}: {actors[stage]} actor(s) of 1/{n} GPU, {budget / n / GIB:.1f} GiB each; {need}"
+            f"{stage}: {plural(actors[stage], 'actor')} of 1/{n} GPU, {budget / n / GIB:.1f} GiB each; {need}"
         )
     everyone = dict.fromkeys(needs, 0)
     return Sizing(everyone | shares, everyone | actors, everyone | batches, 300.0, 64, tuple(reasons))
@@ -148,12 +149,12 @@ def _who_stays(
             )
         elif fixed.get(leaving):
             raise UserError(
-                f"hardware.actors.{leaving}={fixed[leaving]} actors of 1/{shares[leaving]} GPU and the other stages "
-                f"need {_used(shares, actors):g} GPUs, the cluster has {len(cards)}: lower "
+                f"hardware.actors.{leaving}={fixed[leaving]} of 1/{shares[leaving]} GPU each and the other stages "
+                f"need {plural(_used(shares, actors), 'GPU')}, the cluster has {len(cards)}: lower "
                 f"hardware.actors.{leaving}, or hardware.vram_bytes.{leaving} if it needs less than {need}"
             )
         else:
-            why = f"the other stages fill the {len(cards)} GPU(s)"
+            why = f"the other stages fill the {plural(len(cards), 'GPU')}"
         reasons.append(f"{leaving} runs on the CPU: {why}")
         del staying[leaving]
     return {}, {}, 0, reasons

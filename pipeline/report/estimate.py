@@ -8,7 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.commands import as_typed
 from pipeline.dataset.output import TABLES, Output
+from pipeline.report.money import money
 from pipeline.report.words import clock, count, decimal, memory, percent, size
 
 NO_ESTIMATE = "No estimate was made: python jobs/plan.py … before a run writes one."
@@ -45,7 +47,7 @@ def compare(output: Output, performance: dict[str, Any]) -> Comparison:
     try:
         plan = json.loads(output.read(f"runs/{performance['run_id']}/plan.json"))
     except FileNotFoundError:
-        return Comparison([], NO_ESTIMATE)
+        return Comparison([], as_typed(NO_ESTIMATE))
     except ValueError:
         plan = None
     if not isinstance(plan, dict):
@@ -65,7 +67,9 @@ def _rows(plan: dict[str, Any], p: dict[str, Any]) -> list[Row]:
     rows = [
         _row("files", plan.get("files"), files, count),
         _row("hours of audio", plan.get("audio_hours"), _over(p.get("audio_s"), 3600), _hours),
-        _row("wall time", plan.get("wall_s"), p.get("wall_s"), clock),
+        _row("wall time of the work", plan.get("wall_s"), p.get("wall_s"), clock),
+        _row("wall time of the command", plan.get("command_s"), p.get("command_s"), clock),
+        _row("cost", plan.get("cost"), (p.get("cost") or {}).get("total"), money),
         _row(
             "GPU hours, in stages on a GPU", plan.get("gpu_hours"), sum(cuda) / 3600 if cuda else None, _hours
         ),

@@ -13,16 +13,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from pipeline.commands import as_typed
 from pipeline.dataset.failures import Summary, classes
 from pipeline.dataset.output import Output
 from pipeline.dataset.run import RunFolder
 from pipeline.dataset.storage import one_line, public_uri
-from pipeline.report import cards, charts, devices, estimate, words
+from pipeline.features.key import UNSURE
+from pipeline.report import cards, charts, devices, estimate, money, words
 from pipeline.report.details import tracks
 from pipeline.report.embedding_map import POINTS, Map, embedding_map
 from pipeline.report.map_view import map_data, map_figure
 from pipeline.report.outliers import MOST, Kind, outliers
 from pipeline.report.overview import DESCRIPTORS, Overview, overview
+from pipeline.report.performance import copies_text
 from pipeline.report.thumbnails import Pictures, spread, thumbnails
 
 PICTURES = 60
@@ -39,9 +42,10 @@ _CONTENTS = (
     ("time", "Time"),
     ("estimate", "Estimate"),
 )
-_RUN = {"files": 0, "status": {}, "audio_s": 0.0, "wall_s": None, "startup_s": None, "real_time_factor": None,
+_RUN = {"files": 0, "status": {}, "audio_s": 0.0, "copies": 0, "copies_audio_s": 0.0, "wall_s": None,
+        "startup_s": None, "real_time_factor": None,
         "compute_s": 0.0, "busy_s": None, "compute_over_busy": None, "stages": {}, "cache": None, "gpu": None,
-        "processes": [], "fallbacks": []}  # fmt: skip
+        "processes": [], "fallbacks": [], "cost": None}  # fmt: skip
 _STAGE = {"device": "", "rows": 0, "cache_hits": 0, "compute_s": 0.0, "share": None, "wait_s": 0.0,
           "real_time_factor": None, "padding_fraction": None}  # fmt: skip
 
@@ -89,6 +93,8 @@ def render(output: Output, performance: dict[str, Any], environment: dict[str, A
         name: getattr(words, name)
         for name in ("clock", "count", "decimal", "percent", "memory", "plural", "factor")
     }
+    templates.filters["money"] = money.money
+    templates.filters["as_typed"] = as_typed
     templates.filters["capitalise"] = lambda text: text[:1].upper() + text[1:]
     uri = public_uri(output.uri)
     return templates.get_template("report.html.j2").render(
@@ -107,7 +113,7 @@ def render(output: Output, performance: dict[str, Any], environment: dict[str, A
         kinds=[_shown(kind, known, pictures) for kind in kinds],
         most=MOST,
         failures=_failures(failed),
-        time_said=_time_words(p),
+        time_said=" ".join([_time_words(p), *money.sentences(p["cost"])]),
         processes=sorted(p["processes"], key=lambda q: (q["stage"], -q["peak_rss_bytes"]))[:_PROCESSES],
         devices=compared,
         cards_said=cards.sentences(p["gpu"]),
@@ -132,7 +138,6 @@ def _figures(
     def chart(title: str, figure: go.Figure | None, caption: str, empty: str) -> dict[str, Any]:
         return {"title": title, "figure": figure, "caption": caption, "empty": empty}
 
-    keyed = int((found.keys >= 0).sum())
     return {
         "durations": chart("Durations", charts.durations(found), _quantiles(found, "duration_s", words.clock),
                            "No track was decoded."),
@@ -145,8 +150,7 @@ def _figures(
         "peaks": chart("True peak and loudness", charts.peaks(found), _peak_words(found),
                        "Needs loudness and true peak: the loudness extractor is off, or all is silent."),
         "keys": chart("Keys", charts.key_wheel(found),
-                      f"{words.count(keyed)} of {words.count(found.rows['tracks'])} tracks have a key. "
-                      "Major outside, the relative minor inside, around the circle of fifths.",
+                      f"{_key_words(found)} Major outside, the relative minor inside, around the circle of fifths.",
                       "No key was found: the key extractor is off, or nothing is tonal."),
         "formats": chart("Formats", charts.formats(found), "", "No track was decoded."),
         "compute": chart("Compute", charts.stage_seconds(p["stages"], "compute_s"),
@@ -171,6 +175,14 @@ def _quantiles(found: Overview, column: str, said: Any) -> str:
     return f"{text}; nine in ten between {low} and {high}." if len(values) >= 20 else f"{text}."
 
 
+def _key_words(found: Overview) -> str:
+    keyed, unsure = int((found.keys >= 0).sum()), int(found.unsure.sum())
+    said = f"{words.count(keyed)} of {words.plural(found.rows['tracks'], 'track')} with a key"
+    if unsure:
+        said += f", {words.count(unsure)} of them unsure (key_confidence below {UNSURE:g})"
+    return f"{said}."
+
+
 def _peak_words(found: Overview) -> str:
     peaks, loudness = found.values["loudness_true_peak_dbtp"], found.values["loudness_integrated_lufs"]
     known = np.isfinite(peaks)
@@ -182,18 +194,18 @@ def _peak_words(found: Overview) -> str:
 
 def _map_words(atlas: Map, found: Overview, points: dict[str, Any] | None) -> dict[str, Any]:
     drawn = points is not None
-    total = words.count(found.rows["tracks"])
+    total = words.plural(found.rows["tracks"], "track")
     said = ""
     if atlas.source == "clap_embedding":
         said = (
             "Tracks that sound alike to CLAP lie close together. "
-            f"{words.count(atlas.seen)} of {total} tracks have an embedding."
+            f"{words.count(atlas.seen)} of {total} with an embedding."
         )
     elif drawn:
         said = (
             "No CLAP embeddings in these tables, so this is a map of descriptors: "
             f"{', '.join(DESCRIPTORS[column] for column in atlas.columns)}. "
-            f"{words.count(atlas.seen)} of {total} tracks have them all."
+            f"{words.count(atlas.seen)} of {total} with all of them."
         )
     if drawn and atlas.seen > len(atlas.ids):
         kind = (
@@ -246,9 +258,11 @@ def _lead(found: Overview, p: dict[str, Any]) -> str:
     audio = float(found.known("duration_s").sum(dtype=np.float64))
     said = f"{words.plural(found.rows['tracks'], 'track')}, {words.clock(audio)} of audio."
     if p["wall_s"]:
-        said += f" This run worked on {_of(p['files'], found.rows['tracks'])} in {words.clock(p['wall_s'])}"
+        said += f" This run worked on {_of(p['files'] - p['copies'], found.rows['tracks'])}, "
+        said += f"{words.clock(p['audio_s'])} of audio, in {words.clock(p['wall_s'])}"
         times = p["real_time_factor"]
-        said += f", {words.factor(times)} times as fast as they play." if times else "."
+        said += f": {words.factor(times)} times as fast as they play." if times else "."
+        said += f" Besides {copies_text(p)}." if p["copies"] else ""
     return said
 
 
@@ -262,7 +276,11 @@ def _cards(found: Overview, p: dict[str, Any]) -> list[tuple[str, str, str]]:
         (words.count(found.rows["tracks"]), "tracks", ""),
         (words.clock(float(found.known("duration_s").sum(dtype=np.float64))), "of audio", ""),
         (words.clock(p["wall_s"]), "wall time of this run", ""),
-        (f"{words.factor(p['real_time_factor'])}×" if p["real_time_factor"] else "–", "real time", ""),
+        (
+            f"{words.factor(p['real_time_factor'])}×" if p["real_time_factor"] else "–",
+            f"real time, of {words.clock(p['audio_s'])} computed",
+            "",
+        ),
         (words.count(status["partial"]), "partial", ""),
         (words.count(status["failed"]), "failed", "bad" if status["failed"] else ""),
     ]
@@ -273,7 +291,10 @@ def _time_words(p: dict[str, Any]) -> str:
     if p["wall_s"] is not None:
         said.append(f"{words.clock(p['compute_s'])} of compute in {words.clock(p['wall_s'])} of wall time")
         if p["startup_s"] is not None:
-            said[-1] += f", and {words.clock(p['startup_s'])} before the first block (listing, models, Ray)"
+            before = words.clock(p["startup_s"])
+            said[-1] += f", and {before} before the first block (imports, listing, models, Ray)"
+        if p.get("command_s"):
+            said[-1] += f"; {words.clock(p['command_s'])} from the command to this report"
         said[-1] += "."
     if p["busy_s"]:
         said.append(
@@ -302,7 +323,7 @@ def _machine(environment: dict[str, Any]) -> str:
     said = [
         f"Python {environment['python']}" if environment.get("python") else "",
         *(f"{name} {packages[name]}" for name in ("ray", "torch") if packages.get(name)),
-        f"{environment['cpu_count']} CPUs" if environment.get("cpu_count") else "",
+        words.plural(environment["cpu_count"], "CPU") if environment.get("cpu_count") else "",
         f"GPU {environment.get('gpu') or 'none'}" if environment else "",
     ]
     return " · ".join(part for part in ("Made by Soundmill", *said) if part)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console, Group
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from pipeline.engine.progress import Progress
 from pipeline.engine.watch import StageState
-from pipeline.report.words import clock
+from pipeline.report.words import clock, plural
 
 PLAIN_EVERY_S = 30.0
 # Throughput is of so many seconds back: long enough for a few blocks, short enough to show a stage that stalls.
@@ -70,6 +71,7 @@ class ProgressView:
         self._note, self._plain_every_s = note, plain_every_s
         self._rates = Rates()
         self._ended = threading.Event()
+        self._states: dict[str, StageState] = {}
         self._thread = threading.Thread(target=self._work, name="progress", daemon=True)
         self._live = None
         if console.is_terminal and not console.is_dumb_terminal:
@@ -85,6 +87,10 @@ class ProgressView:
         self._ended.set()
         self._thread.join()
         if self._live:
+            # Of a short run no picture was drawn since its first files were committed.
+            with suppress(Exception):  # Ray may be gone
+                self._states = dict(self.states())
+            self._live.update(self.picture(self._states), refresh=True)
             self._live.stop()
 
     def say(self, text: str) -> None:
@@ -94,7 +100,7 @@ class ProgressView:
     def _work(self) -> None:
         last = time.monotonic()
         while not self._ended.wait(0.5):
-            states = self.states()
+            states = self._states = dict(self.states())
             self._rates.add(time.monotonic(), {name: state.rows for name, state in states.items()})
             if self._live:
                 self._live.update(self.picture(states), refresh=True)
@@ -152,8 +158,10 @@ def memory(value: int) -> str:
 def progress_text(fields: Mapping[str, Any]) -> str:
     """``12/40 files, 0.42 h of audio, 9.1× real time, 0 failed, ETA 3 min 05 s``."""
     return (
-        f"{fields['files_done']}/{fields['files']} files, {fields['audio_hours']:.2f} h of audio, "
-        f"{fields['real_time_factor'] or 0:.1f}× real time, {fields['failed']} failed, "
+        f"{fields['files_done']}/{plural(fields['files'], 'file')}, {fields['audio_hours']:.2f} h of audio, "
+        f"{fields['real_time_factor'] or 0:.1f}× real time, "
+        + (f"{plural(fields['copies'], 'copy', 'copies')}, " if fields.get("copies") else "")
+        + f"{fields['failed']} failed, "
         f"ETA {clock(fields['eta_s'])}"
     )
 

@@ -6,8 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.counting import plural
 from pipeline.engine.progress import OTHERS, Progress
+from pipeline.report import money
 from pipeline.report.cards import gpu_section, markdown_lines
+from pipeline.report.words import clock
 
 # Kinds of fallback in the report and the manifest, the most frequent ones.
 MOST_FALLBACKS = 50
@@ -27,11 +30,12 @@ def performance(
     cache: dict[str, Any] | None = None,
     moments: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """The numbers of a run.
+    """The numbers of a run. ``audio_s`` and what is worked out from it are of what was computed: a file with the
+    content of another is in ``files``, ``copies`` and ``copies_audio_s``. What it ``cost`` is known when it ends.
 
     Args:
-        wall_s: of the whole graph, first block to last receipt.
-        startup_s: before it: listing, models, Ray.
+        wall_s: of the whole graph, first block to last receipt, the start of its actors in it.
+        startup_s: before it, from the beginning of the command: imports, listing, models, Ray.
         busy_s: per actor pool, the time Ray itself measured inside the stage classes.
         cache: what is left of the result cache; None where it is off.
         moments: name → Unix time at which the driver got there.
@@ -60,6 +64,8 @@ def performance(
         "files": progress.files,
         "status": dict(progress.status),
         "audio_s": progress.audio_s,
+        "copies": progress.copied,
+        "copies_audio_s": progress.copied_s,
         "wall_s": wall_s,
         "startup_s": startup_s,
         "real_time_factor": progress.audio_s / wall_s if wall_s else None,
@@ -73,6 +79,7 @@ def performance(
             for n in {*timed, *busy_s}
         },
         "moments": dict(moments or {}),
+        "cost": None,
         "gpu": gpu_section(on_cards(progress)),
         "processes": sorted(progress.processes.values(), key=lambda p: (p["stage"], -p["peak_rss_bytes"])),
         "failures": [
@@ -80,6 +87,12 @@ def performance(
         ],
         "fallbacks": fallback_counts(progress),
     }
+
+
+def copies_text(p: Mapping[str, Any]) -> str:
+    """``4 copies of what was computed, 6 min 10 s of audio``, which counts in no other figure; ``p`` has some."""
+    audio = clock(p["copies_audio_s"])
+    return f"{plural(p['copies'], 'copy', 'copies')} of what was computed, {audio} of audio"
 
 
 def on_cards(progress: Progress) -> list[dict[str, Any]]:
@@ -132,11 +145,13 @@ def markdown(p: dict[str, Any], environment: dict[str, Any]) -> str:
     lines = [
         f"# Performance of run {p['run_id']}",
         "",
-        f"{p['files']} files, {p['audio_s'] / 3600:.3f} h of audio in {p['wall_s']:.1f} s: "
+        f"{plural(p['files'], 'file')}, {p['audio_s'] / 3600:.3f} h of audio in {p['wall_s']:.1f} s: "
         f"**{_number(p['real_time_factor'], '.1f')}× real time** "
-        f"(and {p['startup_s']:.1f} s before the first block: listing, models, Ray).",
+        f"(and {p['startup_s']:.1f} s before the first block: imports, listing, models, Ray"
+        + (f"; {p['command_s']:.1f} s since the command began)." if p.get("command_s") else ").")
+        + (f" Besides {copies_text(p)}." if p.get("copies") else ""),
         "",
-        f"Machine: {environment['cpu_count']} CPUs, GPU: {environment.get('gpu') or 'none'}; "
+        f"Machine: {plural(environment['cpu_count'], 'CPU')}, GPU: {environment.get('gpu') or 'none'}; "
         f"Python {environment['python']}, Ray {environment['packages']['ray']}, "
         f"torch {environment['packages']['torch']}.",
         "",
@@ -164,6 +179,7 @@ def markdown(p: dict[str, Any], environment: dict[str, Any]) -> str:
         *_cache_lines(p["cache"]),
         *markdown_lines(p.get("gpu")),
         *_startup_lines(p["actors"]),
+        *money.markdown_lines(p.get("cost")),
         "",
         "## Peak memory per process",
         "",
@@ -217,7 +233,7 @@ def _cache_lines(cache: dict[str, Any] | None) -> list[str]:
     lines = ["", f"Result cache: {cache['hits']} results from it, {cache['misses']} computed."]
     if "bytes" in cache:
         lines[-1] += (
-            f" It holds {cache['bytes'] / 1e6:.1f} MB in {cache['shards']} shards; "
+            f" It holds {cache['bytes'] / 1e6:.1f} MB in {plural(cache['shards'], 'shard')}; "
             f"{cache['removed_bytes'] / 1e6:.1f} MB were evicted."
         )
     return lines

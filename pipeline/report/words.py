@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import math
 
-THIN = "\u202f"
-"""A narrow space that does not break, between thousands and before units."""
+from pipeline.counting import THIN, count, plural
+
+__all__ = [
+    "THIN",
+    "clock",
+    "count",
+    "decimal",
+    "factor",
+    "key_label",
+    "memory",
+    "percent",
+    "plural",
+    "size",
+]
 
 FLATS = {"C#": "D♭", "D#": "E♭", "F#": "F♯", "G#": "A♭", "A#": "B♭"}
 
@@ -25,16 +37,6 @@ def clock(seconds: float | None) -> str:
         return f"{minutes} min {rest:02d} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours < 100 else f"{count(hours)} h"
-
-
-def count(value: float | None) -> str:
-    """A whole number with thin spaces between thousands: ``100 000``."""
-    return "–" if value is None else f"{round(value):,}".replace(",", THIN)
-
-
-def plural(number: int, noun: str) -> str:
-    """``1 track``, ``3 tracks``."""
-    return f"{count(number)} {noun}{'s' if number != 1 else ''}"
 
 
 def decimal(value: float | None, places: int = 1) -> str:

@@ -1,4 +1,4 @@
-"""Files with the content of another one: they get its row, once that is there."""
+"""Files with the content of another one: they get its row and its failures, once those are there."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.dataset.merge import conform
-from pipeline.dataset.output import Output, read_part
-from pipeline.dataset.schemas import TIMINGS
+from pipeline.dataset.failures import status_of
+from pipeline.dataset.merge import conform, replaced
+from pipeline.dataset.output import Output
+from pipeline.dataset.rewrite import Held, read_if_there, rewrite_part, write_or_discard
+from pipeline.dataset.schemas import FAILURES, GONE, TIMINGS
 from pipeline.dataset.state import read_state
+from pipeline.dataset.user_columns import is_of_the_user
 from pipeline.engine.plan import PlannedFile, part_name
 from pipeline.workflows.resume import missing_keys
 
@@ -29,82 +32,130 @@ class Copy:
     timings: tuple[dict[str, Any], ...] = ()
 
 
+@dataclass(frozen=True)
+class Original:
+    """What is there of a content: one row of `tracks`, the rows of ``failures`` that say what failed on it, and the
+    part that they are in."""
+
+    row: pa.Table
+    failures: pa.Table
+    part: str = ""
+
+    @property
+    def status(self) -> str:
+        """Its status; also where the file that it was computed of is there no longer."""
+        return status_of(self.failures.to_pylist())
+
+    @property
+    def audio_s(self) -> float:
+        """Its duration, seconds; 0 where none is known."""
+        return self.row["duration_s"][0].as_py() or 0.0
+
+    def failure_classes(self) -> list[tuple[str, str]]:
+        """Stage and error class of each failure."""
+        return list(zip(*(self.failures[c].to_pylist() for c in ("stage", "error_class")), strict=True))
+
+
 def write_copies(
     output: Output, copies: Sequence[Copy], schema: pa.Schema, run_id: str, keys: Mapping[str, str]
-) -> tuple[list[tuple[Copy, str]], list[PlannedFile]]:
+) -> tuple[list[tuple[Copy, Original]], list[PlannedFile]]:
     """Write the rows of ``copies``.
 
     Returns:
-        those that were written, each with its status, and the files of which no complete row of the same content
-        is there: they have to be computed.
+        those that were written, each with what it is a copy of, and the files of which no complete row of the same
+        content is there: they have to be computed.
     """
-    rows = _source_rows(output, {c.asset_id for c in copies}, schema, keys)
-    known = [c for c in copies if c.asset_id in rows]
-    left = [c.file for c in copies if c.asset_id not in rows]
+    originals = _originals(output, {c.asset_id for c in copies}, schema, keys)
+    known = [c for c in copies if c.asset_id in originals]
+    left = [c.file for c in copies if c.asset_id not in originals]
     new = [c for c in known if c.file.part is None]
     for start in range(0, len(new), ROWS_PER_PART):
         some = new[start : start + ROWS_PER_PART]
         name = part_name(some[0].file.index, [c.file.item.uri for c in some])
-        _write_timings(output, name, some)
-        output.write_table(f"tracks/{name}", _table(some, rows, run_id, schema))
+        write_or_discard(output, f"timings/{name}", _timings(some))
+        write_or_discard(output, f"failures/{name}", _failures(some, originals, run_id))
+        output.write_table(f"tracks/{name}", _table(some, originals, run_id, schema))
     by_part: dict[str, list[Copy]] = {}
     for copy in known:
         if copy.file.part is not None:
             by_part.setdefault(copy.file.part, []).append(copy)
     for name, some in by_part.items():
-        _replace(output, name, some, _table(some, rows, run_id, schema))
-    return [(c, rows[c.asset_id]["status"][0].as_py()) for c in known], left
+        rewrite_part(
+            output,
+            name,
+            {c.file.item.uri for c in some},
+            shared={c.file.known_asset for c in some if c.file.elsewhere},
+            moved=_held_elsewhere(output, name, {c.asset_id: originals[c.asset_id].part for c in some}),
+            rows=_table(some, originals, run_id, schema),
+            failures=_failures(some, originals, run_id),
+            timings=_timings(some),
+        )
+    return [(c, originals[c.asset_id]) for c in known], left
 
 
-def _source_rows(
+def _held_elsewhere(output: Output, name: str, parts: Mapping[str, str]) -> Held:
+    """What the originals' ``parts`` have of their contents, those in part ``name`` left out."""
+    held = Held(frozenset(), frozenset())
+    for part in sorted({part for part in parts.values() if part != name}):
+        held |= Held.by(output, part, [asset for asset, of in parts.items() if of == part])
+    return held
+
+
+def _originals(
     output: Output, assets: Iterable[str], schema: pa.Schema, keys: Mapping[str, str]
-) -> dict[str, pa.Table]:
+) -> dict[str, Original]:
     """Asset → a row with everything that is wanted."""
     state = read_state(output)
     complete = [missing_keys(have, failed, keys) == () for have, failed in state.keysets]
     wanted = pc.is_in(state.rows["asset_id"], value_set=pa.array(sorted(assets), pa.string()))
-    found: dict[str, pa.Table] = {}
+    found: dict[str, Original] = {}
     by_part: dict[int, set[str]] = {}
-    for asset, part, keyset in zip(
-        *(state.rows.filter(wanted)[c].to_pylist() for c in ("asset_id", "part", "keyset")), strict=True
+    for uri, part, keyset in zip(
+        *(state.rows.filter(wanted)[c].to_pylist() for c in ("uri", "part", "keyset")), strict=True
     ):
         if complete[keyset]:
-            by_part.setdefault(part, set()).add(asset)
+            by_part.setdefault(part, set()).add(uri)
     for part, here in by_part.items():
-        with output.fs.open(output.path(f"tracks/{state.parts[part]}"), "rb") as handle:
-            table = conform(read_part(handle), schema)
-        for number, asset in enumerate(table["asset_id"].to_pylist()):
-            if asset in here and asset not in found:
-                found[asset] = table.slice(number, 1)
+        name = state.parts[part]
+        table = conform(read_if_there(output, f"tracks/{name}"), schema)
+        failures = read_if_there(output, f"failures/{name}")
+        failures = FAILURES.empty_table() if failures is None else conform(failures, FAILURES)
+        rows = zip(*(table[c].to_pylist() for c in ("asset_id", "uri", "status")), strict=True)
+        for number, (asset, uri, status) in enumerate(rows):
+            own = failures.filter(pc.equal(failures["uri"], uri))
+            # Of what failed without a word nothing can be handed on: it is computed, and so says why.
+            if uri in here and asset not in found and (status in ("ok", GONE) or own.num_rows):
+                found[asset] = Original(table.slice(number, 1), own, name)
     return found
 
 
-def _table(copies: Sequence[Copy], rows: Mapping[str, pa.Table], run_id: str, schema: pa.Schema) -> pa.Table:
+def _table(
+    copies: Sequence[Copy], originals: Mapping[str, Original], run_id: str, schema: pa.Schema
+) -> pa.Table:
     """The rows of ``copies``: those of their contents, under their own names."""
-    table = pa.concat_tables([rows[c.asset_id] for c in copies])
+    table = pa.concat_tables([originals[c.asset_id].row for c in copies])
     own = {
         "uri": [c.file.item.uri for c in copies],
         "size_bytes": [c.size_bytes for c in copies],
         "source_version": [c.file.item.version for c in copies],
         "run_id": [run_id] * len(copies),
+        "status": [originals[c.asset_id].status for c in copies],
     }
-    for name, values in own.items():
-        position = schema.get_field_index(name)
-        table = table.set_column(
-            position, schema.field(position), pa.array(values, schema.field(position).type)
-        )
-    return table
+    # What a manifest says of the other file it does not say of this one.
+    own |= {name: [None] * len(copies) for name in schema.names if is_of_the_user(name)}
+    return replaced(table, own)
 
 
-def _replace(output: Output, name: str, copies: Sequence[Copy], rows: pa.Table) -> None:
-    with output.fs.open(output.path(f"tracks/{name}"), "rb") as handle:
-        old = conform(read_part(handle), rows.schema)
-    mine = pa.array([c.file.item.uri for c in copies], pa.string())
-    stay = old.filter(pc.invert(pc.is_in(old["uri"], value_set=mine)))
-    output.write_table(f"tracks/{name}", pa.concat_tables([stay, rows]))
+def _failures(copies: Sequence[Copy], originals: Mapping[str, Original], run_id: str) -> pa.Table:
+    """The failures of their contents, under the names of ``copies``."""
+    tables = [FAILURES.empty_table()]
+    for copy in copies:
+        failures = originals[copy.asset_id].failures
+        own = {"uri": [copy.file.item.uri] * failures.num_rows, "run_id": [run_id] * failures.num_rows}
+        tables.append(replaced(failures, own))
+    return pa.concat_tables(tables)
 
 
-def _write_timings(output: Output, name: str, copies: Sequence[Copy]) -> None:
+def _timings(copies: Sequence[Copy]) -> pa.Table:
     rows = [{"asset_id": c.asset_id, **t} for c in copies for t in c.timings]
-    if rows:
-        output.write_table(f"timings/{name}", pa.Table.from_pylist(rows, schema=TIMINGS))
+    return pa.Table.from_pylist(rows, schema=TIMINGS)

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.counting import plural
 from pipeline.dataset.failures import RetryRequest, Summary, retry_request, summarise
 from pipeline.dataset.output import Output
 from pipeline.dataset.storage import explain, is_local
 from pipeline.errors import UserError
-from pipeline.workflows import features
-from pipeline.workflows.config import config_from
 
 
 def show(output: Output, where: str | None = None, limit: int = 3) -> str:
@@ -27,13 +26,13 @@ def show(output: Output, where: str | None = None, limit: int = 3) -> str:
 def text(found: Summary, where: str | None = None) -> str:
     """``found`` as an aligned table with examples below each class."""
     lines = [
-        f"{found.tracks} files: {found.files_failed} failed ({_share(found.files_failed, found.tracks)}), "
+        f"{plural(found.tracks, 'file')}: {found.files_failed} failed ({_share(found.files_failed, found.tracks)}), "
         f"{found.files_partial} partial ({_share(found.files_partial, found.tracks)})"
     ]
     if not found.rows:
         return "\n".join([*lines, "no failures" + (f" where {where}" if where else "")])
     lines += [
-        f"{found.rows} failures{f' where {where}' if where else ''}, {found.worker_died} killed their worker",
+        f"{plural(found.rows, 'failure')}{f' where {where}' if where else ''}, {found.worker_died} killed their worker",
         "",
     ]
     rows = [("failures", "of files", "died", "stage", "error class")]
@@ -74,7 +73,7 @@ def retry(output: Output, where: str | None = None, source_options: Mapping[str,
     if not request.uris:
         print("nothing to run again")
         return 0
-    print(f"{len(request.uris)} files to run again, with the config of run {request.run_id}")
+    print(f"{plural(len(request.uris), 'file')} to run again, with the config of run {request.run_id}")
     _require_options(request, output, dict(source_options or {}))
     return _rerun(request, output, dict(source_options or {}))
 
@@ -92,6 +91,10 @@ def _require_options(request: RetryRequest, output: Output, source_options: dict
 
 def _rerun(request: RetryRequest, output: Output, source_options: dict[str, Any]) -> int:
     """The main job once more: what is done stays, these files are tried again."""
+    # Here: showing failures needs neither torch nor the models.
+    from pipeline.workflows import features
+    from pipeline.workflows.config import config_from
+
     config = config_from(request.config)
     config.output.uri, config.output.overwrite = output.uri, False
     config.source.storage_options = source_options

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.engine.keys import DECODE_KEY, clap_key, feature_key
+from pipeline.engine.keys import clap_key, decode_key, feature_key
 from pipeline.models.clap.checkpoint import read_checkpoint
 from pipeline.workflows.availability import Models
 from pipeline.workflows.config import ExtractConfig
@@ -13,7 +13,7 @@ def wanted_keys(config: ExtractConfig, models: Models) -> dict[str, str]:
 
     What is skipped in this run (CLAP without a checkpoint) is not wanted: rows that have it keep it.
     """
-    keys = {"decode": DECODE_KEY}
+    keys = {"decode": decode_key(config.source.choice())}
     for extractor in config.extractors():
         keys[extractor.name] = feature_key(
             extractor, config.features.sample_rate, config.blobs.names, config.blobs.max_inline_elements

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pipeline.counting import plural
 from pipeline.dataset.lock import OutputLock
 from pipeline.dataset.output import Output
 from pipeline.dataset.run import RunFolder
@@ -21,7 +22,7 @@ from pipeline.engine.progress import Progress
 from pipeline.engine.reconcile import lost_rows, missing_files, one_by_one
 from pipeline.engine.resources import StageResources
 from pipeline.engine.session import Cluster, root_cause
-from pipeline.engine.stages.sink import SinkStage
+from pipeline.engine.stages.sink import NotOurs, SinkStage
 from pipeline.workflows.copies import Copy, write_copies
 from pipeline.workflows.stopping import Stopped
 
@@ -78,24 +79,37 @@ class Passes:
         try:
             self._until_settled(files, owners)
             left = self._copies(files)
+            if left:  # of a content whose rows lack something: the first of equal files computes it
+                self._until_settled(left, {})
+                left = self._copies(left)
             if left:
                 self._until_settled([replace(f, shared=False) for f in left], {})
         except Stopped as stopped:
+            with suppress(Exception):  # a store that is away: what was heard of is what can be said
+                self._missing(files)  # parts whose receipts were still on their way count
             done, planned = len(self.progress.committed), self.progress.files
             self.folder.log(
                 "stopped",
-                f"stopped by {stopped}: {done} of {planned} files are committed and stay; the same command goes on "
-                f"with the other {planned - done}",
+                f"stopped by {stopped}: {done} of {plural(planned, 'file')} committed, which stay; the same command "
+                f"goes on with the other {planned - done}",
                 level="warning",
             )
             return stopped
         except Exception as error:  # noqa: BLE001  whatever Ray raises, the user gets one line and the log has the rest
+            if isinstance(error, LockLost) or getattr(error, "error_class", "") == NotOurs.__name__:
+                self.folder.log(
+                    "lock_lost",
+                    f"another job took {self.output.uri} over: this one ends, and the "
+                    f"{plural(len(self.progress.committed), 'file')} that it committed stay",
+                    level="error",
+                )
+                return error
             self.folder.log(
                 "failed",
-                f"the job failed after {len(self.progress.committed)} of {self.progress.files} files were "
+                f"the job failed after {len(self.progress.committed)} of {plural(self.progress.files, 'file')} "
                 f"committed: {root_cause(error)}",
                 level="error",
-                traceback="".join(traceback.format_exception(error)),
+                traceback=getattr(error, "worker_traceback", "".join(traceback.format_exception(error))),
             )
             return error
         return None
@@ -109,7 +123,7 @@ class Passes:
                 return
             self.folder.log(
                 "lost",
-                f"{len(missing)} files were lost with their workers: run again one by one "
+                f"{plural(len(missing), 'file')} lost with their workers: run again one by one "
                 f"(strike {strike} of {self.max_strikes})",
                 level="warning",
             )
@@ -137,8 +151,10 @@ class Passes:
             hunt,
             MAX_TASK_RETRIES if hunt is None else 0,
         )
-        for receipt in receipts(dataset):
-            self._take(receipt)
+        # Closed before anything else is done where the run is stopped: the actors then write no more.
+        with closing(receipts(dataset)) as committed:
+            for receipt in committed:
+                self._take(receipt)
         for stage, seconds in busy_seconds(dataset, nodes).items():
             self.busy[stage] = self.busy.get(stage, 0.0) + seconds
 
@@ -183,7 +199,7 @@ class Passes:
     def _give_up(self, files: Sequence[PlannedFile], ledger: Any) -> None:
         self.folder.log(
             "lost",
-            f"{len(files)} files took their worker with them {self.max_strikes} times; recorded as failures",
+            f"{plural(len(files), 'file')} lost with their workers {self.max_strikes} times: recorded as failures",
             level="warning",
         )
         seen = last_seen(ledger) if ledger is not None else {}
@@ -201,24 +217,16 @@ class Passes:
             for i, c in sorted(self.progress.copies.items())
         ]
         written, left = write_copies(self.output, copies, self.schema, self.folder.run_id, self.keys)
-        for copy, status in written:
-            self.progress.add_copy(copy.file.index, status, copy.size_bytes)
+        for copy, original in written:
+            self.progress.add_copy(
+                copy.file.index,
+                original.status,
+                copy.size_bytes,
+                original.failure_classes(),
+                original.audio_s,
+            )
         self.progress.copies.clear()
         if written:
-            text = f"{len(written)} files have the same content as others and were computed once"
+            text = f"{plural(len(written), 'file')} with the content of others, computed once"
             self.folder.log("copies", text, files=len(written))
         return left
-
-
-def count_rows(output: Output, uris: Sequence[str]) -> tuple[int, int]:
-    """How many of ``uris`` have a row in `tracks`, and how many rows are there for them."""
-    wanted = pa.array(sorted(set(uris)), pa.string())
-    seen: set[str] = set()
-    rows = 0
-    for part in output.parts("tracks"):
-        with output.fs.open(output.path(part), "rb") as handle:
-            column = pq.ParquetFile(handle).read(columns=["uri"])["uri"]
-        here = column.filter(pa.compute.is_in(column, value_set=wanted)).to_pylist()
-        rows += len(here)
-        seen.update(here)
-    return len(seen), rows

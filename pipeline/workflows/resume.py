@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from pipeline.dataset.sources import SourceItem
 from pipeline.dataset.state import State
+from pipeline.engine.keys import chosen_stream
 from pipeline.engine.plan import PlannedFile
 
 DECODE = "decode"
@@ -23,11 +24,13 @@ class WorkPlan:
     Args:
         files: something is to be computed of these.
         done: how many files need nothing.
+        failed: how many of those are recorded as failed, and are not tried again.
         owners: contents that a file of ``files`` may turn out to have: asset id → uri of the row with it.
     """
 
     files: list[PlannedFile] = field(default_factory=list)
     done: int = 0
+    failed: int = 0
     owners: dict[str, str] = field(default_factory=dict)
 
 
@@ -78,6 +81,10 @@ def plan_work(
         part = state.parts[parts[place].as_py()]
         plan.files.append(PlannedFile(int(index), item, part, assets[place].as_py(), of_keyset))
     plan.done = len(items) - len(plan.files)
+    settled_rows = known.copy()
+    settled_rows[[f.index for f in plan.files]] = False
+    of_settled = state.rows["status"].take(pa.array(row[settled_rows]))
+    plan.failed = pc.sum(pc.equal(of_settled, "failed")).as_py() or 0
     _mark_elsewhere(plan, state)
     _share(plan, state)
     return plan
@@ -104,6 +111,9 @@ def missing_keys(
     """What of ``keys`` is not there; empty if nothing is to be done, None if all of it."""
     if failed.get(DECODE) == keys.get(DECODE) and DECODE in failed:
         return ()
+    # Of another sound track than is wanted now.
+    if chosen_stream(have.get(DECODE)) != chosen_stream(keys.get(DECODE)):
+        return None
     wanted = [name for name in keys if name != DECODE]
     left = tuple(n for n in wanted if keys[n] not in (have.get(n), failed.get(n)))
     if DECODE in failed or (not have and left and len(left) == len(wanted) and not failed):
@@ -134,8 +144,10 @@ def _share(plan: WorkPlan, state: State) -> None:
     if there:
         for size in known[np.isin(known, values)].tolist():
             by_size[size] = by_size.get(size, 0) + 1
+    sized = zip(*(state.rows[c].to_pylist() for c in ("uri", "size_bytes")), strict=True) if own_row else ()
+    before = {uri: size for uri, size in sized if uri in own_row}
     for number, (file, size) in enumerate(zip(plan.files, planned.tolist(), strict=True)):
-        others = by_size.get(size, 0) - (file.part is not None and size in there)
+        others = by_size.get(size, 0) - (before.get(file.item.uri) == size)  # without its own row
         if size in often or others > 0:
             plan.files[number] = replace(file, shared=True)
     if there:

@@ -79,7 +79,63 @@ def test_a_lock_of_another_machine_is_stale_only_when_it_stands_still(output, ne
     output.write(PATH, json.dumps(left_behind_long_ago).encode())
     said = []
     new_lock("mine", heartbeat_s=0.01).acquire(said.append)
-    assert "not renewed for" in said[0]
+    assert "waiting 0 s to see whether run other still renews its lock" in said[0]
+    assert "run other left its lock behind (not renewed for" in said[1]
+
+
+@pytest.mark.parametrize("foreign", [{"pids_of": "another boot pid:[1]"}, {"pids_of": None}])
+def test_processes_of_another_container_are_not_looked_for_by_their_numbers(output, new_lock, foreign):
+    """It has the same host name where containers share the host's network, and numbers of its own."""
+    left_behind(output, pid=2**22 + 1, **foreign)
+    with pytest.raises(UserError, match="is being written by run other"):
+        new_lock("mine").acquire()
+
+
+def test_a_process_in_a_namespace_of_its_own_is_left_alone(output, new_lock):
+    """The same with a real one: the kernel gives it another view of processes."""
+    script = f"""
+import sys
+from pipeline.dataset.lock import OutputLock
+from pipeline.dataset.output import Output
+lock = OutputLock(Output({output.uri!r}), "inside", heartbeat_s=0.1)
+lock.acquire()
+print("holds it", flush=True)
+sys.stdin.read()
+lock.release()
+"""
+    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", script]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as inside:
+        if inside.stdout.readline() != "holds it\n":
+            pytest.skip(f"no namespaces here: {inside.stderr.read().strip()}")
+        with pytest.raises(UserError, match="is being written by run inside"):
+            new_lock("mine").acquire()
+        inside.stdin.close()
+        assert inside.wait(30) == 0
+    new_lock("mine").acquire()
+
+
+def test_a_time_in_the_future_does_not_hold_for_ever(output, new_lock):
+    left_behind(output, host="elsewhere", heartbeat="2999-01-01T00:00:00+00:00")
+    said = []
+    new_lock("mine", heartbeat_s=0.01).acquire(said.append)
+    assert "its time lies in the future" in said[1]
+
+
+def test_a_clock_that_is_ahead_is_no_reason_to_take_over(output, new_lock):
+    other = new_lock("other", heartbeat_s=0.01)
+    other.acquire()
+
+    def ahead(lock=other):
+        beat = f"2999-01-01T00:00:00.{time.time_ns() // 1000 % 10**6:06d}+00:00"
+        fields = json.loads(OutputLock._content(lock))
+        return json.dumps({**fields, "host": "elsewhere", "heartbeat": beat}).encode()
+
+    other._content = ahead
+    output.write(PATH, ahead())
+    with pytest.raises(UserError, match="is being written by run other"):
+        new_lock("mine", heartbeat_s=0.1).acquire()
 
 
 def test_a_job_that_lost_its_lock_notices_and_does_not_remove_the_others(output, new_lock):
@@ -97,5 +153,8 @@ def test_a_job_that_lost_its_lock_notices_and_does_not_remove_the_others(output,
 
 def test_a_half_written_lock_is_taken_over(output, new_lock):
     output.write(PATH, b"{")
-    new_lock("mine", heartbeat_s=0.01).acquire()
+    said = []
+    new_lock("mine", heartbeat_s=0.01).acquire(said.append)
+    assert "None" not in "".join(said)
+    assert "a job whose lock cannot be read left its lock behind" in said[1]
     assert read_lock(output)["run_id"] == "mine"

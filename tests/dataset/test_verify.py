@@ -1,5 +1,6 @@
 """Each kind of damage is made, found, mended where it can be, and gone afterwards."""
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -22,7 +23,10 @@ from small_output import (
     write_part,
 )
 
+from pipeline.audio.encode import encode_flac24
+from pipeline.dataset.failures import select_failures
 from pipeline.dataset.output import Output, blob_path, npy_bytes, stem_path
+from pipeline.dataset.schemas import segments_schema
 from pipeline.dataset.verify import Report, check, findings, verify
 from pipeline.dataset.verify.findings import Finding
 from pipeline.dataset.verify.repair import mend
@@ -350,11 +354,160 @@ def test_rows_of_no_track_are_removed(output, table, kind):
     assert rows(output, f"{table}/{FIRST}") == before
 
 
-def test_a_failed_row_without_a_failure_names_what_to_type(output):
+def test_a_failed_row_without_a_failure_gets_one_that_says_that_its_reason_is_lost(output):
     rewrite(output, f"failures/{FIRST}", lambda found: found.clear())
+    assert kinds(output) == {"status_without_failure": 1}
+    mended(output)
+    [failure] = rows(output, f"failures/{FIRST}")
+    assert (failure["uri"], failure["stage"]) == ("/audio/bad.mp3", "decode")
+    assert failure["error_class"] == "ReasonLost"
+    assert select_failures(output) == {"/audio/bad.mp3": ("decode",)}, "it can be tried again"
+
+
+def test_a_partial_row_without_a_failure_gets_one_for_each_extractor_that_failed(output):
+    lost = put(0, status="partial", failed_keys=[("clap", "222222222222"), ("mel", "111111111111")])
+    rewrite(output, f"tracks/{SECOND}", lost)
+    assert kinds(output) == {"status_without_failure": 1}
+    mended(output)
+    found = {(f["stage"], f["extractor_key"]) for f in rows(output, f"failures/{SECOND}")}
+    assert found == {("clap", "222222222222"), ("features.mel", "111111111111")}
+
+
+def test_a_worker_that_died_in_any_stage_is_why_a_file_failed(output):
+    rewrite(output, f"failures/{FIRST}", put(0, stage="clap", worker_died=True))
+    assert kinds(output) == {}
+
+
+def test_prune_removes_rows_of_files_that_are_gone_with_all_that_was_theirs(output):
+    rewrite(output, f"tracks/{FIRST}", put(0, status="gone"))
+    rewrite(output, f"tracks/{FIRST}", put(2, status="gone"))
+    report = verify(output, prune=True)
+    assert report.exit_code == 0
+    assert report.mended["gone_track"] == 2
+    assert [r["uri"] for r in rows(output, f"tracks/{FIRST}")] == ["/audio/b.wav"]
+    assert rows(output, f"failures/{FIRST}") == []
+    for table in ("segments", "timings"):
+        assert {r["asset_id"] for r in rows(output, f"{table}/{FIRST}")} == {asset("b.wav")}
+    assert not any(asset("a.wav") in name for name in files(output)), "neither arrays nor stems are left"
+    assert any(asset("b.wav") in name for name in files(output))
+    assert not verify(output, repair=True).found
+
+
+def test_prune_leaves_what_another_file_of_the_same_content_refers_to(output):
+    rewrite(output, f"tracks/{SECOND}", put(1, **{**track_row("c.wav"), "uri": "/audio/copy.wav"}))
+    rewrite(output, f"tracks/{SECOND}", put(0, status="gone"))
+    assert verify(output, prune=True).exit_code == 0
+    assert [r["uri"] for r in rows(output, f"tracks/{SECOND}")] == ["/audio/copy.wav"]
+    assert mel_path("c.wav") in files(output)
+    assert asset("c.wav") in {r["asset_id"] for r in rows(output, f"segments/{SECOND}")}
+
+
+def remember(output: Output, part: str) -> None:
+    """Let rows know their files, as the sink writes them."""
+
+    def change(found):
+        for row in found:
+            paths = [row["mel_blob"], stem_path(row["asset_id"], "vocals")] if row["mel_blob"] else []
+            data = {path: (Path(output.uri) / path).read_bytes() for path in paths}
+            row["artifacts"] = [
+                {
+                    "path": path,
+                    "size_bytes": len(data[path]),
+                    "sha256": hashlib.sha256(data[path]).hexdigest(),
+                }
+                for path in paths
+            ]
+
+    rewrite(output, part, change)
+
+
+@pytest.fixture
+def known(output) -> Output:
+    """The output, whose rows know their files."""
+    for part in (FIRST, SECOND):
+        remember(output, f"tracks/{part}")
+    assert dict(check(output, deep=True)[0].counts) == {}
+    return output
+
+
+@pytest.mark.parametrize("path", [mel_path("a.wav"), stem_path(asset("a.wav"), "vocals")])
+@pytest.mark.parametrize("cut", [5, 0])
+def test_a_file_that_was_cut_is_found_by_its_size_and_mended(known, path, cut):
+    data = (Path(known.uri) / path).read_bytes()
+    (Path(known.uri) / path).write_bytes(data[:-1] if cut == 0 else data[:cut])
+    assert sum(kinds(known).values()) == 1
+    mended(known)
+    [row] = [r for r in rows(known, f"tracks/{FIRST}") if r["uri"] == "/audio/a.wav"]
+    owner = "mel" if path.endswith(".npy") else "separation"
+    assert owner not in dict(row["extractor_keys"]), "the next run computes it again"
+    assert not (Path(known.uri) / path).exists()
+
+
+@pytest.mark.parametrize("path", [mel_path("a.wav"), stem_path(asset("a.wav"), "vocals")])
+def test_a_file_with_other_bytes_is_found_by_its_content(known, path):
+    data = bytearray((Path(known.uri) / path).read_bytes())
+    data[-1] ^= 1
+    (Path(known.uri) / path).write_bytes(bytes(data))
+    assert kinds(known) == {}, "its size is right"
+    report = verify(known, deep=True, repair=True)
+    assert report.exit_code == 0
+    assert sum(report.mended[f"broken_{noun}"] for noun in ("blob", "stem")) == 1
+
+
+def test_content_that_nobody_wrote_down_is_read(output):
+    """Rows of older versions know nothing of their files."""
+    nan = np.full((8, 16), np.nan, np.float16)
+    output.write(mel_path("a.wav"), npy_bytes(nan))
+    sound = 0.1 * np.sin(np.arange(20000))
+    for name in ("a.wav", "b.wav", "c.wav", "d.wav"):
+        output.write(stem_path(asset(name), "vocals"), encode_flac24(sound[None], 44100)[0])
+    cut = output.read(stem_path(asset("c.wav"), "vocals"))
+    output.write(stem_path(asset("c.wav"), "vocals"), cut[: len(cut) // 2])
+    assert kinds(output) == {}
+    found = check(output, deep=True)[0]
+    assert found.counts == {"broken_blob": 1, "broken_stem": 1}
+    assert {f.where for f in found.kept} == {mel_path("a.wav"), stem_path(asset("c.wav"), "vocals")}
+
+
+def test_half_of_an_output_is_not_taken_for_rubbish(output):
+    for part in output.parts("tracks"):
+        output.discard(part)
+    output.write(f"runs/{RUN}/status.json", b'{"status": "done"}')
+    before = files(output)
+    for arguments in ({}, {"repair": True}, {"prune": True}):
+        with pytest.raises(UserError, match="no tracks, and 5 parts of failures, segments, timings"):
+            verify(output, **arguments)
+    assert {k: v for k, v in files(output).items() if "lock" not in k} == before
+
+
+def test_what_a_first_run_left_that_was_killed_is_mended(output):
+    for part in output.parts("tracks"):
+        output.discard(part)
+    output.write(f"runs/{RUN}/status.json", b'{"status": "running"}')
+    assert verify(output, repair=True).mended["orphan_part"] == 5
+
+
+def test_a_table_that_was_empty_before_clap_ran_is_clean(output):
+    """It was written when nobody knew whose embeddings it would hold."""
+    output.write_table("segments/part-empty.parquet", segments_schema(None).empty_table())
+    assert kinds(output) == {}
+
+
+@pytest.mark.parametrize("table", ["tracks", "segments", "timings", "failures"])
+def test_a_foreign_file_among_the_parts_is_told(output, table):
+    output.write(f"{table}/notes.txt", b"mine")
+    for name in ("_SUCCESS", ".hidden"):  # readers pass over these
+        (Path(output.uri) / table / name).write_bytes(b"")
     report = verify(output, repair=True)
-    assert report.remaining.counts == {"status_without_failure": 1}
-    assert report.remaining.kept[0].advice
+    assert report.remaining.counts == {"foreign_file": 1}
+    assert report.remaining.kept[0].where == f"{table}/notes.txt"
+    assert (Path(output.uri) / table / "notes.txt").exists(), "it is not ours to remove"
+
+
+def test_a_file_that_is_gone_is_no_problem(output):
+    rewrite(output, f"tracks/{FIRST}", put(2, status="gone"))
+    rewrite(output, f"tracks/{SECOND}", put(0, status="gone"))
+    assert kinds(output) == {}
 
 
 def test_a_failed_row_needs_a_failure_of_its_decode(output):

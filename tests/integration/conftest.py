@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from in_process import InProcess
 
 from pipeline.errors import UserError
 from pipeline.models import weights
@@ -98,3 +99,10 @@ def local_run(tmp_path_factory, spleeter, clap_checkpoint) -> Run:
     config.blobs.max_inline_elements = 200
     config.hardware.actors = one_actor_each()
     return Run(features.run(config), root / "in", root / "out", truth)
+
+
+@pytest.fixture(scope="module")
+def in_process():
+    """Runs of the job within the tests' process: for what they leave behind, where nothing depends on Ray."""
+    with pytest.MonkeyPatch.context() as patched:
+        yield InProcess(patched)

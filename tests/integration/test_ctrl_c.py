@@ -67,11 +67,17 @@ def test_ctrl_c_stops_the_run_and_says_how_to_go_on(tmp_path):
     said = text.decode()
     assert "audio-s/s" in said, "the live view"
     assert "Traceback" not in said
-    stopped = re.search(r"stopped by Ctrl-C: (\d+) of (\d+) files are committed and stay", said)
+    stopped = re.search(r"stopped by Ctrl-C: (\d+) of (\d+) files? committed, which stay", said)
     assert stopped, said
     rows = pyarrow.dataset.dataset(str(output / "tracks"), format="parquet").count_rows()
-    assert rows >= int(stopped[1]) > 0, "a part may be committed whose receipt was still on its way"
+    assert rows == int(stopped[1]) > 0, "also those of parts whose receipts were still on their way"
     assert int(stopped[2]) == FILES + 3
+    [log] = (output / "runs").glob("*/log.jsonl")
+    last = [json.loads(line) for line in log.read_text().splitlines()][-3:]
+    assert [r["event"] for r in last] == ["written", "doubts", "next"]
+    assert last[0]["text"].startswith("written: ")
+    assert f" of {FILES + 3} files not done" in last[1]["text"]
+    assert "next: the same command goes on with the rest" in last[2]["text"]
     statuses = [json.loads(file.read_text())["status"] for file in (output / "runs").glob("*/status.json")]
     assert statuses == ["stopped"]
     assert list((output / "runs").glob("*/report.html")), "what there is, is reported"

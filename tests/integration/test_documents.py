@@ -91,6 +91,11 @@ CASES = (
         "out/stems/stems/*/*/vocals.flac",
     ),
     Case(
+        PYTHON + EXTRACT[7:] + "--config-dir configs --config-name mine output.uri=out/mine",
+        ROWS,
+        "out/mine/tracks/*.parquet",
+    ),
+    Case(
         PYTHON + EXTRACT[7:] + "--multirun source.uri=music source.limit=50 output.uri=out/sweep "
         "perf.threads=1,2 hardware.actors.separation=1,2",
         r"perf\.threads",
@@ -117,17 +122,18 @@ CASES = (
         "for n in 000 001 002; do ray job submit --working-dir . -- python jobs/extract_features.py "
         "source.manifest=s3://my-bucket/waves/wave-$n.csv output.uri=s3://my-bucket/tables/wave=$n "
         "blobs.names=[] cache.enabled=true cache.uri=s3://my-bucket/cache; done",
-        r"(?s)(1 files \(1 ok, 0 partial, 0 failed\).*){3}",
+        r"(?s)(1 file \(1 ok, 0 partial, 0 failed\).*){3}",
         "s3://my-bucket/tables/wave=002/tracks/*.parquet",
         slow=True,
     ),
     Case("ray job status ID", r"RUNNING|PENDING", needs=(NO_WAIT,)),
     Case("ray job stop ID", "was stopped", "out/stopped/runs/*/report.html", (NO_WAIT, "ray job status ID")),
-    Case("ray job logs ID --follow", "files are committed and stay", needs=("ray job stop ID",)),
+    Case("ray job logs ID --follow", "files committed, which stay", needs=("ray job stop ID",)),
     Case("python jobs/report.py output.uri=…", "report.html", "out/music/runs/*/report.html", (MUSIC,)),
     Case("python jobs/failures.py output.uri=…", "no failures", needs=(MUSIC,)),
     Case("python jobs/failures.py output.uri=… \"where=stage = 'decode'\"", "no failures", needs=(MUSIC,)),
     Case("python jobs/verify.py output.uri=…", f"{FILES} tracks: clean", needs=(MUSIC,)),
+    Case("python jobs/verify.py output.uri=… prune=true", f"{FILES} tracks: clean", needs=(MUSIC,)),
     Case("python jobs/models.py list", "spleeter-2stems"),
     Case("python jobs/columns.py", "# Columns"),
     Case("python jobs/columns.py > docs/columns.md", makes="docs/columns.md"),
@@ -141,12 +147,15 @@ NOT_RUN = {
     "ray job submit": "named in a sentence; whole commands are above",
     "ray job stop": "named in a sentence; whole commands are above",
     "python jobs/models.py fetch clap-htsat-base-music": "needs a model hub",
-    "pip install 'soundmill[text]'": "would change the environment of the tests",
-    "pip install 'soundmill[openunmix]'": "would change the environment of the tests",
+    "pip install -c constraints.txt '.[text]'": "would change the environment of the tests",
+    "pip install -c constraints.txt '.[openunmix]'": "would change the environment of the tests",
+    "pip install -c constraints.txt .": "test_installed.py does, without what it needs, into a folder of its own",
     "pip install -c constraints.txt boto3": "would change the environment of the tests",
 }
 ELSEWHERE = ("docker", "kubectl", "ray up", "ray dashboard", "ray down")
 """Programs that need a Docker daemon, a Kubernetes cluster or a cloud."""
+INSTALLED = ("soundmill", "ray job submit -- soundmill")
+"""What `test_installed.py` runs, with the command that a wheel installs."""
 
 
 WAVES, README_SQL, README_PANDAS = (
@@ -257,6 +266,9 @@ def place(tmp_path_factory, spleeter):
     (folder / "home").mkdir()
     [variables] = [text for document, text in blocks("yaml") if document.name == "cluster.md"]
     (folder / "env.yaml").write_text(variables)
+    [own] = [text for document, text in blocks("yaml") if document.name == "README.md"]
+    (folder / "configs").mkdir()
+    (folder / "configs" / "mine.yaml").write_text(own)
     rng = np.random.default_rng(0)
     for number in range(FILES):
         sound = rng.uniform(-0.3, 0.3, (44100 * 3, 2))
@@ -313,7 +325,7 @@ def test_every_piece_of_python_is_run():
 
 
 def not_run(line: str) -> bool:
-    return line in NOT_RUN or any(line.startswith(f"{known} ") for known in ELSEWHERE)
+    return line in NOT_RUN or any(line.startswith(f"{known} ") for known in (*ELSEWHERE, *INSTALLED))
 
 
 def python_with(word: str) -> str:

@@ -14,6 +14,7 @@ from pipeline.dataset.output import Output
 from pipeline.errors import UserError
 from pipeline.workflows import features, outcome, verify
 from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.planning.numbers import RAY_START_S, WRITE_UP_S
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -31,15 +32,16 @@ def plan_first(repo, source, output) -> dict:
     """Plan the run of `bare` with ``max_failure_rate=0.1`` on the command line: the plan, which is all it writes."""
     given = [
         f"source.uri={source}", f"output.uri={output}", "features.enabled=[]", "clap.enabled=false",
-        "separation.enabled=false", "max_failure_rate=0.1",
+        "separation.enabled=false", "max_failure_rate=0.1", "plan.price_cpu_hour=0.5",
     ]  # fmt: skip
     command = [sys.executable, "jobs/plan.py", *given]
     done = subprocess.run(command, cwd=repo, capture_output=True, text=True, timeout=200)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert [line[9:] for line in done.stderr.splitlines()] == ["loading packages", f"listing {source}"]
     assert [p.relative_to(output).as_posix() for p in output.rglob("*") if p.is_file()] == ["runs/plan.json"]
     found = json.loads((output / "runs" / "plan.json").read_text())
     assert shlex.split(found["command"]) == ["python", "jobs/extract_features.py", *given]
-    for text in ("Estimate", "UnrecognizedFormat", found["command"], "exit code 3"):
+    for text in ("Estimate", "UnrecognizedFormat", found["command"], "exit code 3", "start-up included"):
         assert text in done.stdout
     return found
 
@@ -54,10 +56,37 @@ def check_plan(found: dict) -> None:
     problems = {p["uri"].rsplit("/", 1)[-1]: (p["stage"], p["error_class"]) for p in found["problems"]}
     assert problems == {name: ("decode", error_class) for name, error_class in BAD.items()}
     assert 0 < found["wall_s"]["low"] < found["wall_s"]["expected"] < found["wall_s"]["high"]
+    around = found["startup_s"] + WRITE_UP_S
+    assert found["startup_s"] > RAY_START_S, "imports and listing are in it, and Ray"
+    assert found["command_s"]["expected"] == pytest.approx(found["wall_s"]["expected"] + around)
+    assert found["command_s"]["low"] < found["command_s"]["expected"] < found["command_s"]["high"]
+    cost, hourly = found["cost"], 0.5 * found["hardware"]["cpus"]
+    for end in ("low", "expected", "high"):
+        assert cost[end] == pytest.approx(found["command_s"][end] / 3600 * hourly)
+    assert set(cost["stages"]) == {"decode", "write"}
+    assert sum(cost["stages"].values()) == pytest.approx(cost["expected"])
     assert found["gpu_hours"] is None
     assert set(found["stages"]) == set(found["peak_rss_bytes"]) == {"decode", "write"}
     assert all(s["compute_s"] > 0 for s in found["stages"].values())
     assert found["output_bytes"] > 1000
+
+
+def check_the_end(output, result, log) -> None:
+    """What it did cost, in each of its records, and the last three lines."""
+    cost, cores = result.performance["cost"], result.performance["cost"]["cpus"]
+    assert cost["total"] == pytest.approx(result.performance["command_s"] / 3600 * cores * 0.5)
+    assert sum(cost["stages"].values()) == pytest.approx(cost["total"])
+    folder = output / "runs" / result.run_id
+    assert "## Cost" in (folder / "PERFORMANCE_METRICS.md").read_text()
+    assert "The run cost" in (folder / "report.html").read_text()
+    said = [json.loads(line) for line in log.splitlines()]
+    assert [r["event"] for r in said[-3:]] == ["written", "doubts", "next"]
+    written, doubts, following = (r["text"] for r in said[-3:])
+    files = len(BAD) + len(ODD)
+    assert written == f"written: {files} rows in tracks, {len(BAD)} rows in failures, under {output}"
+    assert f"{len(BAD)} of {files} files failed" in doubts
+    assert f"python jobs/failures.py output.uri={output}" in following
+    assert following.endswith("report.html")
 
 
 def test_more_failures_than_allowed_is_exit_code_3_and_every_row_is_there(repo, tmp_path, capsys):
@@ -65,7 +94,7 @@ def test_more_failures_than_allowed_is_exit_code_3_and_every_row_is_there(repo, 
     planned = plan_first(repo, tmp_path / "in", tmp_path / "out")
     check_plan(planned)
     config = bare(tmp_path / "in", tmp_path / "out")
-    config.max_failure_rate = 0.1
+    config.max_failure_rate, config.plan.price_cpu_hour = 0.1, 0.5
     result = features.run(config, quiet=True)
     assert result.exit_code == outcome.EXIT_FAILURES
     tracks = pd.read_parquet(tmp_path / "out" / "tracks")
@@ -74,6 +103,7 @@ def test_more_failures_than_allowed_is_exit_code_3_and_every_row_is_there(repo, 
     assert pd.read_parquet(tmp_path / "out" / "segments").empty
     log = (tmp_path / "out" / "runs" / result.run_id / "log.jsonl").read_text()
     assert "more than max_failure_rate=0.1" in log
+    check_the_end(tmp_path / "out", result, log)
     folder = tmp_path / "out" / "runs" / result.run_id
     assert json.loads((folder / "plan.json").read_text()) == planned, "its report can compare"
     assert planned["audio_hours"] == pytest.approx(result.performance["audio_s"] / 3600)
@@ -116,6 +146,14 @@ def test_a_sweep_has_an_output_per_combination_and_a_table_in_the_end(repo, tmp_
     )
     for place in ("00", "01"):
         assert len(pd.read_parquet(tmp_path / "out" / place / "tracks")) == 5
+        [numbers] = (tmp_path / "out" / place / "runs").glob("*/performance.json")
+        numbers = json.loads(numbers.read_text())
+        assert numbers["moments"]["shell"] < numbers["moments"]["models"] < numbers["moments"]["ray"]
+        assert numbers["command_s"] > max(numbers["startup_s"], numbers["wall_s"])
+    # What is waited for is said before it is waited for, in each of the two.
+    waits = ("loading packages", "listing ", "Ray local", "starting the actors", "writing the report")
+    said = [next((w for w in waits if w in line), None) for line in done.stderr.splitlines()]
+    assert [w for w in said if w] == [*waits, *waits[1:]]
     assert "not-for-files" not in done.stdout + done.stderr
     assert not (repo / "multirun.yaml").exists()
 

@@ -76,4 +76,4 @@ def test_the_cause_of_a_broken_stage_is_found_below_rays_layers(two_cpus_and_a_g
     dataset = build_dataset(blocks([1]), [Node("broken", Broken)], {"broken": share})
     with pytest.raises(Exception) as caught:  # noqa: PT011  Ray wraps it in classes of its own
         list(receipts(dataset))
-    assert root_cause(caught.value) == "ZeroDivisionError: on purpose"
+    assert root_cause(caught.value) == "ZeroDivisionError: on purpose (in broken)"

@@ -114,7 +114,7 @@ def test_a_submitted_job_writes_its_tables_where_it_was_told(head, source, submi
 def test_the_submitting_terminal_and_ray_job_logs_show_how_it_went(head, submitted):
     said = submitted["good"].said
     assert f"{FILES} files ({FILES} ok, 0 partial, 0 failed)" in said
-    assert re.search(r"Ray \S+: 1 node\(s\), 2 CPUs", said), said
+    assert re.search(r"Ray \S+: 1 node, 2 CPUs", said), said
     logs = run(head.job_command("logs", "good"), head.environment())
     assert logs.returncode == 0
     assert f"{FILES} files ({FILES} ok, 0 partial, 0 failed)" in logs.stdout
@@ -183,7 +183,7 @@ def test_a_driver_outside_joins_the_cluster(head, source, tmp_path):
     ]
     done = run(command, head.environment(RAY_ADDRESS=head.address))
     assert done.returncode == 0, done.stdout
-    assert "Ray auto: 1 node(s), 2 CPUs" in done.stdout
+    assert "Ray auto: 1 node, 2 CPUs" in done.stdout
     assert len(pd.read_parquet(tmp_path / "out" / "tracks")) == FILES
 
 

@@ -62,7 +62,7 @@ def test_a_second_run_has_nothing_to_do_and_says_so(outputs):
     assert runs[1].exit_code == 0
     assert snapshots[1] == snapshots[0]
     log = (output / "runs" / runs[1].run_id / "log.jsonl").read_text()
-    assert "nothing to do: all 9 files are done" in log
+    assert "nothing to do: 7 of 9 files done, 2 failed before" in log
     assert "Ray local" not in log, "nothing is started for it"
 
 
@@ -85,8 +85,7 @@ def test_after_the_changes_every_file_is_what_a_fresh_run_says(outputs, tmp_path
     assert [r for r in found["tracks"] if r["uri"] in here] == expected["tracks"]
     assert set(expected["blobs"].items()) == set(found["blobs"].items())
     assert [r for r in found["failures"] if r["uri"] in here] == expected["failures"]
-    gone = [r["uri"].rsplit("/", 1)[-1] for r in found["tracks"] if r["uri"] not in here]
-    assert gone == ["002.wav"], "a file that is there no longer keeps its row"
+    assert {r["uri"] for r in found["tracks"]} == here, "the row of a file goes to its new name"
 
 
 def test_adding_an_extractor_computes_it_and_carries_the_others_over(outputs):
@@ -144,7 +143,7 @@ def test_a_retry_tries_what_failed_again_and_nothing_else(outputs, capsys):
     _, output, _, _ = outputs
     before = tracks(output)
     assert failures.retry(Output(str(output)), "error_class = 'TruncatedAudio'") == 0
-    assert "1 files to run again" in capsys.readouterr().out
+    assert "1 file to run again" in capsys.readouterr().out
     after = tracks(output)
     assert list(after[after["run_id"] != before["run_id"]].index) == ["cut.wav"]
     table = pd.read_parquet(output / "failures")

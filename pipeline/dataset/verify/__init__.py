@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.counting import plural
+from pipeline.dataset.halves import require_tracks
 from pipeline.dataset.lock import OutputLock
 from pipeline.dataset.output import Output
 from pipeline.dataset.verify.files import Files
@@ -66,23 +68,34 @@ class Report:
         }
 
 
-def check(output: Output) -> tuple[Findings, int, int]:
+def check(
+    output: Output, prune: bool = False, *, empty: bool = False, deep: bool = False
+) -> tuple[Findings, int, int]:
     """Look at everything once and change nothing.
+
+    Args:
+        prune: rows of files that are there no longer are findings, too.
+        empty: an output without tables is no mistake.
+        deep: read arrays and stems, too, and compare them with what was written.
 
     Returns:
         the findings, the rows of `tracks`, and the bytes that the index of all rows took.
 
     Raises:
-        UserError: there are no tables, or the storage fails.
+        UserError: there are no tables, `tracks` is missing, or the storage fails.
     """
     findings = Findings()
     parts = Parts(output, findings)
-    if not any(parts.names.values()):
+    if not empty and not any(parts.names.values()):
         raise UserError(f"output.uri={output.uri} holds no tables: type the output.uri of a run")
+    require_tracks(output)
+    parts.check_foreign()
     parts.check_orphans()
-    files = Files(output)
+    files = Files(output, deep)
     tracks = Tracks(parts, files, findings)
     tracks.check_duplicates()
+    if prune:
+        tracks.check_gone()
     others = OtherTables(parts, tracks, findings)
     others.check_segments()
     others.check_timings()
@@ -105,29 +118,38 @@ def _check_orphan_files(files: Files, findings: Findings, whole: bool) -> None:
             findings.add(Finding(f"orphan_{noun}", name, said, advice=advice))
 
 
-def verify(output: Output, repair: bool = False, said: Callable[[str], None] = lambda line: None) -> Report:
+def verify(
+    output: Output,
+    repair: bool = False,
+    said: Callable[[str], None] = lambda line: None,
+    *,
+    prune: bool = False,
+    deep: bool = False,
+) -> Report:
     """Check an output and, with ``repair``, mend it and check again until nothing more can be mended.
 
     Args:
         output: root of the tables.
         repair: change what can be mended; must not run beside a job that writes there.
         said: told in one line what each round of repair did.
+        deep: read arrays and stems, too: every byte of the output.
+        prune: repair, and remove the rows of files that are there no longer with their arrays and stems.
 
     Raises:
         UserError: there are no tables, the storage fails, or a job is writing there.
     """
-    if not repair:
-        return _verify(output, False, said)
+    if not (repair or prune):
+        return _verify(output, False, said, False, deep)
     lock = OutputLock(output, "verify")
     lock.acquire(said)
     try:
-        return _verify(output, True, said)
+        return _verify(output, True, said, prune, deep)
     finally:
         lock.release()
 
 
-def _verify(output: Output, repair: bool, said: Callable[[str], None]) -> Report:
-    findings, rows, size = check(output)
+def _verify(output: Output, repair: bool, said: Callable[[str], None], prune: bool, deep: bool) -> Report:
+    findings, rows, size = check(output, prune, deep=deep)
     report = Report(rows, size, Counter(findings.counts), findings)
     while repair and report.rounds < ROUNDS and any(report.remaining.mendable.values()):
         before = report.remaining.total
@@ -135,6 +157,6 @@ def _verify(output: Output, repair: bool, said: Callable[[str], None]) -> Report
         report.rounds += 1
         report.mended.update(f.kind for f in done)
         report.examples += done[: max(0, 1000 - len(report.examples))]
-        said(f"round {report.rounds}: mended {len(done)} of {before} problems; checking again")
-        report.remaining, report.tracks, _ = check(output)
+        said(f"round {report.rounds}: mended {len(done)} of {plural(before, 'problem')}; checking again")
+        report.remaining, report.tracks, _ = check(output, prune, empty=True, deep=deep)
     return report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import re
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.dataset.output import Output
+from pipeline.dataset.storage import one_line
 from pipeline.dataset.verify.ids import Columns, Lookup, digests
 
 FOLDERS = {"blobs": ".npy", "stems": ".flac"}
@@ -54,10 +56,15 @@ def is_temporary(relative: str) -> bool:
 
 
 class Files:
-    """The blobs and stems that are there, and which of them a row refers to."""
+    """The blobs and stems that are there, and which of them a row refers to.
 
-    def __init__(self, output: Output) -> None:
-        self.output = output
+    Args:
+        output: where they lie.
+        deep: their content is read, not only their heads.
+    """
+
+    def __init__(self, output: Output, deep: bool = False) -> None:
+        self.output, self.deep = output, deep
         columns = Columns(name="S16", size="i8", seen="?")
         self.temporary: list[str] = []
         for folder in FOLDERS:
@@ -94,17 +101,50 @@ class Files:
         rows = self._find.rows(name)
         return bool(self._rows["seen"][rows].all())  # none: it appeared after the listing, so leave it
 
-    def wrong(self, relative: str, shape: Sequence[int] | None = None) -> str | None:
+    def wrong(
+        self,
+        relative: str,
+        shape: Sequence[int] | None = None,
+        written: tuple[int | None, str | None] | None = None,
+    ) -> str | None:
         """What is wrong with a file that a row refers to; None where nothing is.
 
-        Of ``.npy`` files the header is read, of stems the mark at their start and no sound.
+        Of ``.npy`` files the header is read, of stems the mark at their start, and all of both where `deep`.
+
+        Args:
+            written: size and sha256 that the row has of it; None of rows that older versions wrote.
         """
         size = self.size(relative) if is_ours(relative) else None
         if size is None:
             return "is not there"
+        if written is not None and written[0] not in (None, size):
+            return f"has {size} bytes, and had {written[0]} when it was written"
         if relative.endswith(".npy"):
-            return _wrong_npy(self._head(relative, size), size, shape)
-        return None if self._head(relative, min(size, 4)) == b"fLaC" else "is not a FLAC file"
+            found = _wrong_npy(self._head(relative, size), size, shape)
+        else:
+            found = None if self._head(relative, min(size, 4)) == b"fLaC" else "is not a FLAC file"
+        return self._wrong_content(relative, written) if found is None and self.deep else found
+
+    def _wrong_content(self, relative: str, written: tuple[int | None, str | None] | None) -> str | None:
+        data = self.output.read(relative)
+        if written is not None and written[1] is not None:
+            same = hashlib.sha256(data).hexdigest() == written[1]
+            return None if same else "holds other bytes than were written"
+        if relative.endswith(".npy"):
+            values = np.load(io.BytesIO(data), allow_pickle=False)
+            finite = values.dtype.kind not in "fc" or bool(np.isfinite(values).all())
+            return None if finite else "holds NaN or infinity"
+        # Here: a verify that reads no sound needs no decoder.
+        from pipeline.audio.stream import open_bytes
+        from pipeline.audio.validate import DecodeError
+
+        try:
+            with open_bytes(data, relative) as stream:
+                for _ in stream:
+                    pass
+        except DecodeError as error:
+            return f"cannot be decoded ({one_line(error, 80)})"
+        return None
 
     def _head(self, relative: str, size: int) -> bytes:
         if size == 0:

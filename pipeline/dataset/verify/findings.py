@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ class Edit:
         drop: remove the row; the other fields are ignored then.
         forget: extractor whose entry leaves ``extractor_keys``, so that the next run computes it again.
         null: columns that become null.
+        failures: rows that are added to the part of ``failures`` that goes with this part of `tracks`.
     """
 
     part: str
@@ -27,6 +29,7 @@ class Edit:
     drop: bool = False
     forget: str | None = None
     null: tuple[str, ...] = ()
+    failures: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)

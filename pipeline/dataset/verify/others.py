@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from pipeline.commands import as_typed
+from pipeline.counting import plural
+from pipeline.dataset.schemas import GONE
 from pipeline.dataset.verify.findings import MOST, Edit, Finding, Findings
 from pipeline.dataset.verify.ids import Columns, Lookup, digests
 from pipeline.dataset.verify.parts import RERUN, Parts
@@ -86,7 +90,7 @@ class OtherTables:
             return
         rows = self.tracks.rows
         known = np.concatenate(decoded) if decoded else np.empty(0, "S16")
-        alive = rows["status"] != STATUS["failed"]
+        alive = ~np.isin(rows["status"], (STATUS["failed"], STATUS[GONE]))
         for row in np.flatnonzero(alive)[~np.isin(rows["asset"][alive], known)].tolist():
             part = self.tracks.parts[rows["part"][row]]
             said = f"row {rows['row'][row]} has no timing of its decode"
@@ -99,7 +103,7 @@ class OtherTables:
 
     def check_failures(self) -> None:
         """Failures of no track, and rows whose status says something else than their failures."""
-        columns = Columns(uri="S16", part="u4", row="u4", run="u4", decode="?")
+        columns = Columns(uri="S16", part="u4", row="u4", run="u4", whole="?")
         parts: list[str] = []
         place = {run: number for number, run in enumerate(self.tracks.runs)}
         for part, table in self.parts.read("failures"):
@@ -109,7 +113,10 @@ class OtherTables:
                 part=len(parts),
                 row=np.arange(table.num_rows),
                 run=[place.get(run, 0) for run in table["run_id"].to_pylist()],
-                decode=[stage == "decode" for stage in table["stage"].to_pylist()],
+                whole=[
+                    stage == "decode" or bool(died)
+                    for stage, died in zip(table["stage"].to_pylist(), _deaths(table), strict=True)
+                ],
             )
             parts.append(part)
         found = columns.table()
@@ -125,20 +132,15 @@ class OtherTables:
         rows = self.tracks.rows
         by_uri = Lookup(found["uri"])
         failed = np.isin(rows["uri"], found["uri"])
-        undecoded = np.isin(rows["uri"], found["uri"][found["decode"]])
+        without_values = np.isin(rows["uri"], found["uri"][found["whole"]])
         if not self.parts.broken("failures"):
-            lacking = ((rows["status"] != STATUS["ok"]) & ~failed) | (
-                (rows["status"] == STATUS["failed"]) & failed & ~undecoded
-            )
-            names = {number: name for name, number in STATUS.items()}
-            for i in np.flatnonzero(lacking).tolist():
-                part = self.tracks.parts[rows["part"][i]]
-                said = f"row {rows['row'][i]} is {names[int(rows['status'][i])]} and no failure says why"
-                self.findings.add(Finding("status_without_failure", part, said, advice=RERUN))
+            troubled = np.isin(rows["status"], (STATUS["partial"], STATUS["failed"]))
+            lacking = (troubled & ~failed) | ((rows["status"] == STATUS["failed"]) & failed & ~without_values)
+            self._add_unexplained(rows[lacking])
         for i in np.flatnonzero((rows["status"] == STATUS["ok"]) & failed).tolist():
             own = found[by_uri.rows(rows["uri"][i])]
             part = self.tracks.parts[rows["part"][i]]
-            said = f"row {rows['row'][i]} is ok and has {len(own)} failures"
+            said = f"row {rows['row'][i]} is ok and has {plural(len(own), 'failure')}"
             old = bool((own["run"] < rows["run"][i]).all())
             edits = tuple(Edit(parts[r["part"]], int(r["row"]), drop=True) for r in own) if old else ()
             mend = "the failures of an older run are removed" if old else None
@@ -146,13 +148,30 @@ class OtherTables:
                 Finding("failure_of_ok_track", part, said, mend, "" if old else RERUN, edits=edits)
             )
 
+    def _add_unexplained(self, rows: np.ndarray) -> None:
+        """Rows that are not ok, and no failure says why. Mended by saying that the reason is lost: then it is counted,
+        and ``failures.py retry=true`` tries it again."""
+        wanted: dict[str, list[int]] = defaultdict(list)
+        for row in rows:
+            wanted[self.tracks.parts[row["part"]]].append(int(row["row"]))
+        names = ("asset_id", "uri", "run_id", "status", "failed_keys")
+        mend = as_typed(
+            "a failure that says that its reason is lost; python jobs/failures.py retry=true tries it again"
+        )
+        for part, table in self.parts.read("tracks", only=set(wanted)):
+            heads = table.select([n for n in names if n in table.column_names]).take(wanted[part]).to_pylist()
+            for number, head in zip(wanted[part], heads, strict=True):
+                said = f"row {number} is {head['status']} and no failure says why"
+                edit = Edit(part, number, failures=tuple(_lost_failures(head)))
+                self.findings.add(Finding("status_without_failure", part, said, mend, edits=(edit,)))
+
     def _check_trackless(self, kind: str, part: str, table: pa.Table, index: _Assets) -> None:
         if not self.whole or not table.num_rows:
             return
         rows = np.flatnonzero(self.tracks.by_asset.count(index.last) == 0).tolist()
         if rows:
             edits = tuple(Edit(part, row, drop=True) for row in rows)
-            said = f"{len(rows)} rows are of no track"
+            said = f"{plural(len(rows), 'row')} of no track"
             self.findings.add(Finding(f"{kind}_without_track", part, said, DROP, edits=edits))
 
     def _check_stale(self, part: str, index: _Assets) -> None:
@@ -162,7 +181,7 @@ class OtherTables:
         stale = np.flatnonzero(known & (by_asset.marked(index.last, self.tracks.keyed) == 0)).tolist()
         if stale and self.whole:
             edits = tuple(Edit(part, row, drop=True) for row in stale)
-            said = f"{len(stale)} rows are of tracks without an embedding"
+            said = f"{plural(len(stale), 'row')} of tracks without an embedding"
             self.findings.add(Finding("stale_segments", part, said, DROP, edits=edits))
 
     def _check_repeats(self, index: _Assets, column: str, allowed: Callable[[bytes], int]) -> None:
@@ -185,10 +204,32 @@ class OtherTables:
             if spare:
                 extra[key] += [Edit(part, row, drop=True) for _, part, row in spare]
         for edits in extra.values():
-            said = f"{len(edits)} rows repeat the (asset, {column}) of others, from row {edits[0].row} on"
+            said = f"{plural(len(edits), 'row')} with the (asset, {column}) of others, from row {edits[0].row} on"
             kind = "duplicate_segment" if index.name == "segments" else "duplicate_timing"
             mend = "the newest run's rows stay"
             self.findings.add(Finding(kind, edits[0].part, said, mend, edits=tuple(edits)))
+
+
+def _deaths(table: pa.Table) -> list[bool | None]:
+    """Whether each failure took its process with it; tables of other tools may not say."""
+    return (
+        table["worker_died"].to_pylist() if "worker_died" in table.column_names else [None] * table.num_rows
+    )
+
+
+def _lost_failures(track: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Rows of ``failures`` in the place of those that are lost, one for each extractor that failed."""
+    failed = dict(track.get("failed_keys") or ())
+    if track["status"] == "failed" or not failed:
+        failed = {"decode": failed.get("decode")}
+    for name, key in sorted(failed.items()):
+        yield {
+            **{column: track[column] for column in ("asset_id", "uri", "run_id")},
+            "stage": name if name in ("decode", "clap", "separation") else f"features.{name}",
+            "error_class": "ReasonLost",
+            "message": "it failed, and the row that said why is lost",
+            "extractor_key": key,
+        }
 
 
 class _Assets:

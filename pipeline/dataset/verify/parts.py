@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from pipeline.dataset.output import TABLES, Output, read_part
+from pipeline.dataset.output import EMPTY_PART, TABLES, Output, read_part
 from pipeline.dataset.schemas import FAILURES, IDENTITY, SEGMENTS, TIMINGS
 from pipeline.dataset.spaces import embedding_space
 from pipeline.dataset.storage import explain, one_line
@@ -95,7 +95,7 @@ class Parts:
             for part in list(self.names[table]):
                 name = part.partition("/")[2]
                 # `fill_empty` names its part so: it has no rows and belongs to no tracks.
-                if name in tracks or name == "part-empty.parquet":
+                if name in tracks or name == EMPTY_PART:
                     continue
                 self.names[table].remove(part)  # its rows do not count
                 ours = name.startswith("part-")
@@ -110,9 +110,25 @@ class Parts:
                     )
                 )
 
+    def check_foreign(self) -> None:
+        """Files in the folder of a table that are no parts: a reader that takes the folder stumbles over them."""
+        for table in TABLES:
+            folder = self.output.path(table)
+            listed = self.output.fs.ls(folder, detail=False) if self.output.fs.exists(folder) else ()
+            for path in listed:
+                name = str(path).rstrip("/").rsplit("/", 1)[-1]
+                # Readers pass over what begins with a dot or an underscore, as Spark's own marks do.
+                if name and name[0] not in "._" and not name.endswith(".parquet"):
+                    said = f"is no part: whoever reads the folder {table}/ whole cannot read it"
+                    self.findings.add(
+                        Finding("foreign_file", f"{table}/{name}", said, advice="move it elsewhere")
+                    )
+
     def check_schemas(self) -> None:
         """Parts whose columns differ from those of most others; of those that were read so far."""
-        for found in self._schemas.values():
+        for of_table in self._schemas.values():
+            # A table without rows knows nothing of what came later, such as whose embeddings it might hold.
+            found = {part: schema for part, schema in of_table.items() if not part.endswith(f"/{EMPTY_PART}")}
             if not found:
                 continue
             usual, _ = Counter(map(_words, found.values())).most_common(1)[0]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from pipeline.dataset.merge import conform
 from pipeline.dataset.output import TABLES, Output, read_part
+from pipeline.dataset.schemas import FAILURES
 from pipeline.dataset.verify.files import is_ours, is_temporary
 from pipeline.dataset.verify.findings import Edit, Finding
 from pipeline.dataset.verify.runs import PROBE
@@ -26,14 +29,28 @@ def mend(output: Output, findings: Iterable[Finding]) -> list[Finding]:
             edits[edit.part].append(edit)
     # `tracks` last: should this end half way, the next verify finds rows without a track, not the reverse.
     for part in sorted(edits, key=lambda name: (name.startswith("tracks/"), name)):
-        _rewrite(output, part, edits[part])
+        _rewrite(output, part, [edit for edit in edits[part] if not edit.failures])
+    for part, some in edits.items():
+        _add_failures(output, part, [row for edit in some for row in edit.failures])
     for finding in mended:
         if finding.remove is not None:
             _remove(output, finding.remove)
     return mended
 
 
+def _add_failures(output: Output, part: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    if not rows:
+        return
+    name = f"failures/{part.partition('/')[2]}"
+    table = pa.Table.from_pylist(list(rows), schema=FAILURES)
+    if output.fs.exists(output.path(name)):
+        table = pa.concat_tables([conform(read_part(pa.BufferReader(output.read(name))), FAILURES), table])
+    output.write_table(name, table)
+
+
 def _rewrite(output: Output, part: str, edits: Sequence[Edit]) -> None:
+    if not edits:
+        return
     table = read_part(pa.BufferReader(output.read(part)))
     for name in {name for edit in edits for name in edit.null}:
         if name in table.column_names:

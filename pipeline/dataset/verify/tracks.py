@@ -7,14 +7,16 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pyarrow as pa
 
+from pipeline.counting import plural
 from pipeline.dataset.output import stem_path
+from pipeline.dataset.schemas import GONE
 from pipeline.dataset.verify.files import Files
 from pipeline.dataset.verify.findings import Edit, Finding, Findings
 from pipeline.dataset.verify.ids import Columns, Lookup, digests
 from pipeline.dataset.verify.parts import RERUN, Parts
 from pipeline.dataset.verify.values import EMBEDDING, bad_embeddings, is_float, non_finite_rows, owner
 
-STATUS = {"ok": 0, "partial": 1, "failed": 2}
+STATUS = {"ok": 0, "partial": 1, "failed": 2, GONE: 3}
 CLAP_COLUMNS = ("clap_embedding", "clap_windows", "clap_aggregate", "clap_model", "clap_similarity")
 AGAIN = "the extractor's key leaves extractor_keys, so that the next run computes it again"
 
@@ -95,6 +97,10 @@ class Tracks:
         self.findings.add(Finding("not_finite", part, said, f"becomes null; {AGAIN}", edits=(edit,)))
 
     def _check_files(self, part: str, table: pa.Table) -> None:
+        known = (
+            table["artifacts"].to_pylist() if "artifacts" in table.column_names else [None] * table.num_rows
+        )
+        written = [{a["path"]: (a["size_bytes"], a["sha256"]) for a in row or ()} for row in known]
         for name in table.column_names:
             if not name.endswith("_blob"):
                 continue
@@ -103,34 +109,42 @@ class Tracks:
             for row, path in enumerate(table[name].to_pylist()):
                 if path is not None:
                     null = (name, shape) if shape in table.column_names else (name,)
-                    self._check_file("blob", path, shapes[row], part, row, owner(name), null)
+                    wrong = self.files.wrong(path, shapes[row], written[row].get(path))
+                    self._add_file("blob", path, wrong, part, row, owner(name), null)
         for name in table.column_names:
             if name.startswith("stem_gain_"):
                 stem = name.removeprefix("stem_gain_").removesuffix("_db")
                 found = zip(table["asset_id"].to_pylist(), table[name].to_pylist(), strict=True)
                 for row, (asset, gain) in enumerate(found):
                     if gain is not None:
-                        self._check_file(
-                            "stem", stem_path(asset, stem), None, part, row, "separation", (name,)
-                        )
+                        path = stem_path(asset, stem)
+                        wrong = self.files.wrong(path, None, written[row].get(path))
+                        self._add_file("stem", path, wrong, part, row, "separation", (name,))
 
-    def _check_file(
+    def _add_file(
         self,
         noun: str,
         path: str,
-        shape: Sequence[int] | None,
+        wrong: str | None,
         part: str,
         row: int,
         extractor: str | None,
         null: tuple[str, ...],
     ) -> None:
-        wrong = self.files.wrong(path, shape)
         if wrong is None:
             return
         kind = f"missing_{noun}" if wrong == "is not there" else f"broken_{noun}"
         said = f"{part}, row {row}: its file {wrong}"
         edit = Edit(part, row, forget=extractor or "", null=null)
         self.findings.add(Finding(kind, path, said, f"{null[0]} becomes null; {AGAIN}", edits=(edit,)))
+
+    def check_gone(self) -> None:
+        """Rows of files that are there no longer; found only where they are to go."""
+        for i in np.flatnonzero(self.rows["status"] == STATUS[GONE]).tolist():
+            part = self.parts[self.rows["part"][i]]
+            said = f"row {self.rows['row'][i]} is of a file that is there no longer"
+            mend = "the row is removed, and then what only it referred to"
+            self.findings.add(Finding("gone_track", part, said, mend, edits=self.edits([i], None)))
 
     def check_duplicates(self) -> None:
         """Uris with more than one row: the newest run's stays."""
@@ -139,6 +153,6 @@ class Tracks:
             newest = max(rows, key=lambda i: (self.rows["run"][i], self.parts[self.rows["part"][i]]))
             edits = self.edits([i for i in rows if i != newest], None)
             keep = self.parts[self.rows["part"][newest]]
-            said = f"{len(rows)} rows have the uri of row {self.rows['row'][newest]} of {keep}"
+            said = f"{plural(len(rows), 'row')} with the uri of row {self.rows['row'][newest]} of {keep}"
             mend = f"the newest run's row ({self.runs[self.rows['run'][newest]]}) stays"
             self.findings.add(Finding("duplicate_track", edits[0].part, said, mend, edits=edits))

@@ -143,18 +143,19 @@ class FeaturesStage:
     def _outcomes_of_long(self, track: Track, extractors: Sequence[Extractor]) -> list[Outcome]:
         try:
             with self.fetcher.fetch(track, NAME) as source:
-                streamed = self._streamed(source)
+                streamed = self._streamed(source, track.mono_channel)
                 return run_extractors(extractors, streamed.track, streamed.blocks)
         except Exception as error:  # noqa: BLE001  the source may be gone since it was decoded
             return [Outcome(extractor, error=error) for extractor in extractors]
 
-    def _streamed(self, source: SourceFile) -> StreamedAudio:
+    def _streamed(self, source: SourceFile, mono_channel: int | None) -> StreamedAudio:
         return StreamedAudio(
             source.open,
             self.sample_rate,
             block_seconds=self.block_seconds / 5,
             context_seconds=max(e.context_seconds(self.sample_rate) for e in self.extractors),
             every_channel=any("channels" in e.views for e in self.extractors),
+            mono_channel=mono_channel,
         )
 
     def _audio(self, track: Track) -> TrackAudio:

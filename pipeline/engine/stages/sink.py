@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.dataset.failures import status_of
 from pipeline.dataset.lock import read_lock
 from pipeline.dataset.manifest import asset_entry
 from pipeline.dataset.merge import (
@@ -21,6 +23,8 @@ from pipeline.dataset.merge import (
     conform,
     kept_rows,
     merge_tracks,
+    superseded_files,
+    timings_of,
 )
 from pipeline.dataset.output import Output
 from pipeline.dataset.schemas import FAILURES, SCHEMA_VERSION, TIMINGS, segments_schema
@@ -75,13 +79,15 @@ class SinkStage:
         table, copies = _without_copies(table)
         if table.num_rows == 0:
             return pa.table({"receipt": [json.dumps(_no_rows(copies))]})
-        rows = [{"asset_id": a} for a in table["asset_id"].to_pylist()]
         parts = {kind: collect(table, kind) for kind in ("timings", "failures", "fallbacks", "blobs")}
         costs = self._write_blobs(parts["blobs"])
         part = _Part(self.output, table)
         merged = self._merge(part, table, parts)
+        # Of a row that is kept because its file could not be read, the content that it is of.
+        assets = [update.asset_id for update in part.updates]
+        rows = [{"asset_id": asset} for asset in assets]
         segments = _rows(rows, _segments(table), self.segments)
-        failures = self._failures(table, parts["failures"])
+        failures = self._failures(table, assets, parts["failures"])
         part.write("segments", segments)
         part.write("failures", failures)
         updated = merged.table.take(pa.array(merged.updated))
@@ -129,6 +135,8 @@ class SinkStage:
                 if blob["data"] is None:  # its stage wrote it
                     continue
                 self.output.write(blob["path"], blob["data"])
+                blob["size_bytes"] = len(blob["data"])
+                blob["sha256"] = hashlib.sha256(blob["data"]).hexdigest()
             spent.append(time.perf_counter() - started)
         return spent
 
@@ -142,7 +150,7 @@ class SinkStage:
             row += [(name, key) for name, key in of_stage.items() if key is not None and name not in known]
             row.sort()
         added = {
-            "status": [_status(f) for f in parts["failures"]],
+            "status": [status_of(f) for f in parts["failures"]],
             "failed_keys": failed,
             "source_version": table["version"]
             if "version" in table.column_names
@@ -150,6 +158,10 @@ class SinkStage:
             "run_id": [self.run_id] * table.num_rows,
             "schema_version": [SCHEMA_VERSION] * table.num_rows,
             "extractor_keys": keys,
+            "artifacts": [
+                [{name: blob[name] for name in ("path", "size_bytes", "sha256")} for blob in row]
+                for row in parts["blobs"]
+            ],
             "fallbacks": [
                 f + (self.standing_fallbacks if ok else [])
                 for ok, f in zip(decoded, parts["fallbacks"], strict=True)
@@ -166,9 +178,11 @@ class SinkStage:
                 arrays.append(pa.nulls(table.num_rows, f.type))
         return pa.table(arrays, schema=self.schema)
 
-    def _failures(self, table: pa.Table, failures: list[list[dict[str, Any]]]) -> pa.Table:
-        ids, uris = table["asset_id"].to_pylist(), table["uri"].to_pylist()
-        heads = [{"asset_id": a, "uri": u, "run_id": self.run_id} for a, u in zip(ids, uris, strict=True)]
+    def _failures(
+        self, table: pa.Table, assets: Sequence[str], failures: list[list[dict[str, Any]]]
+    ) -> pa.Table:
+        uris = table["uri"].to_pylist()
+        heads = [{"asset_id": a, "uri": u, "run_id": self.run_id} for a, u in zip(assets, uris, strict=True)]
         return _rows(heads, failures, FAILURES)
 
     def _write_manifest(
@@ -221,9 +235,18 @@ class SinkStage:
             "failures": [[*k, n] for k, n in failures.items()],
             "fallbacks": [[*k, n] for k, n in fallbacks.items()],
             "stages": _stage_sums(parts["timings"]),
+            "written": _written(table, parts["blobs"]),
             "processes": list(processes.values()),
             "write_s": time.perf_counter() - clock.started,
         }
+
+
+def _written(table: pa.Table, blobs: list[list[dict[str, Any]]]) -> dict[str, int]:
+    """What went to the output beside the rows of `tracks` and `failures`, which are counted anyway."""
+    stems = sum(blob["path"].startswith("stems/") for row in blobs for blob in row)
+    column = table["segments"] if "segments" in table.column_names else None
+    segments = 0 if column is None else pc.sum(pc.list_value_length(column)).as_py() or 0
+    return {"segments": segments, "stems": stems, "arrays": sum(map(len, blobs)) - stems}
 
 
 def _decode_failures(failures: list[list[dict[str, Any]]]) -> list[dict[str, Any] | None]:
@@ -239,13 +262,6 @@ def _keys(table: pa.Table, kind: str) -> list[list[tuple[str, str]]]:
                 if key is not None:
                     row.append((column.removeprefix(f"{kind}@"), key))
     return [sorted(row) for row in keys]
-
-
-def _status(failures: list[dict[str, Any]]) -> str:
-    # Of a file that took its worker with it nothing is left, whichever stage it was in.
-    if any(f["stage"] == "decode" or f["worker_died"] for f in failures):
-        return "failed"
-    return "partial" if failures else "ok"
 
 
 def _merged_status(update: Update, before: str | None, fresh: str, failed: bool, troubled: bool) -> str:
@@ -279,36 +295,34 @@ class _Part:
         self.still_used = set(self.still_shared)
 
     def settle(self, tracks: pa.Table) -> None:
-        """Take note of the assets that the part has in the end."""
+        """Take note of what the part has in the end, and of what lies in it for files of other parts."""
+        self.tracks = tracks
         self.still_used |= set(tracks["asset_id"].to_pylist())
+        own = set() if self.old.tracks is None else set(self.old.tracks["asset_id"].to_pylist())
+        for table in (self.old.segments, self.old.timings):
+            self.still_used |= set() if table is None else set(table["asset_id"].to_pylist()) - own
 
     def remove_superseded(self, tracks: pa.Table) -> None:
-        """Remove the arrays that rows of this part referred to and do not any more: their key has changed.
+        """Remove the arrays and stems that rows of this part referred to and do not any more.
 
         Not those of a content that other files may have, whose rows refer to them, too.
         """
         if self.old.tracks is None:
             return
-        for blob in sorted(_blobs(self.old.tracks) - _blobs(tracks)):
-            if blob.split("/")[2] not in self.still_shared:
-                self.output.discard(blob)
+        for file in superseded_files(self.old.tracks, tracks, self.still_shared):
+            self.output.discard(file)
 
     def write(self, name: str, new: pa.Table) -> None:
         """Write one of the tables that go with `tracks`: the old rows that stay, and the new ones."""
         old = kept_rows(getattr(self.old, name), self.updates, name != "segments", self.still_used)
         if old is not None and old.num_rows:
             new = pa.concat_tables([conform(old, new.schema), new])
+        if name == "timings":
+            new = timings_of(new, self.tracks)
         if new.num_rows:
             self.output.write_table(f"{name}/{self.name}", new)
         else:  # an attempt that died before `tracks` may have left one
             self.output.discard(f"{name}/{self.name}")
-
-
-def _blobs(tracks: pa.Table) -> set[str]:
-    """The files that rows refer to."""
-    columns = [name for name in tracks.column_names if name.endswith("_blob")]
-    paths = {path for name in columns for path in tracks[name].to_pylist() if path}
-    return {path for path in paths if path.count("/") == 3 and path.startswith("blobs/")}
 
 
 def _updates(table: pa.Table) -> list[Update]:

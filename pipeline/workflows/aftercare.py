@@ -1,0 +1,63 @@
+"""What no worker can do for its part alone, done once at the end of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.dataset.merge import column_owners, conform
+from pipeline.dataset.output import Output
+from pipeline.dataset.rehome import rehome, sweep
+from pipeline.dataset.state import State, read_state, same_columns
+from pipeline.features.base import Extractor
+from pipeline.workflows.follow import follow
+from pipeline.workflows.resume import WorkPlan
+
+
+def even_out(output: Output, state: State, schema: pa.Schema) -> None:
+    """Give the parts that this run had no reason to write the columns of the others: readers take one for all.
+
+    Args:
+        state: of the output before the run.
+        schema: of `tracks`, of this run.
+    """
+    if state.schema is None or (same_columns(state.schema, schema) and not state.uneven):
+        return
+    for part in output.parts("tracks"):
+        with output.fs.open(output.path(part), "rb") as handle:
+            file = pq.ParquetFile(handle)
+            if same_columns(file.schema_arrow, schema):
+                continue
+            table = file.read()
+        output.write_table(part, conform(table, schema))
+
+
+def tend_shared(output: Output, work: WorkPlan, run_id: str, extractors: Sequence[Extractor]) -> None:
+    """Of contents that several files have: what was computed lies with one of them, and may be left behind there.
+
+    Args:
+        extractors: those of the run.
+    """
+    left = [f for f in work.files if f.elsewhere and f.part is not None]
+    if not left and not any(f.shared for f in work.files):
+        return
+    state = read_state(output)
+    assets = _several(state, [f.item.uri for f in work.files])
+    if assets:
+        follow(output, assets, run_id, column_owners(extractors), state)
+    if left:
+        state = read_state(output)
+        rehome(output, {f.part for f in left if f.part is not None}, state)
+        assets |= {f.known_asset for f in left if f.known_asset is not None}
+    sweep(output, assets, state)
+
+
+def _several(state: State, uris: Sequence[str]) -> set[str]:
+    """The contents of ``uris`` that more than one file has."""
+    rows = state.rows
+    mine = rows.filter(pc.is_in(rows["uri"], value_set=pa.array(uris, pa.string())))["asset_id"]
+    of_mine = rows["asset_id"].filter(pc.is_in(rows["asset_id"], value_set=mine.combine_chunks()))
+    return {entry["values"] for entry in pc.value_counts(of_mine).to_pylist() if entry["counts"] > 1}
