@@ -154,7 +154,9 @@ disconnect()
 """
 
 
-@pytest.mark.parametrize("mode", [0, 0o555], ids=["locked", "read-only"])
+@pytest.mark.parametrize(
+    "mode", [0, pytest.param(0o555, marks=pytest.mark.chaos)], ids=["locked", "read-only"]
+)
 def test_ray_starts_without_a_home_to_keep_its_password_in(repo, as_others, tmp_path, mode):
     home = tmp_path / "home"
     home.mkdir()

@@ -93,12 +93,21 @@ def test_what_is_no_number_is_reported_replaced_and_kept_out_of_every_column(poi
     assert found["mel_inline"] == expected["mel_inline"]
 
 
-def test_a_file_of_nothing_but_nan_is_silence_that_says_so(extract):
+def test_a_file_of_nothing_but_nan_fails_and_is_no_silence(extract):
     row = extract(np.full((2, 44100), np.nan), 44100)
+    [failure] = row["failures"]
+    assert failure["error_class"] == "CorruptAudio"
+    assert "88200 of 88200 samples" in failure["message"]
+    assert row["quality_silence_ratio"] is None
+    assert_finite(row)
+
+
+def test_a_file_with_some_nan_has_0_in_their_place_and_says_so(extract):
+    samples = music(2, 44100).copy()
+    samples[:, 1000:3000] = np.nan
+    row = extract(samples, 44100)
     assert row["failures"] == []
-    assert "88200 NaN" in row["fallbacks"][0]["reason"]
-    assert row["quality_silence_ratio"] == 1.0
-    assert row["loudness_integrated_lufs"] is None
+    assert "4000 samples NaN" in row["fallbacks"][0]["reason"].replace("\u202f", "")
     assert_finite(row)
 
 

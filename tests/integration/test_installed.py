@@ -241,6 +241,7 @@ def test_the_commands_of_the_documents_run_from_another_folder(installed):
     assert (installed.folder / "out" / "levels" / "tracks").is_dir()
 
 
+@pytest.mark.chaos
 def test_on_a_cluster_that_has_it_nothing_is_sent(installed):
     [line] = {c.line for c in all_commands() if c.line.startswith("ray job submit -- soundmill")}
     given = f"source.uri={installed.folder}/music output.uri={installed.folder}/out/submitted {QUICK}"

@@ -371,7 +371,7 @@ def sequences(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
         Model,
         settings=settings(
             max_examples=number,
-            stateful_step_count=12,
+            stateful_step_count=12 if number > 100 else 8,
             deadline=None,
             suppress_health_check=list(HealthCheck),
             derandomize=number < 100,
