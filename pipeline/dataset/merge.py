@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.dataset.output import Output, read_part, stem_path
 from pipeline.dataset.schemas import CLAP, CLAP_SIMILARITY, IDENTITY, SEPARATION, TAGS
@@ -283,6 +284,11 @@ def _stays(
     if update is not None and update.asset_id == row["asset_id"]:
         return not update.redone(row["stage"])
     return (row["asset_id"] in still_used and "uri" not in row) or (update is None and "uri" in row)
+
+
+def among(column: pa.ChunkedArray, values: Iterable[str]) -> pa.ChunkedArray:
+    """Which strings of ``column`` are among ``values``: a mask without nulls."""
+    return pc.is_in(column, value_set=pa.array(sorted(values), pa.string()))
 
 
 def replaced(table: pa.Table, columns: Mapping[str, Sequence[Any]]) -> pa.Table:

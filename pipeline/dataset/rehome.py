@@ -12,7 +12,7 @@ from collections.abc import Collection
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.dataset.merge import conform, referred
+from pipeline.dataset.merge import among, conform, referred
 from pipeline.dataset.output import Output
 from pipeline.dataset.rewrite import read_if_there, write_or_discard
 from pipeline.dataset.state import State
@@ -31,13 +31,13 @@ def rehome(output: Output, names: Collection[str], state: State) -> None:
             if there is None:
                 continue
             away = [asset for asset in set(there["asset_id"].to_pylist()) if name not in homes[asset]]
-            mask = pc.is_in(there["asset_id"], value_set=pa.array(sorted(away), pa.string()))
+            mask = among(there["asset_id"], away)
             moving: dict[str, list[str]] = defaultdict(list)
             for asset in away:
                 if homes[asset]:
                     moving[homes[asset][0]].append(asset)
             for home, assets in sorted(moving.items()):
-                chosen = pc.is_in(there["asset_id"], value_set=pa.array(sorted(assets), pa.string()))
+                chosen = among(there["asset_id"], assets)
                 _take_in(output, f"{table}/{home}", there.filter(chosen))
             if away:
                 write_or_discard(output, f"{table}/{name}", there.filter(pc.invert(mask)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.dataset.merge import SHARED_STAGES, conform, replaced, superseded_files, timings_of
+from pipeline.dataset.merge import SHARED_STAGES, among, conform, replaced, superseded_files, timings_of
 from pipeline.dataset.output import Output, read_part
 from pipeline.dataset.schemas import FAILURES
 from pipeline.dataset.user_columns import is_of_the_user
@@ -28,9 +28,7 @@ class Held:
         for table, columns in (("segments", ("asset_id",)), ("timings", ("asset_id", "stage"))):
             there = read_if_there(output, f"{table}/{name}")
             if there is not None:
-                own = there.filter(
-                    pc.is_in(there["asset_id"], value_set=pa.array(sorted(assets), pa.string()))
-                )
+                own = there.filter(among(there["asset_id"], assets))
                 found[table] = set(zip(*(own[c].to_pylist() for c in columns), strict=True))
         return cls(frozenset(asset for (asset,) in found["segments"]), frozenset(found["timings"]))
 
@@ -86,18 +84,16 @@ def rewrite_part(
     tracks = _without(old, leaving)
     if rows is not None:
         tracks = pa.concat_tables([tracks, _with_labels(rows, old)])
-    left = read_if_there(output, f"failures/{name}")
-    kept = FAILURES.empty_table() if left is None else _without(conform(left, FAILURES), leaving)
+    kept = _without(failures_of(output, name), leaving)
     kept = kept if failures is None else pa.concat_tables([kept, failures])
     write_or_discard(output, f"failures/{name}", kept)
     left_behind = {*old["asset_id"].to_pylist()} - {*tracks["asset_id"].to_pylist()} - {*shared}
-    unused = pa.array(sorted(left_behind), pa.string())
     for table, new in (("segments", None), ("timings", timings)):
         there = read_if_there(output, f"{table}/{name}")
         there = new if there is None else there
         if there is None:
             continue
-        kept = there.filter(pc.invert(pc.is_in(there["asset_id"], value_set=unused)))
+        kept = there.filter(pc.invert(among(there["asset_id"], left_behind)))
         if moved is not None and there is not new:
             kept = moved.others(kept)
         if new is not None and new is not there:
@@ -129,6 +125,12 @@ def read_if_there(output: Output, part: str) -> pa.Table | None:
         return None
 
 
+def failures_of(output: Output, name: str) -> pa.Table:
+    """The rows of ``failures`` in part ``name``, of which there may be none."""
+    found = read_if_there(output, f"failures/{name}")
+    return FAILURES.empty_table() if found is None else conform(found, FAILURES)
+
+
 def write_or_discard(output: Output, part: str, table: pa.Table) -> None:
     """Write a part; where it would be empty there is none, though an attempt that died may have left one."""
     if table.num_rows:
@@ -138,4 +140,4 @@ def write_or_discard(output: Output, part: str, table: pa.Table) -> None:
 
 
 def _without(table: pa.Table, uris: Collection[str]) -> pa.Table:
-    return table.filter(pc.invert(pc.is_in(table["uri"], value_set=pa.array(sorted(uris), pa.string()))))
+    return table.filter(pc.invert(among(table["uri"], uris)))

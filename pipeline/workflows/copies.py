@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.dataset.failures import status_of
-from pipeline.dataset.merge import conform, replaced
+from pipeline.dataset.merge import among, conform, replaced
 from pipeline.dataset.output import Output
-from pipeline.dataset.rewrite import Held, read_if_there, rewrite_part, write_or_discard
+from pipeline.dataset.rewrite import Held, failures_of, read_if_there, rewrite_part, write_or_discard
 from pipeline.dataset.schemas import FAILURES, GONE, TIMINGS
 from pipeline.dataset.state import read_state
 from pipeline.dataset.user_columns import is_of_the_user
@@ -107,7 +107,7 @@ def _originals(
     """Asset → a row with everything that is wanted."""
     state = read_state(output)
     complete = [missing_keys(have, failed, keys) == () for have, failed in state.keysets]
-    wanted = pc.is_in(state.rows["asset_id"], value_set=pa.array(sorted(assets), pa.string()))
+    wanted = among(state.rows["asset_id"], assets)
     found: dict[str, Original] = {}
     by_part: dict[int, set[str]] = {}
     for uri, part, keyset in zip(
@@ -118,8 +118,7 @@ def _originals(
     for part, here in by_part.items():
         name = state.parts[part]
         table = conform(read_if_there(output, f"tracks/{name}"), schema)
-        failures = read_if_there(output, f"failures/{name}")
-        failures = FAILURES.empty_table() if failures is None else conform(failures, FAILURES)
+        failures = failures_of(output, name)
         rows = zip(*(table[c].to_pylist() for c in ("asset_id", "uri", "status")), strict=True)
         for number, (asset, uri, status) in enumerate(rows):
             own = failures.filter(pc.equal(failures["uri"], uri))

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.dataset.failures import status_of
-from pipeline.dataset.merge import OldPart, Update, conform, kept_rows, merge_tracks, replaced
+from pipeline.dataset.merge import OldPart, Update, among, conform, kept_rows, merge_tracks, replaced
 from pipeline.dataset.output import Output
-from pipeline.dataset.rewrite import Held, read_if_there, write_or_discard
+from pipeline.dataset.rewrite import Held, failures_of, read_if_there, write_or_discard
 from pipeline.dataset.schemas import FAILURES, GONE
 from pipeline.dataset.state import KEYS, State
 
@@ -46,9 +46,7 @@ def follow(
         owners: see `pipeline.dataset.merge.column_owners`.
         state: of the output as it is now.
     """
-    rows = state.rows.filter(
-        pc.is_in(state.rows["asset_id"], value_set=pa.array(sorted(assets), pa.string()))
-    )
+    rows = state.rows.filter(among(state.rows["asset_id"], assets))
     keysets, parts = defaultdict(set), defaultdict(set)
     for asset, part, keyset in zip(
         *(rows[c].to_pylist() for c in ("asset_id", "part", "keyset")), strict=True
@@ -87,8 +85,7 @@ def _let_go(output: Output, name: str, held: Held) -> None:
 
 def _leaders(output: Output, name: str, assets: Collection[str], run_id: str) -> dict[str, _Leader]:
     table = read_if_there(output, f"tracks/{name}")
-    failures = read_if_there(output, f"failures/{name}")
-    failures = FAILURES.empty_table() if failures is None else conform(failures, FAILURES)
+    failures = failures_of(output, name)
     found = {}
     heads = zip(*(table[c].to_pylist() for c in ("asset_id", "uri", "run_id", "status")), strict=True)
     for number, (asset, uri, run, status) in enumerate(heads):

@@ -10,9 +10,10 @@ import pyarrow.compute as pc
 
 from pipeline.counting import plural
 from pipeline.dataset.failures import status_of
+from pipeline.dataset.merge import among, replaced
 from pipeline.dataset.output import Output
 from pipeline.dataset.rehome import rehome
-from pipeline.dataset.rewrite import read_if_there, rewrite_part
+from pipeline.dataset.rewrite import failures_of, read_if_there, rewrite_part
 from pipeline.dataset.run import RunFolder
 from pipeline.dataset.schemas import GONE
 from pipeline.dataset.sources import SourceItem
@@ -20,7 +21,6 @@ from pipeline.dataset.state import State, read_state
 from pipeline.dataset.streams import file_of
 
 KEEP, MARK, DROP = "keep", "mark", "drop"
-MODES = (KEEP, MARK, DROP)
 EXAMPLES = 3
 
 
@@ -44,9 +44,8 @@ def revive(output: Output, items: Sequence[SourceItem], state: State) -> int:
     marked = state.rows.filter(pc.equal(state.rows["status"], GONE))
     back = marked.filter(pc.is_in(marked["uri"], value_set=pa.array([i.uri for i in items], pa.string())))
     for name, uris in _by_part(back, state).items():
-        failures = read_if_there(output, f"failures/{name}")
         found: dict[str, list[dict]] = defaultdict(list)
-        for row in [] if failures is None else failures.to_pylist():
+        for row in failures_of(output, name).to_pylist():
             found[row["uri"]].append(row)
         _set_status(output, name, {uri: status_of(found[uri]) for uri in uris})
     return back.num_rows
@@ -66,7 +65,7 @@ def settle_gone(output: Output, gone: Collection[str], before: State, mode: str,
         return
     state = read_state(output)
     rows = state.rows
-    mine = pc.is_in(rows["uri"], value_set=pa.array(sorted(gone), pa.string()))
+    mine = among(rows["uri"], gone)
     new = pc.invert(pc.is_in(rows["uri"], value_set=before.rows["uri"].combine_chunks()))
     names = dict(zip(*(rows.filter(new)[c].to_pylist() for c in ("asset_id", "uri")), strict=True))
     left = rows.filter(mine)
@@ -77,7 +76,7 @@ def settle_gone(output: Output, gone: Collection[str], before: State, mode: str,
     }
     dropped = set(gone) if mode == DROP else set(renamed)
     drop(output, dropped, state)
-    marked = left.filter(pc.invert(pc.is_in(left["uri"], value_set=pa.array(sorted(dropped), pa.string()))))
+    marked = left.filter(pc.invert(among(left["uri"], dropped)))
     for name, uris in _by_part(marked, state).items():
         _set_status(output, name, dict.fromkeys(uris, GONE))
     _say(folder, renamed, sorted(set(gone) - set(renamed)), mode)
@@ -87,7 +86,7 @@ def drop(output: Output, uris: Collection[str], state: State) -> None:
     """Remove the rows of files, and the arrays and stems that no other file refers to."""
     if not uris:
         return
-    leaving = pc.is_in(state.rows["uri"], value_set=pa.array(sorted(uris), pa.string()))
+    leaving = among(state.rows["uri"], uris)
     rows = state.rows.filter(leaving)
     elsewhere = state.rows.filter(pc.invert(leaving))["asset_id"]
     shared = set(
@@ -111,10 +110,10 @@ def _set_status(output: Output, name: str, status: Mapping[str, str]) -> None:
     table = read_if_there(output, f"tracks/{name}")
     if table is None:
         raise FileNotFoundError(f"{output.uri}/tracks/{name}")
-    place = table.schema.get_field_index("status")
     old = zip(*(table[c].to_pylist() for c in ("uri", "status")), strict=True)
-    values = pa.array([status.get(uri, was) for uri, was in old], pa.string())
-    output.write_table(f"tracks/{name}", table.set_column(place, table.schema.field(place), values))
+    output.write_table(
+        f"tracks/{name}", replaced(table, {"status": [status.get(uri, was) for uri, was in old]})
+    )
 
 
 def _say(folder: RunFolder, renamed: Mapping[str, str], others: Sequence[str], mode: str) -> None:

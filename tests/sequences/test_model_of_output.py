@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -265,12 +266,9 @@ class Model(RuleBasedStateMachine):
     def kill(self, writes: int) -> None:
         """A run that ends in the middle, and one that goes on."""
         self.jobs.kill_after(writes)
-        try:
+        with suppress(Killed):
             features.run(self.settings.config(self.source, self.output), quiet=True)
-        except Killed:
-            pass
-        finally:
-            self.jobs.after_the_kill(str(self.output))
+        self.jobs.after_the_kill(str(self.output))
         self.run()
 
     @rule()

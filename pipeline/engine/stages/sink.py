@@ -23,6 +23,7 @@ from pipeline.dataset.merge import (
     conform,
     kept_rows,
     merge_tracks,
+    replaced,
     superseded_files,
     timings_of,
 )
@@ -122,9 +123,7 @@ class SinkStage:
             status[place] = _merged_status(
                 update, before.get(update.uri), fresh[update.new], bool(failed), update.uri in troubled
             )
-        field_ = merged.table.schema.field("status")
-        position = merged.table.column_names.index("status")
-        merged.table = merged.table.set_column(position, field_, pa.array(status, field_.type))
+        merged.table = replaced(merged.table, {"status": status})
         return merged
 
     def _write_blobs(self, blobs: list[list[dict[str, Any]]]) -> list[float]:
