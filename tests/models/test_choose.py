@@ -129,6 +129,14 @@ def test_a_backend_is_loaded_once_per_device(fake):
     assert fake.loads == 2
 
 
+def test_a_backend_of_another_store_is_another_one(fake, monkeypatch, tmp_path):
+    load_backend("fake")
+    monkeypatch.setenv("SOUNDMILL_WEIGHTS", str(tmp_path / "empty"))
+    monkeypatch.setattr(fake, "unavailable", "no weights")
+    with pytest.raises(BackendUnavailable, match="^no weights$"):
+        load_backend("fake")
+
+
 def test_that_a_backend_is_missing_is_found_out_once(fake, monkeypatch):
     monkeypatch.setattr(fake, "unavailable", "no weights")
     for _ in range(3):

@@ -17,6 +17,7 @@ from pipeline.models.separation.base import (
     Separator,
 )
 from pipeline.models.separation.names import AUTO, AUTO_CPU_SECONDS, BACKEND_NAMES, STEMS, SeparationOptions
+from pipeline.models.weights import root
 
 # On a CPU `auto` takes whatever runs this many times faster than the music, however long the track is.
 AUTO_SPEED = 4.0
@@ -54,7 +55,8 @@ def load_backend(name: str, device: str = "cpu", options: SeparationOptions | No
         hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(known)}"
         raise UserError(f"separation.backends: there is no backend {name!r}", do=hint)
     options = options or SeparationOptions()
-    key = ModelKey(f"separation:{name}", repr(options), device)
+    # With the store in the key: what lies in another one is another model, or none.
+    key = ModelKey(f"separation:{name}", f"{options!r} in {root()}", device)
     if key not in _MISSING:
         _ASKED.add(key)
         try:
