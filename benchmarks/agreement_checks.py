@@ -23,10 +23,10 @@ from feature_peers import DSP_RATE
 
 from pipeline.audio import synth
 from pipeline.audio.resample import make_view
+from pipeline.dsp.stft import hann_window
 from pipeline.features import REGISTRY, Extraction
 from pipeline.features.hpss import Masking, masks
 from pipeline.features.spectra import SharedSpectra
-from pipeline.features.stft import hann_window
 from pipeline.optional import look_up
 from pipeline.workflows import demo_data
 

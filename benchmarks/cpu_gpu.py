@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 import soundfile
 from overhead import make_files
 
-from pipeline.dataset.sources import SUFFIXES
+from pipeline.dataset.sources.listing import SUFFIXES
 
 BATCHED, SINGLE, OVERLAPPING, BACK_TO_BACK = 160, 10, 5, 10
 # The usual way, and one step away from it in each direction.

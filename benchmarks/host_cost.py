@@ -82,7 +82,7 @@ def mark_device() -> Device:
     import torch
 
     from pipeline.models.clap.embed import ClapEmbedder
-    from pipeline.models.separation.stream import SeparationStream
+    from pipeline.models.separation.separation_stream import SeparationStream
 
     try:
         from pipeline.models import transfer

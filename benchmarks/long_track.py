@@ -54,7 +54,7 @@ def measure(path: Path, whole: bool, block_seconds: float) -> dict:
     from pipeline.audio.decode import decode
     from pipeline.audio.resample import make_view
     from pipeline.audio.stream import open_file
-    from pipeline.features.run import TrackAudio, run_extractors
+    from pipeline.features.extraction import TrackAudio, run_extractors
     from pipeline.features.streamed import StreamedAudio
 
     torch.set_num_threads(1)

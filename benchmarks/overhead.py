@@ -28,8 +28,8 @@ import pyarrow as pa
 import soundfile
 
 from pipeline.dataset.output import Output
-from pipeline.dataset.sources import SUFFIXES, list_source
-from pipeline.engine.plan import planned
+from pipeline.dataset.sources.listing import SUFFIXES, list_source
+from pipeline.engine.packing import planned
 from pipeline.engine.session import connect, disconnect
 from pipeline.workflows import features, stages
 from pipeline.workflows.availability import find_models

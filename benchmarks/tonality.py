@@ -4,7 +4,7 @@ Recordings are cut into excerpts of 25 s. Half of the pieces, and of what is mad
 which the larger of two rates is least, keys claimed of what has none and keys lost of music. The other half judges it,
 and `pipeline.features.key.LEAST_EVIDENCE` beside it. Then, per confidence, how often the key of an excerpt is that of
 the rest of its piece, which is what `UNSURE` rests on (pieces modulate: it is less than the share of right keys).
-Last, how many of the onsets that librosa's rules find lie below `pipeline.features.onset.LEAST_RISE_DB`, and how large
+Last, how many of the onsets that librosa's rules find lie below `pipeline.dsp.onsets.LEAST_RISE_DB`, and how large
 the ripple of steady sounds is.
 
     python benchmarks/tonality.py --music music --drums drums --speech ../shared/audio/speech
@@ -29,9 +29,9 @@ sys.path.insert(0, str(REPO))
 
 from pipeline.audio import synth
 from pipeline.audio.resample import make_view
+from pipeline.dsp.onsets import LEAST_RISE_DB, OnsetCurve, pick_onsets
 from pipeline.features.key import KEYS, LEAST_EVIDENCE, _KeyRun, key_confidence, key_scores
 from pipeline.features.key import Key as KeyExtractor
-from pipeline.features.onset import LEAST_RISE_DB, OnsetCurve, pick_onsets
 from pipeline.features.spectra import SharedSpectra
 
 RATE, SECONDS, PER_PIECE = 22050, 25, 3

@@ -29,7 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     if given:
         print(f"error: {given[0]} is not a key of this job: it takes none", file=sys.stderr)
         return 2
-    from pipeline.dataset.dictionary import dictionary  # after the command line: it loads the extractors
+    from pipeline.dataset.tables.dictionary import (
+        dictionary,  # after the command line: it loads the extractors
+    )
 
     preflight.end_with_the_reader()
     print(dictionary().rstrip())

@@ -10,7 +10,7 @@ import pytest
 from pipeline.commands import BY_NAME, SCRIPTS, as_typed, program
 from pipeline.errors import UserError
 from pipeline.workflows.config import ExtractConfig
-from pipeline.workflows.planning.advice import command
+from pipeline.workflows.plan.advice import command
 
 REPO = Path(__file__).resolve().parents[1]
 # Calls that pass what they are given through `as_typed`.

@@ -22,7 +22,7 @@ def descriptors(kit: Kit) -> None:
     import torch
 
     from pipeline.features import REGISTRY
-    from pipeline.features.run import TrackAudio, run_extractors
+    from pipeline.features.extraction import TrackAudio, run_extractors
 
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[:1])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.dataset.tables import Tables, open
+    from pipeline.dataset.tables.reading import Tables, open
 
 __all__ = ["Tables", "open"]
 
@@ -17,6 +17,6 @@ __all__ = ["Tables", "open"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from pipeline.dataset import tables
+    from pipeline.dataset.tables import reading as tables
 
     return getattr(tables, name)

@@ -16,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.tar import TarFileSystem
 from fsspec.implementations.zip import ZipFileSystem
 
-from pipeline.dataset.addresses import (
+from pipeline.dataset.sources.addresses import (
     ARCHIVES,
     CACHES,
     absolute,
@@ -27,7 +27,7 @@ from pipeline.dataset.addresses import (
     scheme,
     split_chain,
 )
-from pipeline.dataset.explain import explain, one_line
+from pipeline.dataset.sources.explain import explain, one_line
 from pipeline.errors import UserError
 
 __all__ = ["absolute", "explain", "filesystem", "is_local", "join", "local_path", "one_line", "public_uri"]
@@ -48,7 +48,7 @@ def filesystem(
     Archives stay open in the thread that asks, a few of them: the list of what is in one is read once.
 
     Args:
-        uri: a local path, any fsspec URL, or a chain (`pipeline.dataset.addresses`).
+        uri: a local path, any fsspec URL, or a chain (`pipeline.dataset.sources.addresses`).
         options: for remote file systems; besides what fsspec takes, ``endpoint`` and ``region`` are
             understood for S3. Ignored for local paths, so that one set of options can serve a remote
             source with a local output. In a chain they are those of the innermost place; a dictionary under the

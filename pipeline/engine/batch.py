@@ -3,7 +3,7 @@
 Columns of the table that travels:
 
 - the plan's: ``index``, ``uri``, ``size_bytes``, ``problem``, ``part``, and what is to be done, see
-  `pipeline.engine.plan.PlannedFile`;
+  `pipeline.engine.packing.PlannedFile`;
 - ``copy_of``: the file with the same content that is computed instead of this one;
 - ``kept``: true where the row that is there already stays, whatever happened here;
 - what is known of the file: ``asset_id`` … ``duration_s``;
@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.dataset.schemas import FALLBACK
 from pipeline.dataset.storage import one_line
+from pipeline.dataset.tables.schemas import FALLBACK
 from pipeline.engine.process import process_note
 from pipeline.engine.timing import TIMING, Cost, StageClock
 from pipeline.errors import Fallback

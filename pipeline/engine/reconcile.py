@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline.engine.batch import FAILURE, failure
 from pipeline.engine.keys import chosen_stream
-from pipeline.engine.plan import PlannedFile, block_of
+from pipeline.engine.packing import PlannedFile, block_of
 
 DECODE, FEATURES = "decode", "features"
 

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.audio.tags import FileFacts, facts_of
-from pipeline.dataset.cache import Cache
-from pipeline.dataset.cache_entry import DamagedEntry, Entry, unpack
+from pipeline.audio.views import View
+from pipeline.dataset.cache.cache import Cache
+from pipeline.dataset.cache.entry import DamagedEntry, Entry, unpack
 from pipeline.engine.batch import CACHED, Track
 from pipeline.errors import Fallback
 from pipeline.features.base import stable_key
-
-if TYPE_CHECKING:
-    from pipeline.engine.stages.decode import ViewSpec
 
 DECODE = "decode"
 DESCRIPTION = {"container": str, "codec": str, "sample_rate": int, "channels": int, "duration_s": float}
@@ -67,7 +64,7 @@ class Results:
         """Keep what decoding found out about a track."""
         self._put(track, self.keys[DECODE], _description(track))
 
-    def recall_audio(self, track: Track, key: str, views: Sequence[ViewSpec]) -> Entry | None:
+    def recall_audio(self, track: Track, key: str, views: Sequence[View]) -> Entry | None:
         """The audio that `keep_audio` kept under ``key``, if it has all ``views``."""
         entry = self.cache.get(track.values["asset_id"], key) if self.audio else None
         return entry if entry is not None and _has_views(entry, views) else None
@@ -113,7 +110,7 @@ class Results:
             row.fallbacks.extend(self.cache.take_fallbacks())
 
 
-def audio_key(decode_key: str, views: Sequence[ViewSpec], max_track_bytes: int) -> str:
+def audio_key(decode_key: str, views: Sequence[View], max_track_bytes: int) -> str:
     """The key of decoded audio in the forms of ``views``."""
     forms = [(view.name, view.sample_rate, view.channels) for view in views]
     return stable_key({"decode": decode_key, "views": forms, "max_track_bytes": max_track_bytes})
@@ -136,7 +133,7 @@ def _describes(values: Mapping[str, object]) -> bool:
     return fits and values["sample_rate"] > 0 and values["channels"] > 0 and values["duration_s"] >= 0
 
 
-def _has_views(entry: Entry, views: Sequence[ViewSpec]) -> bool:
+def _has_views(entry: Entry, views: Sequence[View]) -> bool:
     """Whether a stage can read ``views`` from it."""
     placed = entry.values.get("views")
     if not isinstance(placed, dict) or set(placed) != {view.name for view in views}:

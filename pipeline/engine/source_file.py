@@ -17,9 +17,9 @@ from pipeline.audio.mixing import for_mono
 from pipeline.audio.reader import ArrayReader, AudioReader, Spool
 from pipeline.audio.resample import view_blocks
 from pipeline.audio.stream import AudioFile
-from pipeline.dataset.addresses import file_name
+from pipeline.dataset.sources.addresses import file_name
+from pipeline.dataset.sources.sound_tracks import file_of
 from pipeline.dataset.storage import filesystem, is_local, local_path, one_line
-from pipeline.dataset.streams import file_of
 from pipeline.engine.batch import Track
 from pipeline.errors import Fallback
 

@@ -9,12 +9,12 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
+from pipeline.dsp.stft import hann_window
 from pipeline.errors import Fallback
 from pipeline.features.base import Extraction, Extractor, Running, blob_columns, column, register
 from pipeline.features.running import Grid, GroupMeans, RunningSummary
 from pipeline.features.spectra import SharedSpectra
 from pipeline.features.statistics import decibels_above, frames_per_group
-from pipeline.features.stft import hann_window
 from pipeline.features.track import TrackInfo
 from pipeline.late import torch
 

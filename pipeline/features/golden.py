@@ -18,7 +18,7 @@ import numpy as np
 
 from pipeline.audio.resample import make_view
 from pipeline.features.base import Extractor
-from pipeline.features.run import TrackAudio, run_extractors
+from pipeline.features.extraction import TrackAudio, run_extractors
 
 SECONDS = 3.0
 NATIVE_RATE = 44100

@@ -8,13 +8,13 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
+from pipeline.dsp.masks import Masking, energy_by_group, separate
+from pipeline.dsp.stft import hann_window
 from pipeline.errors import Fallback
 from pipeline.features.base import Extraction, Extractor, Running, blob_columns, column, register
-from pipeline.features.masks import Masking, energy_by_group, separate
 from pipeline.features.running import GroupMeans
 from pipeline.features.spectra import SharedSpectra
 from pipeline.features.statistics import decibels_above, frames_per_group
-from pipeline.features.stft import hann_window
 from pipeline.features.track import TrackInfo
 from pipeline.late import torch
 

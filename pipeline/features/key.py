@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
+from pipeline.dsp.onsets import OnsetCurve, TempoSearch
 from pipeline.errors import Fallback
 from pipeline.features.base import Extraction, Extractor, Running, column, register
 from pipeline.features.chroma import METHODS, normalise_frames, usable_method
-from pipeline.features.onset import OnsetCurve, TempoSearch
 from pipeline.features.spectra import SharedSpectra
 from pipeline.features.tempo import shared_rhythm
 from pipeline.features.track import TrackInfo

@@ -9,14 +9,14 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
+from pipeline.dsp import bs1770
+from pipeline.dsp.pyloudnorm_meter import pyloudnorm_loudness, pyloudnorm_obstacle
+from pipeline.dsp.true_peak import PEAK_CONTEXT, true_peak
 from pipeline.errors import Fallback
-from pipeline.features import bs1770
 from pipeline.features.base import Extraction, Extractor, Running, column, register
-from pipeline.features.pyloudnorm_meter import pyloudnorm_loudness, pyloudnorm_obstacle
 from pipeline.features.spectra import ChannelLevels, SharedSpectra
 from pipeline.features.statistics import aggregate, decibels, decibels_above
 from pipeline.features.track import TrackInfo
-from pipeline.features.true_peak import PEAK_CONTEXT, true_peak
 
 BACKENDS = ("own", "pyloudnorm")
 _FRAME_STATISTICS = ("mean", "std", "median", "p10", "p90")
@@ -30,7 +30,7 @@ class Loudness(Extractor):
 
     0 dBFS is the level of a full-scale square wave: a full-scale sine has a peak of 0 and an RMS of -3.01.
     All values are None for digital silence, whose level is minus infinity. The weights of the channels are
-    those of `pipeline.features.bs1770.channel_weights`.
+    those of `pipeline.dsp.bs1770.channel_weights`.
 
     Args:
         backend: ``own``, or ``pyloudnorm`` for the integrated loudness by that package. Where it cannot measure a

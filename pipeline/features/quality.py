@@ -9,11 +9,11 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
+from pipeline.dsp.stft import hann_window, squared_magnitude
+from pipeline.dsp.transpose import transposed
 from pipeline.features.base import Extraction, Extractor, Running, column, register
-from pipeline.features.layout import transposed
 from pipeline.features.spectra import ChannelLevels, SharedSpectra
 from pipeline.features.statistics import decibels, percentiles
-from pipeline.features.stft import hann_window, squared_magnitude
 from pipeline.features.track import Axis, TrackInfo
 from pipeline.late import torch
 

@@ -9,11 +9,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from pipeline.features.cqt import BINS_PER_OCTAVE, chroma_cqt
-from pipeline.features.filterbanks import apply_bands, chroma_filterbank, mel_filterbank
-from pipeline.features.onset import Rises, rises
-from pipeline.features.pitch import Partials, PeakVotes, pitch_tuning
-from pipeline.features.stft import hann_window, power_spectrogram
+from pipeline.dsp.cqt import BINS_PER_OCTAVE, chroma_cqt
+from pipeline.dsp.filterbanks import apply_bands, chroma_filterbank, mel_filterbank
+from pipeline.dsp.onsets import Rises, rises
+from pipeline.dsp.stft import hann_window, power_spectrogram
+from pipeline.dsp.tuning import Partials, PeakVotes, pitch_tuning
 from pipeline.features.track import Axis, TrackInfo
 from pipeline.late import torch
 
@@ -288,7 +288,7 @@ class SharedSpectra:
         return self.track.fact(key, self.number, measure, max)
 
     def rises(self, n_fft: int, hop_length: int, n_mels: int) -> Rises:
-        """How much louder the mel bands over all frequencies get, see `pipeline.features.onset.rises`."""
+        """How much louder the mel bands over all frequencies get, see `pipeline.dsp.onsets.rises`."""
         nyquist = self.sample_rate / 2
         loudest = self.loudest_mel(n_fft, hop_length, n_mels, 0.0, nyquist)
 
@@ -352,7 +352,7 @@ class SharedSpectra:
         return fine + round(coarse - fine)
 
     def chroma_cqt(self, n_fft: int, hop_length: int) -> torch.Tensor:
-        """Constant-Q chroma magnitudes, see `pipeline.features.cqt.chroma_cqt`: float32 ``[12, frames]``."""
+        """Constant-Q chroma magnitudes, see `pipeline.dsp.cqt.chroma_cqt`: float32 ``[12, frames]``."""
         tuning = self.cqt_tuning(n_fft, hop_length)
 
         def compute() -> torch.Tensor:

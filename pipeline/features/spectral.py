@@ -8,12 +8,12 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
+from pipeline.dsp.frame_sums import crossing_bin, extreme_means, frame_sums
+from pipeline.dsp.stft import hann_window
+from pipeline.dsp.transpose import transposed
 from pipeline.features.base import Extraction, Extractor, Running, column, register
-from pipeline.features.frame_sums import crossing_bin, extreme_means, frame_sums
-from pipeline.features.layout import transposed
 from pipeline.features.running import RunningSummary
 from pipeline.features.spectra import SharedSpectra
-from pipeline.features.stft import hann_window
 from pipeline.features.track import TrackInfo
 from pipeline.late import torch
 

@@ -9,13 +9,13 @@ import numpy as np
 from pipeline.audio.mixing import for_mono
 from pipeline.audio.resample import StreamResampler, to_mono
 from pipeline.audio.stream import PcmStream
-from pipeline.features.run import ALIGNMENT, BLOCK_SECONDS
+from pipeline.features.extraction import ALIGNMENT, BLOCK_SECONDS
 from pipeline.features.spectra import SharedSpectra
 from pipeline.features.track import Axis, TrackInfo
 
 
 class StreamedAudio:
-    """A track on disk, read anew for each pass. For `pipeline.features.run.run_extractors`.
+    """A track on disk, read anew for each pass. For `pipeline.features.extraction.run_extractors`.
 
     Args:
         opened: opens the track, see `pipeline.audio.stream`.

@@ -8,8 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
-from pipeline.features.base import Extraction, Extractor, Running, column, register
-from pipeline.features.onset import (
+from pipeline.dsp.onsets import (
     LEAST_RISE_DB,
     LEAST_SECONDS,
     OnsetCurve,
@@ -17,6 +16,7 @@ from pipeline.features.onset import (
     TempoSearch,
     pick_onsets,
 )
+from pipeline.features.base import Extraction, Extractor, Running, column, register
 from pipeline.features.spectra import SharedSpectra
 from pipeline.features.track import TrackInfo
 
@@ -30,7 +30,7 @@ class Tempo(Extractor):
 
     Onsets are those of ``librosa.onset`` that raise the mel bands by a least amount, so that a steady tone has none,
     and no tempo; beats are those of ``librosa.beat`` at the same tempo. The tempo itself is found by
-    `pipeline.features.onset.estimate_tempo`, finer than a frame and with fewer octave errors. Many tracks can be
+    `pipeline.dsp.onsets.estimate_tempo`, finer than a frame and with fewer octave errors. Many tracks can be
     counted at half or twice the tempo; ``tempo_confidence`` says how close the second choice is.
 
     Args:

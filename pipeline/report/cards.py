@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.report.words import clock
+from pipeline.report.formatting import clock
 
 # Of a process on a card: work in flight on it; none, but the stage prepares some; none, and nothing to prepare.
 SPENT = ("device_s", "host_s", "starved_s")

@@ -14,9 +14,9 @@ import plotly.graph_objects as go
 
 from pipeline.features.key import KEYS
 from pipeline.report.devices import Comparison
+from pipeline.report.formatting import clock, count, decimal, key_label, memory
 from pipeline.report.overview import Overview
 from pipeline.report.performance import group
-from pipeline.report.words import clock, count, decimal, key_label, memory
 
 MOST_BARS = 12
 POINTS = 1_500

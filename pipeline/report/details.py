@@ -14,9 +14,9 @@ import pyarrow as pa
 from pipeline.dataset.output import Output
 from pipeline.dataset.storage import public_uri
 from pipeline.features.key import unsure
+from pipeline.report.formatting import clock, key_label
 from pipeline.report.overview import Overview
-from pipeline.report.tables import identities, present, scan
-from pipeline.report.words import clock, key_label
+from pipeline.report.table_reading import identities, present, scan
 
 _COLUMNS = (
     "asset_id",

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pipeline.dataset.output import Output
 from pipeline.dataset.verify.runs import run_ids
 from pipeline.report.overview import Overview
-from pipeline.report.tables import identities, numbers, scan
+from pipeline.report.table_reading import identities, numbers, scan
 
 # Other runs that are looked at, the newest.
 _RUNS = 20

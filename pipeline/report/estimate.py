@@ -10,8 +10,8 @@ from typing import Any
 
 from pipeline.commands import as_typed
 from pipeline.dataset.output import TABLES, Output
+from pipeline.report.formatting import clock, count, decimal, memory, percent, size
 from pipeline.report.money import money
-from pipeline.report.words import clock, count, decimal, memory, percent, size
 
 NO_ESTIMATE = "No estimate was made: python jobs/plan.py … before a run writes one."
 UNREADABLE = "plan.json is there and is not a JSON object: it was cut off, or something else wrote it."

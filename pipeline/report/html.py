@@ -14,12 +14,13 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from pipeline.commands import as_typed
-from pipeline.dataset.failures import Summary, classes
 from pipeline.dataset.output import Output
-from pipeline.dataset.run import RunFolder
+from pipeline.dataset.run_folder import RunFolder
 from pipeline.dataset.storage import one_line, public_uri
+from pipeline.dataset.tables.failures import Summary, classes
 from pipeline.features.key import UNSURE
-from pipeline.report import cards, charts, devices, estimate, money, words
+from pipeline.report import cards, charts, devices, estimate, money
+from pipeline.report import formatting as words
 from pipeline.report.details import tracks
 from pipeline.report.embedding_map import POINTS, Map, embedding_map
 from pipeline.report.map_view import map_data, map_figure

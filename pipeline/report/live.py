@@ -18,7 +18,7 @@ from rich.text import Text
 
 from pipeline.engine.progress import Progress
 from pipeline.engine.watch import StageState
-from pipeline.report.words import clock, plural
+from pipeline.report.formatting import clock, plural
 
 PLAIN_EVERY_S = 30.0
 # Throughput is of so many seconds back: long enough for a few blocks, short enough to show a stage that stalls.

@@ -12,9 +12,9 @@ import plotly.graph_objects as go
 from pipeline.report.charts import fifth_names, figure, plain
 from pipeline.report.details import Track, common_folder
 from pipeline.report.embedding_map import Map
+from pipeline.report.formatting import clock, decimal
 from pipeline.report.overview import Overview
 from pipeline.report.thumbnails import Pictures
-from pipeline.report.words import clock, decimal
 
 SHADES = 8
 """Steps of a colour scale, ``--ramp-0`` to ``--ramp-7`` in the page's style."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pipeline.report.formatting import count, decimal, percent, plural
 from pipeline.report.overview import Overview
-from pipeline.report.words import count, decimal, percent, plural
 
 MOST = 20
 """Tracks that are named of each kind."""

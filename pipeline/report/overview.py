@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from pipeline.dataset.output import Output
 from pipeline.features.key import KEYS, unsure
-from pipeline.report.sample import Sample
-from pipeline.report.tables import identities, numbers, present, scan, vectors
+from pipeline.report.row_sample import Sample
+from pipeline.report.table_reading import identities, numbers, present, scan, vectors
 
 NUMBERS = (
     "duration_s",
@@ -57,7 +57,7 @@ class Overview:
         values: column of `NUMBERS` → one float32 per track, NaN where there is none.
         keys: number in `pipeline.features.key.KEYS` per track, -1 where none was found.
         unsure: whether the key is weak, see `pipeline.features.key.UNSURE`, per track.
-        ids: of the contents, uint64, see `pipeline.report.tables.identities`.
+        ids: of the contents, uint64, see `pipeline.report.table_reading.identities`.
         names: the parts of `tracks`.
         parts: number of the part that holds the row.
         embeddings, descriptors: of up to `SAMPLE` contents.

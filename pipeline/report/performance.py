@@ -10,7 +10,7 @@ from pipeline.counting import plural
 from pipeline.engine.progress import OTHERS, Progress
 from pipeline.report import money
 from pipeline.report.cards import gpu_section, markdown_lines
-from pipeline.report.words import clock
+from pipeline.report.formatting import clock
 
 # Kinds of fallback in the report and the manifest, the most frequent ones.
 MOST_FALLBACKS = 50

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.dataset.merge import column_owners, conform
 from pipeline.dataset.output import Output
-from pipeline.dataset.rehome import rehome, sweep
-from pipeline.dataset.state import State, read_state, same_columns
+from pipeline.dataset.tables.merge import column_owners, conform
+from pipeline.dataset.tables.rehome import rehome, sweep
+from pipeline.dataset.tables.row_index import State, read_state, same_columns
 from pipeline.features.base import Extractor
 from pipeline.workflows.follow import follow
 from pipeline.workflows.resume import WorkPlan

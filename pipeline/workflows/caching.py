@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipeline.dataset.cache import Cache
+from pipeline.dataset.cache.cache import Cache
 from pipeline.engine.results import DECODE, Results
 from pipeline.features.base import stable_key
 from pipeline.models.separation import AUTO

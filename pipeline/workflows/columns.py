@@ -6,8 +6,8 @@ import pyarrow as pa
 
 from pipeline.counting import plural
 from pipeline.dataset.output import Output
-from pipeline.dataset.run import RunFolder
-from pipeline.dataset.source_columns import bring_up_to_date
+from pipeline.dataset.run_folder import RunFolder
+from pipeline.dataset.sources.manifest_columns import bring_up_to_date
 
 
 def settle_columns(output: Output, columns: pa.Table, schema: pa.Schema, folder: RunFolder) -> None:
@@ -15,7 +15,7 @@ def settle_columns(output: Output, columns: pa.Table, schema: pa.Schema, folder:
 
     Args:
         output: its lock is held.
-        columns: what the manifest says, see `pipeline.dataset.source_columns.manifest_columns`.
+        columns: what the manifest says, see `pipeline.dataset.sources.manifest_columns.manifest_columns`.
         schema: of all parts of `tracks`.
     """
     changed = bring_up_to_date(output, columns, schema)

@@ -13,10 +13,10 @@ from typing import Any, Optional
 
 from pipeline.audio.choice import FIRST, Choice, choice_of
 from pipeline.audio.isolated import TIMEOUT_S
+from pipeline.dataset.sources.sound_tracks import ALL_STREAMS
 from pipeline.dataset.storage import public_uri
-from pipeline.dataset.streams import ALL_STREAMS
 from pipeline.features import REGISTRY, Extractor
-from pipeline.features.run import BLOCK_SECONDS
+from pipeline.features.extraction import BLOCK_SECONDS
 from pipeline.models.precision import normalise_amp
 from pipeline.models.separation import AUTO, SeparationOptions
 from pipeline.models.separation.names import ACCOMPANIMENT, AUTO_CPU_SECONDS

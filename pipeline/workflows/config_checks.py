@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.audio.isolated import MIN_MEMORY_BYTES
-from pipeline.dataset.addresses import is_relative
+from pipeline.dataset.sources.addresses import is_relative
 from pipeline.errors import UserError
 from pipeline.features import REGISTRY
 from pipeline.models.precision import AMP, amp_word

@@ -9,14 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.dataset.failures import status_of
-from pipeline.dataset.merge import among, conform, replaced
 from pipeline.dataset.output import Output
-from pipeline.dataset.rewrite import Held, failures_of, read_if_there, rewrite_part, write_or_discard
-from pipeline.dataset.schemas import FAILURES, GONE, TIMINGS
-from pipeline.dataset.state import read_state
-from pipeline.dataset.user_columns import is_of_the_user
-from pipeline.engine.plan import PlannedFile, part_name
+from pipeline.dataset.tables.failures import status_of
+from pipeline.dataset.tables.merge import among, conform, replaced
+from pipeline.dataset.tables.rewrite import Held, failures_of, read_if_there, rewrite_part, write_or_discard
+from pipeline.dataset.tables.row_index import read_state
+from pipeline.dataset.tables.schemas import FAILURES, GONE, TIMINGS
+from pipeline.dataset.tables.user_columns import is_of_the_user
+from pipeline.engine.packing import PlannedFile, part_name
 from pipeline.workflows.resume import missing_keys
 
 ROWS_PER_PART = 256

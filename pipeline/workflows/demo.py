@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.dataset.output import Output
-from pipeline.dataset.run import say
+from pipeline.dataset.run_folder import say
 from pipeline.models import weights
 from pipeline.workflows import features
 from pipeline.workflows.config import ExtractConfig

@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.dataset.output import Output
-from pipeline.dataset.run import RunFolder, run_ids
-from pipeline.dataset.schemas import GONE
+from pipeline.dataset.run_folder import RunFolder, run_ids
 from pipeline.dataset.storage import public_uri
+from pipeline.dataset.tables.schemas import GONE
 from pipeline.features.key import UNSURE
-from pipeline.report.words import plural
+from pipeline.report.formatting import plural
 
 COLUMNS = ("uri", "status", "key_name", "key_confidence", "tempo_bpm")
 FALLBACKS_SHOWN = 2

@@ -14,26 +14,27 @@ import torch
 import yaml
 
 from pipeline.dataset.lock import OutputLock
-from pipeline.dataset.manifest import merge_manifest
 from pipeline.dataset.output import Output
-from pipeline.dataset.run import RunFolder, environment
-from pipeline.dataset.schemas import FAILURES, segments_schema
-from pipeline.dataset.source_columns import add_columns, with_columns
-from pipeline.dataset.sources import SourceItem
-from pipeline.dataset.state import State
+from pipeline.dataset.run_folder import RunFolder, environment
+from pipeline.dataset.sources.listing import SourceItem
+from pipeline.dataset.sources.manifest_columns import add_columns, with_columns
 from pipeline.dataset.storage import is_local, one_line
+from pipeline.dataset.tables.row_index import State
+from pipeline.dataset.tables.run_manifest import merge_manifest
+from pipeline.dataset.tables.schemas import FAILURES, segments_schema
 from pipeline.engine.graph import Node
-from pipeline.engine.plan import PlannedFile, estimated_seconds
+from pipeline.engine.packing import PlannedFile, estimated_seconds
 from pipeline.engine.progress import Progress
 from pipeline.engine.resources import StageResources, plan_resources
 from pipeline.engine.session import Cluster
 from pipeline.models.separation.names import STEMS
+from pipeline.report.formatting import clock, plural
 from pipeline.report.live import progress_text
 from pipeline.report.money import cost, money
 from pipeline.report.performance import copies_text, markdown, performance
-from pipeline.report.words import clock, plural
 from pipeline.workflows.aftercare import even_out, tend_shared
 from pipeline.workflows.ahead import RayAhead, ahead
+from pipeline.workflows.attempts import Passes, TooManyFailures
 from pipeline.workflows.availability import Models, stage_weights
 from pipeline.workflows.caching import tidy
 from pipeline.workflows.columns import settle_columns
@@ -43,12 +44,11 @@ from pipeline.workflows.golden_job import settle_golden
 from pipeline.workflows.gone import settle_gone
 from pipeline.workflows.hardware import resolve_hardware, settle_compile
 from pipeline.workflows.outcome import EXIT_FAILED, EXIT_FAILURES, Result, verdict
-from pipeline.workflows.passes import Passes, TooManyFailures
 from pipeline.workflows.plan_file import adopt_plan
 from pipeline.workflows.resume import WorkPlan
-from pipeline.workflows.showing import shown
 from pipeline.workflows.stages import build_graph, plan_blocks, run_schema, stage_names
 from pipeline.workflows.stopping import EXIT_STOPPED, Stopped, stoppable
+from pipeline.workflows.terminal import shown
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Task:
     Args:
         items: all that was asked for.
         asked_for: how many files a rate of failures is of: of a retry all that have a row.
-        columns: what a manifest says of each, see `pipeline.dataset.source_columns`; None without one.
+        columns: what a manifest says of each, see `pipeline.dataset.sources.manifest_columns`; None without one.
         keys: extractor → key that is wanted.
         state: what the output held.
         work: what it lacks.

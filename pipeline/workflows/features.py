@@ -12,19 +12,19 @@ from contextlib import ExitStack, suppress
 import yaml
 
 from pipeline.counting import plural
-from pipeline.dataset.coverage import covers
-from pipeline.dataset.halves import require_tracks
 from pipeline.dataset.lock import OutputLock
-from pipeline.dataset.manifest import merge_manifest
-from pipeline.dataset.named_items import named_items
 from pipeline.dataset.output import Output
-from pipeline.dataset.run import RunFolder, interrupted_runs, mark_interrupted, new_run_id, say
-from pipeline.dataset.source_columns import manifest_columns, with_columns
-from pipeline.dataset.source_names import known_names
-from pipeline.dataset.sources import Listing, SourceItem
-from pipeline.dataset.spaces import require_space
-from pipeline.dataset.state import State, read_state
+from pipeline.dataset.run_folder import RunFolder, interrupted_runs, mark_interrupted, new_run_id, say
+from pipeline.dataset.sources.coverage import covers
+from pipeline.dataset.sources.known_names import known_names
+from pipeline.dataset.sources.listing import Listing, SourceItem
+from pipeline.dataset.sources.manifest_columns import manifest_columns, with_columns
+from pipeline.dataset.sources.named_items import named_items
 from pipeline.dataset.storage import public_uri
+from pipeline.dataset.tables.embedding_space import require_space
+from pipeline.dataset.tables.halves import require_tracks
+from pipeline.dataset.tables.row_index import State, read_state
+from pipeline.dataset.tables.run_manifest import merge_manifest
 from pipeline.workflows.ahead import RayAhead
 from pipeline.workflows.availability import Models, check_paths, find_models
 from pipeline.workflows.columns import settle_columns
@@ -72,7 +72,7 @@ def run(
     moments.setdefault("shell", time.time())
     config.check()
     if config.dry_run:
-        from pipeline.workflows.planning import plan  # it runs the stages, and so imports all of them
+        from pipeline.workflows.plan import plan  # it runs the stages, and so imports all of them
 
         plan(config, given, quiet, moments["shell"])
         return Result(EXIT_OK, "", config.output.uri)

@@ -14,12 +14,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.dataset.failures import status_of
-from pipeline.dataset.merge import OldPart, Update, among, conform, kept_rows, merge_tracks, replaced
 from pipeline.dataset.output import Output
-from pipeline.dataset.rewrite import Held, failures_of, read_if_there, write_or_discard
-from pipeline.dataset.schemas import FAILURES, GONE
-from pipeline.dataset.state import KEYS, State
+from pipeline.dataset.tables.failures import status_of
+from pipeline.dataset.tables.merge import OldPart, Update, among, conform, kept_rows, merge_tracks, replaced
+from pipeline.dataset.tables.rewrite import Held, failures_of, read_if_there, write_or_discard
+from pipeline.dataset.tables.row_index import KEYS, State
+from pipeline.dataset.tables.schemas import FAILURES, GONE
 
 FAILED = "failed_keys"
 
@@ -43,7 +43,7 @@ def follow(
     """Bring all rows of ``assets`` to what the rows of run ``run_id`` say.
 
     Args:
-        owners: see `pipeline.dataset.merge.column_owners`.
+        owners: see `pipeline.dataset.tables.merge.column_owners`.
         state: of the output as it is now.
     """
     rows = state.rows.filter(among(state.rows["asset_id"], assets))

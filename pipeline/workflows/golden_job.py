@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from pipeline.dataset.output import Output
-from pipeline.dataset.run import RunFolder
+from pipeline.dataset.run_folder import RunFolder
 from pipeline.errors import Fallback, UserError
 from pipeline.features.golden import Golden, compare, golden_values, told_versions, versions
 from pipeline.workflows.availability import Models

@@ -9,16 +9,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.counting import plural
-from pipeline.dataset.failures import status_of
-from pipeline.dataset.merge import among, replaced
 from pipeline.dataset.output import Output
-from pipeline.dataset.rehome import rehome
-from pipeline.dataset.rewrite import failures_of, read_if_there, rewrite_part
-from pipeline.dataset.run import RunFolder
-from pipeline.dataset.schemas import GONE
-from pipeline.dataset.sources import SourceItem
-from pipeline.dataset.state import State, read_state
-from pipeline.dataset.streams import file_of
+from pipeline.dataset.run_folder import RunFolder
+from pipeline.dataset.sources.listing import SourceItem
+from pipeline.dataset.sources.sound_tracks import file_of
+from pipeline.dataset.tables.failures import status_of
+from pipeline.dataset.tables.merge import among, replaced
+from pipeline.dataset.tables.rehome import rehome
+from pipeline.dataset.tables.rewrite import failures_of, read_if_there, rewrite_part
+from pipeline.dataset.tables.row_index import State, read_state
+from pipeline.dataset.tables.schemas import GONE
 
 KEEP, MARK, DROP = "keep", "mark", "drop"
 EXAMPLES = 3

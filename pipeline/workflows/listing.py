@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 from pipeline.counting import plural
-from pipeline.dataset.run import say
-from pipeline.dataset.sources import Listing, SourceItem, list_source
+from pipeline.dataset.run_folder import say
+from pipeline.dataset.sources.listing import Listing, SourceItem, list_source
+from pipeline.dataset.sources.sound_tracks import ALL_STREAMS, expand_streams
 from pipeline.dataset.storage import public_uri
-from pipeline.dataset.streams import ALL_STREAMS, expand_streams
 from pipeline.workflows.config import ExtractConfig
 
 

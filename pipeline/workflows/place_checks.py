@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pipeline.dataset.addresses import WEB, carries_credentials, innermost, public_uri, scheme, split_chain
+from pipeline.dataset.sources.addresses import (
+    WEB,
+    carries_credentials,
+    innermost,
+    public_uri,
+    scheme,
+    split_chain,
+)
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.dataset.output import Output
-from pipeline.dataset.run import RunFolder
+from pipeline.dataset.run_folder import RunFolder
 from pipeline.dataset.storage import absolute, one_line, public_uri
 from pipeline.features.base import stable_key
 from pipeline.workflows.config import ExtractConfig

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.audio.choice import FIRST, Choice
-from pipeline.dataset.state import State
-from pipeline.engine.plan import PlannedFile
+from pipeline.dataset.tables.row_index import State
+from pipeline.engine.packing import PlannedFile
 from pipeline.workflows.copies import Copy
 
 MOST_BYTES = 2 << 30

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.dataset.sources import SourceItem
-from pipeline.dataset.state import State
+from pipeline.dataset.sources.listing import SourceItem
+from pipeline.dataset.tables.row_index import State
 from pipeline.engine.keys import chosen_stream
-from pipeline.engine.plan import PlannedFile
+from pipeline.engine.packing import PlannedFile
 
 DECODE = "decode"
 

@@ -8,18 +8,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.dataset.merge import column_owners
+from pipeline.audio.views import View
 from pipeline.dataset.output import Output
-from pipeline.dataset.schemas import separation_columns, tracks_schema
+from pipeline.dataset.tables.merge import column_owners
+from pipeline.dataset.tables.schemas import separation_columns, tracks_schema
 from pipeline.engine.graph import Node
-from pipeline.engine.plan import PlannedFile, estimated_seconds, pack
-from pipeline.engine.stages.clap import ClapStage
-from pipeline.engine.stages.decode import DecodeStage, ViewSpec
-from pipeline.engine.stages.features import FeaturesStage
-from pipeline.engine.stages.separation import SeparationStage
-from pipeline.engine.stages.sink import SinkStage
+from pipeline.engine.packing import PlannedFile, estimated_seconds, pack
+from pipeline.engine.sink import SinkStage
 from pipeline.features.golden import Golden
 from pipeline.models.precision import normalise_amp
+from pipeline.stages.clap.worker import ClapStage
+from pipeline.stages.decode.worker import DecodeStage
+from pipeline.stages.features.worker import FeaturesStage
+from pipeline.stages.separation.worker import SeparationStage
 from pipeline.workflows.availability import Models
 from pipeline.workflows.caching import run_results
 from pipeline.workflows.config import ExtractConfig, HardwareConfig
@@ -102,7 +103,7 @@ def build_graph(
     last = {name: i for i, name in enumerate(names)}
     views = _views(config, last)
     made = {
-        "decode": lambda: (DecodeStage, _decode_arguments(config, views, ledger)),
+        "decode": lambda: (DecodeStage, _decode_arguments(config, tuple(views), ledger)),
         "features": lambda: (FeaturesStage, _features_arguments(config, golden)),
         "clap": lambda: (ClapStage, _clap_arguments(config, models)),
         "separation": lambda: (SeparationStage, _separation_arguments(config, models, output)),
@@ -113,12 +114,12 @@ def build_graph(
         stage, arguments = made[name]()
         if name != "decode":
             arguments |= _network_arguments(config, name)
-            arguments["drop"] = frozenset(f"pcm@{v.name}" for v in views if v.last_stage == last[name])
+            arguments["drop"] = frozenset(f"pcm@{v.name}" for v, at in views.items() if at == last[name])
         nodes.append(Node(name, stage, {**arguments, "results": results}))
     return [*nodes, Node("write", SinkStage, _sink_arguments(config, models, output, run_id, schema))]
 
 
-def _decode_arguments(config: ExtractConfig, views: list[ViewSpec], ledger: Any) -> dict[str, Any]:
+def _decode_arguments(config: ExtractConfig, views: Sequence[View], ledger: Any) -> dict[str, Any]:
     return {
         "views": views,
         "storage_options": config.source.storage_options,
@@ -196,15 +197,22 @@ def _sink_arguments(
     }
 
 
-def _views(config: ExtractConfig, last: dict[str, int]) -> list[ViewSpec]:
-    """The forms of the audio that the stages read; ``last`` has the position of each stage."""
+def _views(config: ExtractConfig, last: dict[str, int]) -> dict[View, int]:
+    """The forms of the audio that the stages read, and the position of the last stage that reads each.
+
+    That which lives longest comes first, and owns the samples that equal forms share.
+
+    Args:
+        last: stage → its position.
+    """
     wanted = {view for e in config.extractors() for view in e.views}
     rate = config.features.sample_rate
     forms = {"native": (None, None), "mono": (rate, 1), "channels": (rate, None)}
-    views = [ViewSpec(name, *form, last["features"]) for name, form in forms.items() if name in wanted]
+    views = {View(name, *form): last["features"] for name, form in forms.items() if name in wanted}
     if "clap" in last:
-        views.append(ViewSpec("clap", 48000, 1, last["clap"]))
+        views[View("clap", 48000, 1)] = last["clap"]
     if "separation" in last:
-        views.append(ViewSpec("separation", 44100, 2, last["separation"]))
+        views[View("separation", 44100, 2)] = last["separation"]
     # Nothing to compute still means decoding: the tables then describe the files.
-    return views or [ViewSpec("mono", rate, 1, last["decode"])]
+    views = views or {View("mono", rate, 1): last["decode"]}
+    return dict(sorted(views.items(), key=lambda item: -item[1]))

@@ -11,7 +11,7 @@ from av_files import RATE, av_file, loudest_hz, tone
 
 from pipeline.audio.decode import CorruptAudio, TruncatedAudio, UnrecognizedFormat, decode, probe
 from pipeline.audio.encode import encode
-from pipeline.dataset.sources import SUFFIXES
+from pipeline.dataset.sources.listing import SUFFIXES
 
 HZ = 441.0
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.dataset.cache_entry import Entry
+from pipeline.dataset.cache.entry import Entry
 
 ASSET, KEY = "ab" * 32, "0123456789ab"
 

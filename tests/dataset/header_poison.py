@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.dataset.probing import Header, read_header
-from pipeline.dataset.sources import SourceItem
+from pipeline.dataset.sources.listing import SourceItem
+from pipeline.dataset.sources.probing import Header, read_header
 
 
 def read(item: SourceItem, options: dict[str, Any] | None) -> Header:

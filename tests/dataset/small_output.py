@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.dataset.output import Output, blob_path, npy_bytes, stem_path
-from pipeline.dataset.schemas import FAILURES, TIMINGS, segments_schema, tracks_schema
+from pipeline.dataset.tables.schemas import FAILURES, TIMINGS, segments_schema, tracks_schema
 from pipeline.features import REGISTRY
 
 SPACE = "HTSAT-tiny:0123456789ab"

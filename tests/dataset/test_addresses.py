@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dataset.addresses import (
+from pipeline.dataset.sources.addresses import (
     absolute,
     carries_credentials,
     file_name,

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from cache_samples import ASSET, KEY, entry, shards
 
-from pipeline.dataset.cache import Cache
-from pipeline.dataset.cache_entry import DamagedEntry, unpack
+from pipeline.dataset.cache.cache import Cache
+from pipeline.dataset.cache.entry import DamagedEntry, unpack
 from pipeline.errors import Fallback
 
 

@@ -11,8 +11,8 @@ import fsspec
 import pytest
 from web_server import web_server
 
-from pipeline.dataset.source_items import Listing
-from pipeline.dataset.sources import list_source
+from pipeline.dataset.sources.items import Listing
+from pipeline.dataset.sources.listing import list_source
 from pipeline.dataset.storage import filesystem
 from pipeline.errors import UserError
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.dataset.coverage import covers
-from pipeline.dataset.sources import list_source
+from pipeline.dataset.sources.coverage import covers
+from pipeline.dataset.sources.listing import list_source
 
 
 @pytest.fixture

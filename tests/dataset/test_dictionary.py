@@ -6,8 +6,8 @@ import sys
 import pyarrow as pa
 import pytest
 
-from pipeline.dataset.dictionary import dictionary, table
-from pipeline.dataset.schemas import CLAP_SIMILARITY, FAILURES, SEGMENTS, TIMINGS, tracks_schema
+from pipeline.dataset.tables.dictionary import dictionary, table
+from pipeline.dataset.tables.schemas import CLAP_SIMILARITY, FAILURES, SEGMENTS, TIMINGS, tracks_schema
 from pipeline.features import REGISTRY
 from pipeline.features.base import column
 

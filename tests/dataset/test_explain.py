@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from pipeline.dataset.explain import explain
+from pipeline.dataset.sources.explain import explain
 
 
 def named(name: str, text: str) -> Exception:

@@ -7,12 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 from small_output import LATER, RUN, asset, build, part_name
 
-from pipeline.dataset import failures
-from pipeline.dataset.failures import retry_request, select_failures, summarise
 from pipeline.dataset.output import Output
-from pipeline.dataset.schemas import FAILURES
+from pipeline.dataset.tables import failures
+from pipeline.dataset.tables.failures import retry_request, select_failures, summarise
+from pipeline.dataset.tables.schemas import FAILURES
 from pipeline.errors import UserError
-from pipeline.workflows.failures import show
+from pipeline.workflows.retry import show
 
 
 def failure(name: str, stage: str, error_class: str = "ValueError", died: bool = False) -> dict:

@@ -3,8 +3,15 @@
 import pyarrow as pa
 import pytest
 
-from pipeline.dataset.merge import Update, column_owners, conform, kept_rows, merge_tracks, ordered_schema
-from pipeline.dataset.schemas import FAILURES, IDENTITY, TIMINGS, tracks_schema
+from pipeline.dataset.tables.merge import (
+    Update,
+    column_owners,
+    conform,
+    kept_rows,
+    merge_tracks,
+    ordered_schema,
+)
+from pipeline.dataset.tables.schemas import FAILURES, IDENTITY, TIMINGS, tracks_schema
 from pipeline.errors import UserError
 from pipeline.features import REGISTRY
 

@@ -6,7 +6,7 @@ import pytest
 import soundfile
 
 from pipeline.dataset.output import is_own_name
-from pipeline.dataset.sources import list_source
+from pipeline.dataset.sources.listing import list_source
 
 ASSET = "ab" + 62 * "0"
 WRITTEN = (

@@ -13,8 +13,8 @@ import pytest
 import soundfile
 
 from pipeline.audio.decode import probe_head
-from pipeline.dataset.probing import HEAD_BYTES, read_header, read_headers
-from pipeline.dataset.sources import SourceItem
+from pipeline.dataset.sources.listing import SourceItem
+from pipeline.dataset.sources.probing import HEAD_BYTES, read_header, read_headers
 from pipeline.errors import UserError
 
 SECONDS = 4.0
@@ -125,7 +125,8 @@ def test_no_secret_is_in_the_command_line_of_the_child(tmp_path):
 def test_the_process_ends_with_the_one_that_asked(tmp_path):
     (tmp_path / "hang.wav").write_bytes(encoded("wav", 0.1))
     code = (
-        "from pipeline.dataset.probing import read_headers; from pipeline.dataset.sources import SourceItem;"
+        "from pipeline.dataset.sources.probing import read_headers\n"
+        "from pipeline.dataset.sources.listing import SourceItem\n"
         f"read_headers([SourceItem({str(tmp_path / 'hang.wav')!r})], reader='header_poison:read')"
     )
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])

@@ -14,9 +14,10 @@ import pytest
 from cache_samples import ASSET, KEY, entry, shards
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.dataset import cache_upkeep, cache_writer
-from pipeline.dataset.cache import PAUSE_S, REFRESH_S, TOUCH_S, Cache
-from pipeline.dataset.cache_entry import Entry, pack, unpack
+from pipeline.dataset.cache import upkeep as cache_upkeep
+from pipeline.dataset.cache import writer as cache_writer
+from pipeline.dataset.cache.cache import PAUSE_S, REFRESH_S, TOUCH_S, Cache
+from pipeline.dataset.cache.entry import Entry, pack, unpack
 from pipeline.errors import Fallback
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "integration"))

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.dataset.sampling import Range, Z, choose, extrapolate, strata, wilson
+from pipeline.dataset.sources.sampling import Range, Z, choose, extrapolate, strata, wilson
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 10), (5, 10), (10, 10), (1, 100), (3, 24)])

@@ -6,21 +6,21 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from pipeline.dataset.merge import Update, column_owners, merge_tracks
 from pipeline.dataset.output import Output
-from pipeline.dataset.schemas import IDENTITY, tracks_schema
-from pipeline.dataset.source_columns import (
+from pipeline.dataset.sources.known_names import known_names
+from pipeline.dataset.sources.listing import Listing, SourceItem, list_source
+from pipeline.dataset.sources.manifest_columns import (
     add_columns,
     bring_up_to_date,
     column_names,
     manifest_columns,
     with_columns,
 )
-from pipeline.dataset.source_names import known_names
-from pipeline.dataset.sources import Listing, SourceItem, list_source
-from pipeline.dataset.state import merged_schema, read_state
-from pipeline.dataset.user_columns import is_of_the_user, wider
-from pipeline.engine.plan import block_of, planned
+from pipeline.dataset.tables.merge import Update, column_owners, merge_tracks
+from pipeline.dataset.tables.row_index import merged_schema, read_state
+from pipeline.dataset.tables.schemas import IDENTITY, tracks_schema
+from pipeline.dataset.tables.user_columns import is_of_the_user, wider
+from pipeline.engine.packing import block_of, planned
 from pipeline.errors import UserError
 
 PLAIN = tracks_schema([], False, False)

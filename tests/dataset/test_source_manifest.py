@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.dataset.source_manifest import read_listed
-from pipeline.dataset.source_names import known_names
-from pipeline.dataset.sources import Listing, list_source
+from pipeline.dataset.sources.file_list import read_listed
+from pipeline.dataset.sources.known_names import known_names
+from pipeline.dataset.sources.listing import Listing, list_source
 from pipeline.errors import UserError
 
 ROWS = [

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.dataset.source_glob import SUFFIXES, sounds_like_audio
-from pipeline.dataset.sources import list_source
+from pipeline.dataset.sources.file_glob import SUFFIXES, sounds_like_audio
+from pipeline.dataset.sources.listing import list_source
 from pipeline.errors import UserError
 
 

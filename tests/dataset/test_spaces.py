@@ -4,8 +4,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline.dataset.output import Output
-from pipeline.dataset.schemas import segments_schema, tracks_schema
-from pipeline.dataset.spaces import embedding_space, output_spaces, require_space
+from pipeline.dataset.tables.embedding_space import embedding_space, output_spaces, require_space
+from pipeline.dataset.tables.schemas import segments_schema, tracks_schema
 from pipeline.errors import UserError
 
 MUSIC, SOUND = "HTSAT-base:0123456789ab", "HTSAT-tiny:ba9876543210"

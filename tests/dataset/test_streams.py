@@ -6,8 +6,8 @@ import pytest
 from av_files import RATE, av_file, tone
 
 from pipeline.audio.encode import encode
-from pipeline.dataset.sources import SourceItem
-from pipeline.dataset.streams import expand_streams, file_of
+from pipeline.dataset.sources.listing import SourceItem
+from pipeline.dataset.sources.sound_tracks import expand_streams, file_of
 
 
 def written(folder, name: str, data: bytes) -> SourceItem:

@@ -12,7 +12,7 @@ from small_output import RUN, TRACKS, asset, build, mel_path, part_name, write_p
 
 import pipeline.dataset
 from pipeline.dataset.output import EMPTY_PART, TABLES, Output, npy_bytes
-from pipeline.dataset.schemas import FAILURES, IDENTITY, SEGMENTS, TIMINGS, tracks_schema
+from pipeline.dataset.tables.schemas import FAILURES, IDENTITY, SEGMENTS, TIMINGS, tracks_schema
 from pipeline.errors import UserError
 from pipeline.features.base import column
 

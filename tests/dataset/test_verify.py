@@ -24,9 +24,9 @@ from small_output import (
 )
 
 from pipeline.audio.encode import encode_flac24
-from pipeline.dataset.failures import select_failures
 from pipeline.dataset.output import Output, blob_path, npy_bytes, stem_path
-from pipeline.dataset.schemas import segments_schema
+from pipeline.dataset.tables.failures import select_failures
+from pipeline.dataset.tables.schemas import segments_schema
 from pipeline.dataset.verify import Report, check, findings, verify
 from pipeline.dataset.verify.findings import Finding
 from pipeline.dataset.verify.repair import mend
@@ -119,7 +119,7 @@ def test_the_empty_part_of_a_table_without_rows_is_no_orphan(tmp_path):
     write_part(output, 0, ["a.wav"])
     finish(output)
     output.fill_empty({"failures": pq.read_schema(output.path(f"tracks/{FIRST}"))})
-    from pipeline.dataset.schemas import FAILURES
+    from pipeline.dataset.tables.schemas import FAILURES
 
     output.write_table("failures/part-empty.parquet", FAILURES.empty_table())
     assert kinds(output) == {}

@@ -28,11 +28,12 @@ import soundfile
 
 from pipeline.audio.encode import CONTAINERS, encode
 from pipeline.audio.sniff import _MAGIC
-from pipeline.dataset.sources import list_source
+from pipeline.audio.views import View
+from pipeline.dataset.sources.listing import list_source
 from pipeline.engine.batch import collect
-from pipeline.engine.plan import pack, planned
+from pipeline.engine.packing import pack, planned
 from pipeline.engine.process import peak_rss_bytes
-from pipeline.engine.stages.decode import DecodeStage, ViewSpec
+from pipeline.stages.decode.worker import DecodeStage
 
 BATCH = 64
 RATE = 16000
@@ -242,9 +243,9 @@ def hostile_files(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
 def run(folder: Path, count: int, seed: int) -> dict:
     """Decode them with the real stage: what the test looks at."""
     views = [
-        ViewSpec("native", None, None, 1),
-        ViewSpec("mono", 22050, 1, 1),
-        ViewSpec("stereo", 44100, 2, 1),
+        View("native", None, None),
+        View("mono", 22050, 1),
+        View("stereo", 44100, 2),
     ]
     stage = DecodeStage(views, max_track_bytes=MAX_TRACK_BYTES, decode_timeout_s=30.0)
     outcomes: Counter[str] = Counter()

@@ -10,18 +10,19 @@ import pytest
 from av_files import RATE, av_file, loudest_hz, tone
 
 from pipeline.audio.encode import encode
-from pipeline.dataset.schemas import IDENTITY, TAGS
-from pipeline.dataset.sources import SourceItem
-from pipeline.dataset.streams import expand_streams
+from pipeline.audio.views import View
+from pipeline.dataset.sources.listing import SourceItem
+from pipeline.dataset.sources.sound_tracks import expand_streams
+from pipeline.dataset.tables.schemas import IDENTITY, TAGS
 from pipeline.engine.batch import collect, tracks_of
 from pipeline.engine.keys import decode_key
-from pipeline.engine.plan import pack, planned
+from pipeline.engine.packing import pack, planned
 from pipeline.engine.results import FACTS
 from pipeline.engine.source_file import Fetcher
-from pipeline.engine.stages.decode import DecodeStage, ViewSpec
+from pipeline.stages.decode.worker import DecodeStage
 
 HZ = {"eng": 441.0, "deu": 882.0, "ita": 1323.0}
-VIEWS = [ViewSpec("native", None, None, 1), ViewSpec("separation", RATE, 2, 1)]
+VIEWS = [View("native", None, None), View("separation", RATE, 2)]
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,11 @@ import pytest
 import soundfile
 
 from pipeline.audio.stream import AudioFile
-from pipeline.dataset.sources import SourceItem, list_source
+from pipeline.audio.views import View
+from pipeline.dataset.sources.listing import SourceItem, list_source
 from pipeline.engine.batch import collect
-from pipeline.engine.plan import pack, planned
-from pipeline.engine.stages.decode import DecodeStage, ViewSpec
+from pipeline.engine.packing import pack, planned
+from pipeline.stages.decode.worker import DecodeStage
 
 GIB = 1 << 30
 OF_THE_FILE = {
@@ -89,7 +90,7 @@ def test_thousands_of_hostile_files_are_a_row_each(seed, repo, tmp_path):
 
 @pytest.fixture(scope="module")
 def stage():
-    stage = DecodeStage([ViewSpec("mono", 22050, 1, 1)])
+    stage = DecodeStage([View("mono", 22050, 1)])
     yield stage
     stage.decoder.close()
 
@@ -207,7 +208,7 @@ def test_a_manifest_may_name_what_is_no_file(tmp_path, wav, stage):
 def test_a_file_that_becomes_a_pipe_does_not_hang_the_decoder_for_ever(tmp_path):
     """A large file is opened by the decoder itself, later than it was looked at."""
     os.mkfifo(tmp_path / "pipe.wav")
-    stage = DecodeStage([ViewSpec("mono", 22050, 1, 1)], decode_timeout_s=2.0)
+    stage = DecodeStage([View("mono", 22050, 1)], decode_timeout_s=2.0)
     with pytest.raises(Exception, match="no samples for 2 s"):
         stage.decoder.decode(AudioFile("pipe.wav", 1 << 30, path=tmp_path / "pipe.wav"))
     stage.decoder.close()

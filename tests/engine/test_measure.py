@@ -8,18 +8,19 @@ import pyarrow as pa
 import pytest
 import soundfile
 
+from pipeline.audio.views import View
 from pipeline.dataset.output import Output
-from pipeline.dataset.schemas import tracks_schema
-from pipeline.dataset.sources import list_source
-from pipeline.engine.crowding import MOST, slowdown
+from pipeline.dataset.sources.listing import list_source
+from pipeline.dataset.tables.schemas import tracks_schema
+from pipeline.engine.cpu_contention import MOST, slowdown
 from pipeline.engine.graph import Node
 from pipeline.engine.measure import _Stage, measure
 from pipeline.engine.measure_child import read_block, write_block
-from pipeline.engine.plan import pack, planned
-from pipeline.engine.stages.decode import DecodeStage, ViewSpec
-from pipeline.engine.stages.features import FeaturesStage
-from pipeline.engine.stages.sink import SinkStage
+from pipeline.engine.packing import pack, planned
+from pipeline.engine.sink import SinkStage
 from pipeline.features import REGISTRY
+from pipeline.stages.decode.worker import DecodeStage
+from pipeline.stages.features.worker import FeaturesStage
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from deadly_stage import DeadlyStage
@@ -35,7 +36,7 @@ def test_the_real_stages_say_what_they_took_and_what_failed(tmp_path):
         soundfile.write(source / f"{seconds}.wav", noise[: 22050 * seconds], 22050)
     (source / "text.wav").write_text("no audio")
     extractors = [REGISTRY["quality"]()]
-    views = [ViewSpec("native", None, None, 1), ViewSpec("mono", 22050, 1, 1)]
+    views = [View("native", None, None), View("mono", 22050, 1)]
     sink = {"output": output, "run_id": "r", "tracks": tracks_schema(extractors, False, False)}
     nodes = [
         Node("decode", DecodeStage, {"views": views}),

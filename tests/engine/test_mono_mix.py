@@ -9,20 +9,21 @@ import pytest
 import soundfile
 
 from pipeline.audio import synth
-from pipeline.dataset.sources import SourceItem
+from pipeline.audio.views import View
+from pipeline.dataset.sources.listing import SourceItem
 from pipeline.engine.batch import collect, tracks_of
-from pipeline.engine.plan import pack, planned
+from pipeline.engine.packing import pack, planned
 from pipeline.engine.source_file import Fetcher
-from pipeline.engine.stages.decode import DecodeStage, ViewSpec
-from pipeline.engine.stages.features import FeaturesStage
 from pipeline.features import REGISTRY
+from pipeline.stages.decode.worker import DecodeStage
+from pipeline.stages.features.worker import FeaturesStage
 
 RATE, DSP_RATE, SECONDS = 44100, 22050, 12
 VIEWS = [
-    ViewSpec("native", None, None, 1),
-    ViewSpec("mono", DSP_RATE, 1, 1),
-    ViewSpec("clap", 48000, 1, 2),
-    ViewSpec("separation", RATE, 2, 3),
+    View("native", None, None),
+    View("mono", DSP_RATE, 1),
+    View("clap", 48000, 1),
+    View("separation", RATE, 2),
 ]
 # In bytes: none of the tracks here is long, or all of them are.
 WHOLE, STREAMED = 1_500_000_000, 1_000_000

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.dataset.sources import SourceItem
+from pipeline.audio.views import View
+from pipeline.dataset.sources.listing import SourceItem
 from pipeline.engine.batch import collect
-from pipeline.engine.plan import pack, planned
-from pipeline.engine.stages.decode import DecodeStage, ViewSpec
-from pipeline.engine.stages.features import FeaturesStage
+from pipeline.engine.packing import pack, planned
 from pipeline.features import REGISTRY
+from pipeline.stages.decode.worker import DecodeStage
+from pipeline.stages.features.worker import FeaturesStage
 
 DSP_RATE = 22050
-VIEWS = [ViewSpec("native", None, None, 1), ViewSpec("mono", DSP_RATE, 1, 1)]
+VIEWS = [View("native", None, None), View("mono", DSP_RATE, 1)]
 
 
 # Undefined by definition, see the columns' own descriptions.

@@ -8,12 +8,13 @@ import pytest
 import soundfile
 
 from pipeline.audio.isolated import IsolatedDecoder
-from pipeline.dataset.sources import SourceItem
+from pipeline.audio.views import View
+from pipeline.dataset.sources.listing import SourceItem
 from pipeline.engine.batch import collect, tracks_of
-from pipeline.engine.plan import pack, planned
-from pipeline.engine.stages.decode import DecodeStage, ViewSpec
+from pipeline.engine.packing import pack, planned
+from pipeline.stages.decode.worker import DecodeStage
 
-VIEWS = [ViewSpec("native", None, None, 1), ViewSpec("mono", 22050, 1, 1)]
+VIEWS = [View("native", None, None), View("mono", 22050, 1)]
 # File → class of its failure.
 FILES = {
     "good1.wav": None,

@@ -14,15 +14,15 @@ import soundfile
 from pipeline.audio.isolated import IsolatedDecoder
 from pipeline.audio.stream import AudioFile
 from pipeline.audio.views import View, Wanted
-from pipeline.dataset.sources import SourceItem
+from pipeline.dataset.sources.listing import SourceItem
 from pipeline.engine import process
 from pipeline.engine.batch import collect
 from pipeline.engine.guard import guarded
-from pipeline.engine.plan import pack, planned
+from pipeline.engine.packing import pack, planned
 from pipeline.engine.process import note_ready, note_started, process_facts, process_note
 from pipeline.engine.progress import Progress
-from pipeline.engine.stages.decode import DecodeStage, ViewSpec
 from pipeline.report.performance import markdown, performance
+from pipeline.stages.decode.worker import DecodeStage
 
 WANTED = Wanted((View("native", None, None),), 10_000_000, 60.0)
 SLOW = 0.3
@@ -82,7 +82,7 @@ def test_no_file_pays_for_a_child_that_starts(tmp_path):
         path = tmp_path / f"{number}.wav"
         soundfile.write(path, np.full(8000, number / 10), 8000)
         items.append(SourceItem(str(path), path.stat().st_size))
-    stage = DecodeStage([ViewSpec("native", None, None, 1)])
+    stage = DecodeStage([View("native", None, None)])
     stage.decoder.close()
     stage.decoder = SlowToStart(stage.decoder.wanted)
     [block] = pack(planned(items), 1000.0, 100)

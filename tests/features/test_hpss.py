@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.dsp.masks import Masking, masks, separate
+from pipeline.dsp.median import sliding_median
 from pipeline.features.hpss import Hpss
-from pipeline.features.masks import Masking, masks, separate
-from pipeline.features.median import sliding_median
 from pipeline.features.mel import Mel
 
 librosa = pytest.importorskip("librosa")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.dsp.filterbanks import apply_bands
 from pipeline.features import REGISTRY
 from pipeline.features.chroma import Chroma
-from pipeline.features.filterbanks import apply_bands
 from pipeline.features.loudness import Loudness
 from pipeline.features.mel import Mel
 from pipeline.features.quality import Quality

@@ -10,8 +10,8 @@ from pipeline.audio.decode import DecodeError, decode
 from pipeline.audio.resample import make_view
 from pipeline.audio.stream import open_file
 from pipeline.features import REGISTRY
+from pipeline.features.extraction import Outcome, TrackAudio, run_extractors
 from pipeline.features.mel import Mel
-from pipeline.features.run import Outcome, TrackAudio, run_extractors
 from pipeline.features.streamed import StreamedAudio
 
 RATE = 22050

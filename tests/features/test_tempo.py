@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.audio import synth
+from pipeline.dsp.onsets import OnsetCurve, TempoSearch, estimate_tempo, pick_onsets, track_beats
 from pipeline.features.mel import Mel
-from pipeline.features.onset import OnsetCurve, TempoSearch, estimate_tempo, pick_onsets, track_beats
 from pipeline.features.spectra import SharedSpectra
 from pipeline.features.tempo import Tempo
 

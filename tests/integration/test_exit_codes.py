@@ -14,7 +14,7 @@ from pipeline.dataset.output import Output
 from pipeline.errors import UserError
 from pipeline.workflows import features, outcome, verify
 from pipeline.workflows.config import ExtractConfig
-from pipeline.workflows.planning.numbers import RAY_START_S, WRITE_UP_S
+from pipeline.workflows.plan.numbers import RAY_START_S, WRITE_UP_S
 
 pytestmark = pytest.mark.timeout(300)
 

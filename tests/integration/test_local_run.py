@@ -14,7 +14,7 @@ from conftest import BAD, ODD, SECONDS
 
 from pipeline.audio.resample import make_view
 from pipeline.dataset.output import Output, stem_path
-from pipeline.dataset.schemas import FAILURES, SEGMENTS, TIMINGS, separation_columns, tracks_schema
+from pipeline.dataset.tables.schemas import FAILURES, SEGMENTS, TIMINGS, separation_columns, tracks_schema
 from pipeline.features import REGISTRY
 from pipeline.report.overview import overview
 

@@ -8,10 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from undisturbed import config, contents, write_files
 
-from pipeline.dataset.failures import summarise
 from pipeline.dataset.output import Output
+from pipeline.dataset.tables.failures import summarise
 from pipeline.dataset.verify import verify
-from pipeline.workflows import failures, features
+from pipeline.workflows import features
+from pipeline.workflows import retry as failures
 
 pytestmark = pytest.mark.timeout(600)
 

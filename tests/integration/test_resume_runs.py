@@ -12,7 +12,8 @@ from pipeline.dataset.lock import OutputLock
 from pipeline.dataset.output import Output
 from pipeline.dataset.verify import verify
 from pipeline.errors import UserError
-from pipeline.workflows import failures, features
+from pipeline.workflows import features
+from pipeline.workflows import retry as failures
 
 pytestmark = pytest.mark.timeout(600)
 

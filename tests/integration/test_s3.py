@@ -16,7 +16,7 @@ import pipeline.dataset
 from pipeline.dataset.storage import filesystem
 from pipeline.errors import UserError
 from pipeline.workflows.config import ExtractConfig
-from pipeline.workflows.planning import plan
+from pipeline.workflows.plan import plan
 
 pytestmark = pytest.mark.timeout(600)
 NAMES = ("chords_c_major.wav", "song_b_minor_128.m4a")

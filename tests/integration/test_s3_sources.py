@@ -7,7 +7,7 @@ import pytest
 from s3_server import s3_server, weed_binary
 
 from pipeline.dataset.output import Output
-from pipeline.dataset.sources import list_source
+from pipeline.dataset.sources.listing import list_source
 from pipeline.dataset.storage import filesystem
 from pipeline.errors import UserError
 

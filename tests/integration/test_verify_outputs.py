@@ -11,9 +11,9 @@ from s3_server import KEY, SECRET, s3_server, weed_binary
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "dataset"))
 from small_output import asset, build, mel_path, part_name, write_part
 
-from pipeline.dataset.failures import retry_request, select_failures
 from pipeline.dataset.output import Output, blob_path
 from pipeline.dataset.storage import filesystem
+from pipeline.dataset.tables.failures import retry_request, select_failures
 from pipeline.dataset.verify import check, verify
 
 pytestmark = pytest.mark.timeout(600)

@@ -19,7 +19,7 @@ from pipeline.audio.resample import make_view
 from pipeline.errors import UserError
 from pipeline.models.separation import BackendUnavailable, SeparationOptions, SeparationStream
 from pipeline.models.separation.demucs import Demucs
-from pipeline.models.separation.stream import separate_track
+from pipeline.models.separation.separation_stream import separate_track
 
 # demucs warns about layers of small models that have nothing to initialise.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -6,7 +6,7 @@ import scipy.signal
 
 from pipeline.audio.metrics import si_sdr
 from pipeline.models.separation.midside import MidSide
-from pipeline.models.separation.stream import separate_track, stream_track
+from pipeline.models.separation.separation_stream import separate_track, stream_track
 
 RATE = 44100
 

@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.models.separation import BackendUnavailable, SeparationOptions
 from pipeline.models.separation import openunmix as backend_module
 from pipeline.models.separation.openunmix import OpenUnmix
-from pipeline.models.separation.stream import separate_track
+from pipeline.models.separation.separation_stream import separate_track
 
 RATE = 44100
 TARGETS = ("bass", "drums", "vocals")

@@ -15,8 +15,8 @@ from pipeline.audio.metrics import si_sdr
 from pipeline.errors import UserError
 from pipeline.models import weights
 from pipeline.models.separation.base import BackendUnavailable
+from pipeline.models.separation.separation_stream import separate_track, stream_track
 from pipeline.models.separation.spleeter import WEIGHTS, Spleeter, UNet, unet_from_tensorflow
-from pipeline.models.separation.stream import separate_track, stream_track
 
 RATE = 44100
 SMALL = (3, 4)

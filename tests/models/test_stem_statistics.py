@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.models.separation.statistics import StemFold, StemStatistics
+from pipeline.models.separation.stem_levels import StemFold, StemStatistics
 
 
 def fold(blocks: list[np.ndarray], sources: tuple[str, ...]) -> StemStatistics:

@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from pipeline.audio import synth
 from pipeline.dataset.output import Output, blob_path, npy_bytes
-from pipeline.dataset.schemas import FAILURES, tracks_schema
+from pipeline.dataset.tables.schemas import FAILURES, tracks_schema
 from pipeline.features import REGISTRY
 from pipeline.features.spectra import SharedSpectra
-from pipeline.report.tables import identities
+from pipeline.report.table_reading import identities
 
 RATE = 22050
 RUN = "20260101T101500-aaaa"

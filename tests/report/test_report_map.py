@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline.dataset.output import Output, npy_bytes
 from pipeline.report.embedding_map import POINTS, embedding_map, standardised
 from pipeline.report.overview import Overview
-from pipeline.report.sample import Sample
+from pipeline.report.row_sample import Sample
 from pipeline.report.thumbnails import chroma_levels, decibel_levels, png, read_array, shrunk, spread
 
 PATH = f"blobs/ab/{'ab' * 32}/mel-0123456789ab-mel.npy"

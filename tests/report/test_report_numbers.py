@@ -10,12 +10,12 @@ import pytest
 from report_tables import RUN, digest, write_run
 
 from pipeline.dataset.output import Output
-from pipeline.dataset.schemas import TIMINGS
+from pipeline.dataset.tables.schemas import TIMINGS
 from pipeline.features.key import KEYS
 from pipeline.report import charts, devices, estimate, html
 from pipeline.report.details import facts
+from pipeline.report.formatting import clock, count, decimal, factor, key_label, percent, size
 from pipeline.report.overview import overview
-from pipeline.report.words import clock, count, decimal, factor, key_label, percent, size
 
 LATER = "20260102T000000-bbbb"
 

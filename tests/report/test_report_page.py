@@ -15,7 +15,7 @@ import pytest
 from report_tables import HOSTILE, LARGE, RUN, build_large, build_small, digest, identity
 
 from pipeline.dataset.output import Output
-from pipeline.dataset.run import RunFolder
+from pipeline.dataset.run_folder import RunFolder
 from pipeline.report.embedding_map import POINTS
 from pipeline.report.html import script_json, write_report
 from pipeline.workflows import report

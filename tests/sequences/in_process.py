@@ -22,8 +22,8 @@ from pipeline.engine.batch import Track, add_stage, tracks_of
 from pipeline.engine.keys import clap_key
 from pipeline.engine.ledger import Ledger
 from pipeline.engine.session import Cluster
-from pipeline.engine.stages.clap import FIELDS, NAME
 from pipeline.engine.timing import Cost, StageClock
+from pipeline.stages.clap.worker import FIELDS, NAME
 from pipeline.workflows import availability
 
 STAND_IN = "stand-in"
@@ -86,10 +86,11 @@ class InProcess:
         self._patch(monkeypatch)
 
     def _patch(self, monkeypatch: Any) -> None:
-        import pipeline.engine.stages.decode as decode
+        import pipeline.stages.decode.worker as decode
         from pipeline.dataset.lock import OutputLock
-        from pipeline.dataset.run import RunFolder
-        from pipeline.workflows import execution, features, keys, passes, stages
+        from pipeline.dataset.run_folder import RunFolder
+        from pipeline.workflows import attempts as passes
+        from pipeline.workflows import execution, features, keys, stages
 
         real_decoder, real_models = decode.IsolatedDecoder, availability.find_models
         monkeypatch.setattr(decode, "IsolatedDecoder", lambda *a: self._decoder(real_decoder, *a))

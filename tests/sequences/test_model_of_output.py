@@ -30,10 +30,11 @@ from hypothesis.stateful import (
 )
 from in_process import InProcess, Killed
 
-from pipeline.dataset.merge import column_owners
 from pipeline.dataset.output import Output
+from pipeline.dataset.tables.merge import column_owners
 from pipeline.dataset.verify import check, verify
-from pipeline.workflows import failures, features
+from pipeline.workflows import features
+from pipeline.workflows import retry as failures
 from pipeline.workflows.config import ExtractConfig
 
 NAMES = ("a.wav", "b.wav", "sub/c.wav", "d.wav", "sub/e.wav")

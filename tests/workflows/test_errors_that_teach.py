@@ -13,8 +13,8 @@ from pipeline.audio.choice import chosen_audio
 from pipeline.audio.validate import UnrecognizedFormat
 from pipeline.dataset.lock import OutputLock
 from pipeline.dataset.output import Output
-from pipeline.dataset.schemas import segments_schema
 from pipeline.dataset.storage import explain
+from pipeline.dataset.tables.schemas import segments_schema
 from pipeline.engine.resources import plan_resources
 from pipeline.engine.session import _no_ray
 from pipeline.errors import UserError
@@ -154,7 +154,7 @@ def test_a_network_that_is_demanded_and_not_there(compose, audio, monkeypatch):
 
 
 def test_tables_with_embeddings_of_another_model(audio):
-    from pipeline.dataset.spaces import require_space
+    from pipeline.dataset.tables.embedding_space import require_space
 
     output = Output(str(audio / "out"))
     output.write_table("segments/part-0.parquet", segments_schema("HTSAT-base:aaaa").empty_table())

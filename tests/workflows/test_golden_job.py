@@ -11,12 +11,12 @@ import pytest
 import soundfile
 
 from pipeline.dataset.output import Output
-from pipeline.dataset.run import RunFolder
+from pipeline.dataset.run_folder import RunFolder
 from pipeline.engine.guard import StageFailed
 from pipeline.engine.session import root_cause
-from pipeline.engine.stages.features import FeaturesStage
 from pipeline.errors import UserError
 from pipeline.features.golden import Golden, OtherNumbersError
+from pipeline.stages.features.worker import FeaturesStage
 from pipeline.workflows import execution, features
 from pipeline.workflows.availability import Models
 from pipeline.workflows.config import ExtractConfig

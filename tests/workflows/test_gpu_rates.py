@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.workflows.config import ClapConfig
-from pipeline.workflows.planning import _notes
-from pipeline.workflows.planning.cost import StageSample
-from pipeline.workflows.planning.gpu_rates import FILE, GpuRates, as_on_a_card, read_rates
-from pipeline.workflows.planning.sample import Tried
+from pipeline.workflows.plan import _notes
+from pipeline.workflows.plan.cost import StageSample
+from pipeline.workflows.plan.gpu_rates import FILE, GpuRates, as_on_a_card, read_rates
+from pipeline.workflows.plan.trial import Tried
 
 RATES = GpuRates("Played Card (2026-01-01)", {"HTSAT-base": 100.0}, {"demucs": 500.0})
 SLOW = StageSample(((30.0, 9.0), (5.0, 2.0)), cpu_ratio=1.9, startup_s=4.0, on_gpu=True)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.dataset.sources import SourceItem
-from pipeline.engine.plan import planned
+from pipeline.dataset.sources.listing import SourceItem
+from pipeline.engine.packing import planned
 from pipeline.workflows.config import HardwareConfig
 from pipeline.workflows.stages import BLOCKS_PER_CPU, plan_blocks
 

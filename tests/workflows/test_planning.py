@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 
 from pipeline.dataset.output import Output
-from pipeline.dataset.run import RunFolder, new_run_id
-from pipeline.dataset.sampling import Range
+from pipeline.dataset.run_folder import RunFolder, new_run_id
+from pipeline.dataset.sources.sampling import Range
 from pipeline.engine.resources import StageResources
 from pipeline.errors import UserError
 from pipeline.workflows.config import ExtractConfig, HardwareConfig
-from pipeline.workflows.plan_config import PlanConfig
-from pipeline.workflows.plan_file import adopt_plan, fingerprint, save_plan
-from pipeline.workflows.planning.advice import advise, command
-from pipeline.workflows.planning.cost import (
+from pipeline.workflows.plan.advice import advise, command
+from pipeline.workflows.plan.cost import (
     FIRST_BLOCK_S,
     PER_BLOCK_S,
     RAY_OVERHEAD,
@@ -28,6 +26,8 @@ from pipeline.workflows.planning.cost import (
     estimate,
     fit,
 )
+from pipeline.workflows.plan_config import PlanConfig
+from pipeline.workflows.plan_file import adopt_plan, fingerprint, save_plan
 
 LENGTHS = (4.0, 8.0, 15.0, 30.0, 60.0, 120.0)
 

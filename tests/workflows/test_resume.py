@@ -6,9 +6,9 @@ import pyarrow as pa
 import pytest
 
 from pipeline.dataset.output import Output
-from pipeline.dataset.schemas import tracks_schema
-from pipeline.dataset.sources import SourceItem
-from pipeline.dataset.state import read_state
+from pipeline.dataset.sources.listing import SourceItem
+from pipeline.dataset.tables.row_index import read_state
+from pipeline.dataset.tables.schemas import tracks_schema
 from pipeline.engine.keys import decode_key
 from pipeline.errors import UserError
 from pipeline.features import REGISTRY

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.counting import plural
-from pipeline.dataset.halves import require_tracks
 from pipeline.dataset.lock import OutputLock
 from pipeline.dataset.output import Output
+from pipeline.dataset.tables.halves import require_tracks
 from pipeline.dataset.verify.files import Files
 from pipeline.dataset.verify.findings import Finding, Findings
 from pipeline.dataset.verify.others import OtherTables

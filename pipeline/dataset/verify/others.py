@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.commands import as_typed
 from pipeline.counting import plural
-from pipeline.dataset.schemas import GONE
+from pipeline.dataset.tables.schemas import GONE
 from pipeline.dataset.verify.findings import MOST, Edit, Finding, Findings
 from pipeline.dataset.verify.ids import Columns, Lookup, digests
 from pipeline.dataset.verify.parts import RERUN, Parts

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from pipeline.dataset.output import EMPTY_PART, TABLES, Output, read_part
-from pipeline.dataset.schemas import FAILURES, IDENTITY, SEGMENTS, TIMINGS
-from pipeline.dataset.spaces import embedding_space
 from pipeline.dataset.storage import explain, one_line
+from pipeline.dataset.tables.embedding_space import embedding_space
+from pipeline.dataset.tables.schemas import FAILURES, IDENTITY, SEGMENTS, TIMINGS
 from pipeline.dataset.verify.findings import Finding, Findings
 
 RERUN = "run the job again: only what is missing is computed"

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.dataset.merge import conform
 from pipeline.dataset.output import TABLES, Output, read_part
-from pipeline.dataset.schemas import FAILURES
+from pipeline.dataset.tables.merge import conform
+from pipeline.dataset.tables.schemas import FAILURES
 from pipeline.dataset.verify.files import is_ours, is_temporary
 from pipeline.dataset.verify.findings import Edit, Finding
 from pipeline.dataset.verify.runs import PROBE

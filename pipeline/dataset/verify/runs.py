@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.counting import plural
 from pipeline.dataset.output import TABLES, Output
-from pipeline.dataset.run import run_ids, run_status
+from pipeline.dataset.run_folder import run_ids, run_status
 from pipeline.dataset.verify.files import is_temporary
 from pipeline.dataset.verify.findings import Finding, Findings
 from pipeline.dataset.verify.others import OtherTables

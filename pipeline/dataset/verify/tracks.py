@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline.counting import plural
 from pipeline.dataset.output import stem_path
-from pipeline.dataset.schemas import GONE
+from pipeline.dataset.tables.schemas import GONE
 from pipeline.dataset.verify.files import Files
 from pipeline.dataset.verify.findings import Edit, Finding, Findings
 from pipeline.dataset.verify.ids import Columns, Lookup, digests

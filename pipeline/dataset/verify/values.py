@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.dataset.schemas import SEPARATION
+from pipeline.dataset.tables.schemas import SEPARATION
 from pipeline.features import REGISTRY
 
 NORM_TOLERANCE = 1e-3

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     )
     from pipeline.models.separation.choose import Choice, load_backend
     from pipeline.models.separation.names import AUTO, BACKEND_NAMES, STEMS, SeparationOptions
-    from pipeline.models.separation.statistics import StemFold
-    from pipeline.models.separation.stream import (
+    from pipeline.models.separation.separation_stream import (
         SeparationPool,
         SeparationStream,
         separate_track,
         stream_track,
     )
+    from pipeline.models.separation.stem_levels import StemFold
 
 _HOMES = {
     "AUTO": "names",
@@ -33,13 +33,13 @@ _HOMES = {
     "BackendUnavailable": "base",
     "Choice": "choose",
     "SeparationOptions": "names",
-    "SeparationPool": "stream",
-    "SeparationStream": "stream",
+    "SeparationPool": "separation_stream",
+    "SeparationStream": "separation_stream",
     "Separator": "base",
-    "StemFold": "statistics",
+    "StemFold": "stem_levels",
     "load_backend": "choose",
-    "separate_track": "stream",
-    "stream_track": "stream",
+    "separate_track": "separation_stream",
+    "stream_track": "separation_stream",
 }
 
 __all__ = [

@@ -3,7 +3,7 @@
 To add one, write one file in this folder with a class that derives from `Separator` and is decorated with
 `@register`; `pipeline.models.separation.choose` then finds it under its ``name``. A backend says how a track
 is cut (`Separator.windows`) and what becomes of a batch of windows (`Separator.separate`); batching across
-tracks, overlap-add and bounded memory are `pipeline.models.separation.stream`'s.
+tracks, overlap-add and bounded memory are `pipeline.models.separation.separation_stream`'s.
 """
 
 from __future__ import annotations

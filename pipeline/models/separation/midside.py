@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from pipeline.models.separation.base import SeparationOptions, Separator, Window, register
-from pipeline.models.separation.stft import HOP_LENGTH, N_FFT, envelope, frame_windows, spectrum, waveform
+from pipeline.models.separation.spectrogram import (
+    HOP_LENGTH,
+    N_FFT,
+    envelope,
+    frame_windows,
+    spectrum,
+    waveform,
+)
 
 LOW_HZ = (100.0, 140.0)  # the band opens between these
 HIGH_HZ = (15500.0, 16500.0)  # and closes between these

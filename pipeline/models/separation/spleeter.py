@@ -27,7 +27,7 @@ from pipeline.models.separation.base import (
     register,
 )
 from pipeline.models.separation.networks import use_amp
-from pipeline.models.separation.stft import HOP_LENGTH, frame_windows, spectrum, waveform
+from pipeline.models.separation.spectrogram import HOP_LENGTH, frame_windows, spectrum, waveform
 
 WEIGHTS = "spleeter-2stems"
 BLOCK_FRAMES = 512  # frames the network sees at once

@@ -1,0 +1,1 @@
+"""Signal processing on arrays that several rooms use: transforms, filters, medians, meters."""

@@ -1,0 +1,1 @@
+"""Fetching, hashing and decoding: the first stage of every job."""

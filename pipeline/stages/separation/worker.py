@@ -1,0 +1,316 @@
+"""Source separation: levels and shares of the stems, and the stems themselves where asked for."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from pipeline.audio.reader import ArrayReader
+from pipeline.dataset.cache.entry import DamagedEntry, Entry
+from pipeline.dataset.output import Output, blob_path, stem_path
+from pipeline.dataset.tables.schemas import SEPARATION
+from pipeline.engine.batch import Track, add_stage, tracks_of
+from pipeline.engine.keys import separation_key
+from pipeline.engine.process import note_extra, start_torch
+from pipeline.engine.results import Results
+from pipeline.engine.source_file import Fetcher
+from pipeline.engine.timing import Cost, StageClock
+from pipeline.errors import Fallback
+from pipeline.models.precision import pick_precision
+from pipeline.models.separation import (
+    SeparationOptions,
+    SeparationPool,
+    SeparationStream,
+    Separator,
+    StemFold,
+    load_backend,
+)
+from pipeline.models.separation.base import SAMPLE_RATE
+from pipeline.models.separation.choose import choose
+from pipeline.models.separation.names import ACCOMPANIMENT, AUTO_CPU_SECONDS, stems_written
+from pipeline.stages.separation.stem_files import StemFiles
+
+NAME = "separation"
+FIELDS = (*SEPARATION, pa.field(f"key@{NAME}", pa.string()), pa.field(f"failkey@{NAME}", pa.string()))
+# No stems are kept, so nothing says where they lie.
+_NAMES = tuple(f.name for f in SEPARATION if not f.name.endswith("_blob"))
+
+
+class SeparationStage:
+    """Fills the ``separation_*`` and ``stem_*`` columns.
+
+    Each track goes to the backend that `choose` takes for it; the windows of all tracks that have the same backend
+    share batches, those of several tables among them, each of which is worked on in a thread of its own. What such a
+    batch costs is split by audio seconds.
+
+    Args:
+        backends: in the order wanted, the first that can run on a track does; or ``["auto"]``.
+        options: what the backends are told.
+        auto_cpu_seconds: see `choose`.
+        save_stems: also write each stem as FLAC.
+        save_arrays: also write each stem as ``.npy``.
+        output: where those go.
+        device: ``cpu`` or ``cuda``.
+        threads, seed: of torch in this process.
+        storage_options: of the source, for the tracks that are too long to travel.
+        drop: names of the columns nobody reads after this stage.
+        key: of the columns, see `separation_key`; None makes one.
+        results: the result cache. It has no stems: where they are saved they are computed.
+        batch_items: most windows in a batch on a GPU; 0 leaves it to the backends.
+        residual: where the part of a track goes that is in none of its stems, see
+            `pipeline.models.separation.residual`. Levels and shares are those of the stems with it.
+
+    Raises:
+        ValueError: stems are to be saved and there is no ``output``.
+    """
+
+    def __init__(
+        self,
+        backends: Sequence[str],
+        options: SeparationOptions | None = None,
+        auto_cpu_seconds: float = AUTO_CPU_SECONDS,
+        save_stems: bool = False,
+        save_arrays: bool = False,
+        output: Output | None = None,
+        device: str = "cpu",
+        threads: int = 1,
+        seed: int = 0,
+        storage_options: dict[str, Any] | None = None,
+        drop: frozenset[str] = frozenset(),
+        key: str | None = None,
+        results: Results | None = None,
+        batch_items: int = 0,
+        residual: str = ACCOMPANIMENT,
+    ) -> None:
+        if (save_stems or save_arrays) and output is None:
+            raise ValueError("stems are to be saved and there is no output")
+        self.device, self.standing = start_torch(NAME, device, threads, seed)
+        self.backends = list(backends)
+        self.options = options or SeparationOptions()
+        self.auto_cpu_seconds = auto_cpu_seconds
+        self.save_stems, self.save_arrays = save_stems, save_arrays
+        self.output = output
+        self.threads = threads
+        self.fetcher = Fetcher(storage_options)
+        self.drop = drop | {f"cached@{NAME}"}
+        self.results = results
+        self.batch_items = batch_items
+        self.residual = residual
+        self._pools: dict[str, SeparationPool] = {}
+        self._making = threading.Lock()
+        # What another device computed than the key says would differ in its last bits.
+        self.keeps = results is not None and self.device == device and not (save_stems or save_arrays)
+        moved = pick_precision(self.options.amp, self.device).fallback(NAME)
+        self.standing += [moved] if moved else []
+        first = choose(self.backends, self._load)  # so that no track waits for the weights
+        if self.device == "cuda" and first.separator is not None:
+            self._warm_up(self._pool(first.separator.name))
+            if first.separator.plain:
+                step = Fallback(NAME, "fused kernels", "plain torch", first.separator.plain)
+                self.standing.append(step)
+        self.key = key or separation_key(
+            self.backends, self._load, self.options, self.auto_cpu_seconds, save_stems, save_arrays, residual
+        )
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The table with the separation columns; rows without audio or a backend get nulls."""
+        clock = StageClock()
+        tracks = tracks_of(table)
+        groups: dict[str, list[Track]] = {}
+        for track in tracks:
+            if track.can_have(NAME) and track.wants(NAME) and not self._recalled(track):
+                self._choose(track, groups)
+        for name, group in groups.items():
+            self._separate(self._pool(name), group, clock)
+        if self.results is not None:
+            self.results.settle(tracks)
+        if self.device == "cuda":
+            note_extra(self._spent())
+        return add_stage(table, tracks, NAME, FIELDS, clock, drop=self.drop.__contains__)
+
+    def _recalled(self, track: Track) -> bool:
+        """Fill in what the cache has of a track; false where it has nothing."""
+        if NAME not in track.cached:
+            return False
+        started = time.perf_counter()
+        cost = Cost(NAME, device=self.device, batch_audio_s=track.duration_s or 0.0, cache_hit=True)
+        track.costs.append(cost)
+        track.fallbacks.extend(self.standing)
+        try:
+            entry = self.results.take(track, NAME)
+        except DamagedEntry as error:
+            track.fail(NAME, error)
+        else:
+            cost.backend = entry.backend
+            track.fallbacks.extend(entry.fallbacks)
+            track.values.update({name: entry.values[name] for name in _NAMES if name in entry.values})
+            track.values[f"key@{NAME}"] = self.key
+        cost.compute_s = time.perf_counter() - started
+        return True
+
+    def _load(self, name: str) -> Separator:
+        return load_backend(name, self.device, self.options)
+
+    def _pool(self, name: str) -> SeparationPool:
+        with self._making:
+            if name not in self._pools:
+                separator = self._load(name)
+                if self.batch_items and self.device == "cuda":
+                    separator.batch_items = min(separator.batch_items, self.batch_items)
+                on_cpu = functools.partial(load_backend, name, "cpu", self.options)
+                self._pools[name] = SeparationPool(separator, on_cpu)
+            return self._pools[name]
+
+    def _spent(self) -> dict[str, float]:
+        """Where the seconds of this process went, see `WindowPool.spent`, of all backends together."""
+        sums: Counter[str] = Counter()
+        for pool in list(self._pools.values()):
+            sums.update(pool.windows.spent())
+        return dict(sums)
+
+    def _warm_up(self, pool: SeparationPool) -> None:
+        """Run noise, so that the first tracks find kernels and memory ready, and what a window takes is known."""
+        separator, rng = pool.separator, np.random.default_rng(0)
+        # Three windows to learn what one takes, then a batch of each size that is run.
+        for windows in (3, *pool.sizes()):
+            samples = round(windows * separator.segment * SAMPLE_RATE)
+            noise = rng.uniform(-0.1, 0.1, (2, samples)).astype(np.float32)
+            for _ in SeparationStream(pool, [ArrayReader(noise)]):
+                pass
+        pool.windows.forget_spent()
+
+    def _choose(self, track: Track, groups: dict[str, list[Track]]) -> None:
+        """Put the track with those of the same backend, and say why it is there."""
+        track.costs.append(Cost(NAME, device=self.device, batch_audio_s=track.duration_s or 0.0))
+        track.fallbacks.extend(self.standing)
+        samples = round((track.duration_s or 0.0) * SAMPLE_RATE)
+        if not track.long:
+            samples = track.audio("separation").shape[1]
+        choice = choose(
+            self.backends, self._load, track.channels, samples, self.threads, self.auto_cpu_seconds
+        )
+        track.values["separation_choice"] = choice.reason
+        if choice.fallback is not None:
+            track.fallbacks.append(choice.fallback)
+        if choice.separator is None:
+            track.values[f"failkey@{NAME}"] = (
+                self.key
+            )  # nothing here takes such a track, today or in the next run
+        else:
+            groups.setdefault(choice.separator.name, []).append(track)
+
+    def _separate(self, pool: SeparationPool, tracks: list[Track], clock: StageClock) -> None:
+        separator = pool.separator
+        chosen = {track.index: track.fallbacks[len(self.standing) :] for track in tracks}
+        started = time.perf_counter()
+        with ExitStack() as stack:
+            tracks, readers = self.fetcher.readers(tracks, NAME, "separation", SAMPLE_RATE, stack)
+            stream = SeparationStream(pool, readers, self.residual)
+            self._drain(stream, separator, tracks)
+        clock.exclude(stream.call.elsewhere_s)
+        own_s = time.perf_counter() - started - stream.call.elsewhere_s
+        seconds = [reader.samples / separator.sample_rate for reader in readers]
+        for track, reader, share, audio in zip(tracks, readers, stream.shares, seconds, strict=True):
+            track.fallbacks.extend(share.fallbacks)
+            [cost] = track.costs
+            cost.backend = separator.name
+            cost.batch_items, cost.batch_audio_s = max(1, share.items), share.audio_s or audio
+            cost.padding_fraction = separator.padding_fraction(reader.samples)
+            own = own_s * (audio / sum(seconds) if sum(seconds) else 1 / len(tracks))
+            cost.compute_s, cost.shared_s = share.compute_s + own, share.compute_s
+            if self.device == "cuda":
+                cost.gpu_peak_bytes = torch.cuda.max_memory_allocated()
+            # After such a step it may be another device's result.
+            if self.keeps and not share.fallbacks and f"key@{NAME}" in track.values:
+                values = {name: track.values[name] for name in _NAMES if name in track.values}
+                entry = Entry(values, {}, chosen[track.index], separator.name)
+                self.results.put(track, NAME, entry)
+
+    def _drain(self, stream: SeparationStream, separator: Separator, tracks: list[Track]) -> None:
+        """Fold the pieces of each track, which come one track after the other."""
+        current, result = -1, None
+        try:
+            for piece in stream:
+                if piece.track != current:
+                    current, result = piece.track, _Result(self, separator, tracks[piece.track])
+                result.take(piece.block, piece.done, piece.error)
+        finally:
+            if result is not None:
+                result.close()
+
+
+class _Result:
+    """What becomes of one track. Whatever fails in here is a failure of its track only."""
+
+    def __init__(self, stage: SeparationStage, separator: Separator, track: Track) -> None:
+        self._stage, self._separator, self._track = stage, separator, track
+        self._stems = stems_written(separator.sources, stage.residual)
+        self._fold = StemFold(self._stems)
+        self._files: StemFiles | None = None
+        self._failed = False
+
+    def take(self, block: torch.Tensor | None, done: bool, error: Exception | None) -> None:
+        """One piece of a `SeparationStream`."""
+        if self._failed:
+            return
+        try:
+            if error is not None:
+                raise error
+            if block is not None:
+                self._add(block)
+            if done:
+                self._store()
+        except Exception as problem:  # noqa: BLE001  one track's trouble must not cost its neighbours
+            self._failed = True
+            self._track.values = {"separation_choice": self._track.values.get("separation_choice")}
+            self._track.blobs.clear()
+            self._track.fail(NAME, problem, key=self._stage.key)
+        if done or self._failed:
+            self.close()
+
+    def _add(self, block: torch.Tensor) -> None:
+        self._fold.add(block)
+        if self._stage.save_stems or self._stage.save_arrays:
+            if self._files is None:
+                self._files = StemFiles(self._stage.output, self._stems)
+            self._files.add(block)
+
+    def _store(self) -> None:
+        track, separator = self._track, self._separator
+        statistics = self._fold.statistics()
+        key = self._stage.key
+        track.values.update(separation_backend=separator.name, separation_model=separator.model_id())
+        for stem in self._stems:
+            track.values[f"stem_share_{stem}"] = statistics.shares[stem]
+            track.values[f"stem_rms_{stem}_dbfs"] = statistics.rms_dbfs[stem]
+        if self._files is not None:
+            self._save(key)
+        # Last: a row has the key only if everything asked for is there.
+        track.values[f"key@{NAME}"] = key
+
+    def _save(self, key: str) -> None:
+        track = self._track
+        if self._stage.save_stems:
+            blobs, gains = self._files.write_flac(
+                lambda stem: stem_path(track.asset_id, stem), self._separator.sample_rate
+            )
+            track.blobs += blobs
+            track.values.update({f"stem_gain_{stem}_db": gain for stem, gain in gains.items()})
+        if self._stage.save_arrays:
+            blobs = self._files.write_npy(lambda stem: blob_path(track.asset_id, NAME, key, stem))
+            track.blobs += blobs
+            track.values.update({f"stem_{blob.name}_blob": blob.path for blob in blobs})
+
+    def close(self) -> None:
+        if self._files is not None:
+            self._files.close()
+            self._files = None
