@@ -78,7 +78,7 @@ def with_ray(config: ExtractConfig) -> float:
 
 def _start_worker(nodes: list) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
-    _STAGES[:] = [node.stage(**node.arguments) for node in nodes]
+    _STAGES[:] = [node.make() for node in nodes]
 
 
 def _run_block(block: pa.Table) -> list[str]:
@@ -94,7 +94,7 @@ def with_pool(config: ExtractConfig, processes: int) -> float:
     output.check()
     output.clear()
     nodes = stages.build_graph(config, find_models(config), output, "pool")
-    nodes[-1].arguments["fenced"] = False  # nobody else writes here, and nobody took a lock
+    nodes[-1] = nodes[-1].having(fenced=False)  # nobody else writes here, and nobody took a lock
     blocks = stages.plan_blocks(planned(list_source(config.source.uri)), config.hardware, processes)
     context = get_context("spawn")
     with ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(nodes,)) as pool:

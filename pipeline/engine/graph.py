@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +12,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from pipeline.engine.guard import FATAL, guarded, raise_fatal
+from pipeline.engine.node import Node
 from pipeline.engine.process import GPU_MEMORY_FRACTION
 from pipeline.engine.resources import StageResources
 from pipeline.engine.watch import WatchStages, watch
@@ -22,21 +22,6 @@ MAX_TASK_RETRIES = 3
 # Blocks that an actor on a GPU works on at once, each in a thread of its own: their windows fill its batches together.
 # More would share one interpreter with the thread that launches the network, which then waits for them.
 BLOCKS_PER_GPU_ACTOR = 5
-
-
-@dataclass(frozen=True)
-class Node:
-    """One stage of the graph.
-
-    Args:
-        name: as in `timings`.
-        stage: a class of `pipeline.engine.stages`.
-        arguments: for its constructor, which runs in the actor.
-    """
-
-    name: str
-    stage: type
-    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 def build_dataset(
@@ -71,7 +56,7 @@ def build_dataset(
     context.actor_prefetcher_enabled = True
     if WatchStages not in context.custom_execution_callback_classes:
         context.custom_execution_callback_classes.append(WatchStages)
-    watch({node.name: node.stage.__name__ for node in nodes})
+    watch({node.name: node.class_name for node in nodes})
     dataset = ray.data.from_blocks(list(blocks))
     own = {"runtime_env": {"env_vars": dict(environment)}} if environment else {}
     for node in nodes:
@@ -83,8 +68,7 @@ def build_dataset(
         # up to it, and memory would no longer be bounded by the block. This one takes a block as it comes, and
         # max_restarts and max_task_retries, which leave the public one in Ray 2.64 (our pin excludes it).
         dataset = dataset.map_batches_internal(
-            guarded(node.stage, node.name, ledger),
-            fn_constructor_kwargs=node.arguments,
+            guarded(node, ledger),
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,
@@ -134,6 +118,6 @@ def busy_seconds(dataset: Dataset, nodes: Sequence[Node]) -> dict[str, float]:
         for operator in current.operators_stats:
             for node in nodes:
                 time = operator.function_body_time
-                if node.stage.__name__ in operator.operator_name and time is not None:
+                if node.class_name in operator.operator_name and time is not None:
                     found[node.name] = found.get(node.name, 0.0) + float(time.sum)
     return found

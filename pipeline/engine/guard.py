@@ -16,6 +16,7 @@ import pyarrow as pa
 import ray
 
 from pipeline.dataset.storage import one_line
+from pipeline.engine.node import Node
 from pipeline.engine.process import note_ready
 
 FATAL = "fatal"
@@ -36,18 +37,16 @@ class StageFailed(Exception):
         self.worker_traceback = worker_traceback
 
 
-def guarded(stage: type, name: str, ledger: Any = None) -> type:
-    """A class like ``stage`` whose calls never raise.
+def guarded(node: Node, ledger: Any = None) -> type:
+    """A class whose objects make the worker of ``node`` where they are made, and whose calls never raise.
 
     Args:
-        stage: takes and returns a table.
-        name: as in `timings`.
         ledger: is told which files are about to be worked on; None tells nobody.
     """
 
-    class Guarded(stage):  # type: ignore[misc, valid-type]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
+    class Guarded:
+        def __init__(self) -> None:
+            self.worker = node.make()
             note_ready()
 
         def __call__(self, table: pa.Table) -> pa.Table:
@@ -55,19 +54,23 @@ def guarded(stage: type, name: str, ledger: Any = None) -> type:
                 return table
             try:
                 if ledger is not None:
-                    ray.get(ledger.entered.remote(name, _rows(table)))
-                return super().__call__(table)
+                    ray.get(ledger.entered.remote(node.name, _rows(table)))
+                return self.worker(table)
             except Exception as error:  # noqa: BLE001  see above
-                told = {
-                    "stage": name,
-                    "error": f"{type(error).__name__}: {one_line(error)}",
-                    "traceback": "".join(traceback.format_exception(error)),
-                }
-                return pa.table({FATAL: [json.dumps(told)]})
+                return pa.table({FATAL: [json.dumps(told_of(error, node.name))]})
 
-    Guarded.__name__ = stage.__name__
-    Guarded.__qualname__ = stage.__qualname__
+    # By which Ray calls its operator, and `pipeline.engine.watch` finds it.
+    Guarded.__name__ = Guarded.__qualname__ = node.class_name
     return Guarded
+
+
+def told_of(error: BaseException, stage: str) -> dict[str, str]:
+    """What `raise_fatal` takes, of an error that ``stage`` raised."""
+    return {
+        "stage": stage,
+        "error": f"{type(error).__name__}: {one_line(error)}",
+        "traceback": "".join(traceback.format_exception(error)),
+    }
 
 
 def raise_fatal(told: Mapping[str, str]) -> None:

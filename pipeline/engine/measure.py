@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 from pipeline.audio.children import child_command
 from pipeline.counting import plural
 from pipeline.engine.batch import collect
-from pipeline.engine.graph import Node
 from pipeline.engine.measure_child import read_block, write_block
+from pipeline.engine.node import Node
 from pipeline.engine.session import THREAD_VARIABLES
 
 ATTEMPTS = 3
@@ -138,7 +138,7 @@ class _Stage:
 
     def run(self, paths: Sequence[Path]) -> tuple[Measured, list[tuple[Path, Path]]]:
         """What it took, and the blocks that it wrote, each with the one it came from."""
-        (self.folder / "stage.pickle").write_bytes(pickle.dumps((self.node.stage, self.node.arguments)))
+        (self.folder / "stage.pickle").write_bytes(pickle.dumps(self.node))
         waiting = [(path, self.folder / path.name) for path in paths]
         written: list[tuple[Path, Path]] = []
         for _ in range(ATTEMPTS):

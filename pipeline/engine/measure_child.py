@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pyarrow as pa
 
+from pipeline.engine.node import Node
 from pipeline.engine.process import peak_rss_bytes
 
 
@@ -51,8 +52,8 @@ def main(folder: str) -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     job = json.loads((Path(folder) / "job.json").read_text())
-    stage_class, arguments = pickle.loads((Path(folder) / "stage.pickle").read_bytes())  # noqa: S301  our own
-    stage = stage_class(**arguments)
+    node: Node = pickle.loads((Path(folder) / "stage.pickle").read_bytes())  # noqa: S301  our own
+    stage = node.make()
     _warm_up(stage, job)
     started, cpu = time.perf_counter(), cpu_seconds()
     ready = {"seconds": time.time() - job["started"], "cpu_s": cpu, **_memory(stage)}

@@ -15,8 +15,9 @@ from pipeline.counting import plural
 from pipeline.dataset.lock import OutputLock
 from pipeline.dataset.output import Output
 from pipeline.dataset.run_folder import RunFolder
-from pipeline.engine.graph import MAX_TASK_RETRIES, Node, build_dataset, busy_seconds, receipts
+from pipeline.engine.graph import MAX_TASK_RETRIES, build_dataset, busy_seconds, receipts
 from pipeline.engine.ledger import last_seen, start_ledger
+from pipeline.engine.node import Node
 from pipeline.engine.packing import PlannedFile
 from pipeline.engine.progress import Progress
 from pipeline.engine.reconcile import lost_rows, missing_files, one_by_one

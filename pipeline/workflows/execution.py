@@ -22,7 +22,7 @@ from pipeline.dataset.storage import is_local, one_line
 from pipeline.dataset.tables.row_index import State
 from pipeline.dataset.tables.run_manifest import merge_manifest
 from pipeline.dataset.tables.schemas import FAILURES, segments_schema
-from pipeline.engine.graph import Node
+from pipeline.engine.node import Node
 from pipeline.engine.packing import PlannedFile, estimated_seconds
 from pipeline.engine.progress import Progress
 from pipeline.engine.resources import StageResources, plan_resources

@@ -12,15 +12,10 @@ from pipeline.audio.views import View
 from pipeline.dataset.output import Output
 from pipeline.dataset.tables.merge import column_owners
 from pipeline.dataset.tables.schemas import separation_columns, tracks_schema
-from pipeline.engine.graph import Node
+from pipeline.engine.node import Node
 from pipeline.engine.packing import PlannedFile, estimated_seconds, pack
-from pipeline.engine.sink import SinkStage
 from pipeline.features.golden import Golden
 from pipeline.models.precision import normalise_amp
-from pipeline.stages.clap.worker import ClapStage
-from pipeline.stages.decode.worker import DecodeStage
-from pipeline.stages.features.worker import FeaturesStage
-from pipeline.stages.separation.worker import SeparationStage
 from pipeline.workflows.availability import Models
 from pipeline.workflows.caching import run_results
 from pipeline.workflows.config import ExtractConfig, HardwareConfig
@@ -103,10 +98,19 @@ def build_graph(
     last = {name: i for i, name in enumerate(names)}
     views = _views(config, last)
     made = {
-        "decode": lambda: (DecodeStage, _decode_arguments(config, tuple(views), ledger)),
-        "features": lambda: (FeaturesStage, _features_arguments(config, golden)),
-        "clap": lambda: (ClapStage, _clap_arguments(config, models)),
-        "separation": lambda: (SeparationStage, _separation_arguments(config, models, output)),
+        "decode": lambda: (
+            "pipeline.stages.decode.worker:DecodeStage",
+            _decode_arguments(config, tuple(views), ledger),
+        ),
+        "features": lambda: (
+            "pipeline.stages.features.worker:FeaturesStage",
+            _features_arguments(config, golden),
+        ),
+        "clap": lambda: ("pipeline.stages.clap.worker:ClapStage", _clap_arguments(config, models)),
+        "separation": lambda: (
+            "pipeline.stages.separation.worker:SeparationStage",
+            _separation_arguments(config, models, output),
+        ),
     }
     results = run_results(config, keys) if keys else None
     nodes = []
@@ -116,7 +120,12 @@ def build_graph(
             arguments |= _network_arguments(config, name)
             arguments["drop"] = frozenset(f"pcm@{v.name}" for v, at in views.items() if at == last[name])
         nodes.append(Node(name, stage, {**arguments, "results": results}))
-    return [*nodes, Node("write", SinkStage, _sink_arguments(config, models, output, run_id, schema))]
+    return [
+        *nodes,
+        Node(
+            "write", "pipeline.engine.sink:SinkStage", _sink_arguments(config, models, output, run_id, schema)
+        ),
+    ]
 
 
 def _decode_arguments(config: ExtractConfig, views: Sequence[View], ledger: Any) -> dict[str, Any]:

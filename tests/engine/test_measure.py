@@ -13,9 +13,9 @@ from pipeline.dataset.output import Output
 from pipeline.dataset.sources.listing import list_source
 from pipeline.dataset.tables.schemas import tracks_schema
 from pipeline.engine.cpu_contention import MOST, slowdown
-from pipeline.engine.graph import Node
 from pipeline.engine.measure import _Stage, measure
 from pipeline.engine.measure_child import read_block, write_block
+from pipeline.engine.node import Node
 from pipeline.engine.packing import pack, planned
 from pipeline.engine.sink import SinkStage
 from pipeline.features import REGISTRY

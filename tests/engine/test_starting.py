@@ -18,6 +18,7 @@ from pipeline.dataset.sources.listing import SourceItem
 from pipeline.engine import process
 from pipeline.engine.batch import collect
 from pipeline.engine.guard import guarded
+from pipeline.engine.node import Node
 from pipeline.engine.packing import pack, planned
 from pipeline.engine.process import note_ready, note_started, process_facts, process_note
 from pipeline.engine.progress import Progress
@@ -105,7 +106,7 @@ def test_an_actor_says_when_it_could_work_and_what_that_took():
             return table
 
     assert process_facts("s")["ready_at"] is None
-    stage = guarded(Stage, "s")(number=3)
+    stage = guarded(Node("s", Stage, {"number": 3}))()
     facts = process_facts("s")
     assert stage.number == 3
     assert (facts["stage"], facts["pid"]) == ("s", os.getpid())

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 import ray
 
-from pipeline.engine.graph import Node, build_dataset, receipts
+from pipeline.engine.graph import build_dataset, receipts
+from pipeline.engine.node import Node
 from pipeline.engine.resources import StageResources
 from pipeline.engine.session import root_cause
 

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 import ray
 
-from pipeline.engine.graph import Node, build_dataset, receipts
+from pipeline.engine.graph import build_dataset, receipts
+from pipeline.engine.node import Node
 from pipeline.engine.process import limit_gpu_memory, start_torch
 from pipeline.engine.resources import StageResources
 from pipeline.engine.session import THREAD_VARIABLES, connect, disconnect, gpu_cards

@@ -90,7 +90,7 @@ class InProcess:
         from pipeline.dataset.lock import OutputLock
         from pipeline.dataset.run_folder import RunFolder
         from pipeline.workflows import attempts as passes
-        from pipeline.workflows import execution, features, keys, stages
+        from pipeline.workflows import execution, features, keys
 
         real_decoder, real_models = decode.IsolatedDecoder, availability.find_models
         monkeypatch.setattr(decode, "IsolatedDecoder", lambda *a: self._decoder(real_decoder, *a))
@@ -104,7 +104,7 @@ class InProcess:
         monkeypatch.setattr(features, "find_models", lambda config: _models(real_models, config))
         monkeypatch.setattr(execution, "settle_golden", lambda *a: None)
         monkeypatch.setattr(execution, "_report_writer", lambda: lambda folder, numbers, env: "")
-        monkeypatch.setattr(stages, "ClapStage", StandInClap)
+        monkeypatch.setattr("pipeline.stages.clap.worker.ClapStage", StandInClap)
         info = SimpleNamespace(info=SimpleNamespace(sha256=STAND_IN))
         monkeypatch.setattr(keys, "read_checkpoint", lambda path: info)
         for cls, name in ((Output, "write"), (OutputLock, "release"), (RunFolder, "mark")):
@@ -143,7 +143,7 @@ class InProcess:
 
     def _receipts(self, dataset: tuple[Sequence[pa.Table], Sequence[Any]]) -> Iterator[dict[str, Any]]:
         blocks, nodes = dataset
-        made = [node.stage(**node.arguments) for node in nodes]
+        made = [node.make() for node in nodes]
         for table in blocks:
             for stage in made:
                 table = stage(table)

@@ -100,7 +100,7 @@ def try_sample(
             output = Output(f"{folder}/out")
             output.check()
             nodes = build_graph(config, models, output, "plan", run_schema(config, models))
-            nodes[-1].arguments["fenced"] = False  # nobody else writes there, and nobody took a lock
+            nodes[-1] = nodes[-1].having(fenced=False)  # nobody else writes there, and nobody took a lock
             began, busy = time.monotonic(), _machine_cpu_s()
             found = measure(blocks, nodes, Path(folder), config.perf.threads, config.plan.stage_seconds, say)
             elapsed, busy = time.monotonic() - began, _machine_cpu_s() - busy
