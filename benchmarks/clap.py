@@ -40,7 +40,7 @@ import soundfile
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
 # The stand-ins for laion_clap's text half, and seeded weights under LAION's names.
-sys.path.insert(0, str(REPO / "tests" / "models"))
+sys.path.insert(0, str(REPO / "tests"))
 
 RATE = 48000
 SIDES = ("soundmill", "laion_clap", "transformers")
@@ -123,7 +123,7 @@ def _blocks(tracks: Iterator[np.ndarray], size: int) -> Iterator[list[np.ndarray
 def laion_clap(checkpoint: Path, paths: list[str], options: argparse.Namespace) -> Callable[[], np.ndarray]:
     """laion_clap's own public method; only its text half is replaced."""
     import torch
-    from clap_reference import _stand_in_text_half
+    from helpers.clap_reference import _stand_in_text_half
 
     from pipeline.models.clap.checkpoint import read_checkpoint
 
@@ -301,7 +301,9 @@ def on_card(options: argparse.Namespace, checkpoint: Path) -> None:
     if not torch.cuda.is_available():
         print("GPU: not measured, no CUDA device is visible here")
         return
-    from pipeline.models.clap.tower import CLIP_SAMPLES, load_tower
+    from pipeline.models.clap.checkpoint import read_checkpoint
+    from pipeline.models.clap.clips import CLIP_SAMPLES
+    from pipeline.models.clap.tower import AudioTower
 
     def seconds(run: Callable[[], object], repeats: int) -> float:
         times = []
@@ -319,11 +321,12 @@ def on_card(options: argparse.Namespace, checkpoint: Path) -> None:
     print("| dtype | clips per batch | audio-s per s | share of the bf16 peak |")
     print("| --- | --- | --- | --- |")
     for dtype in (torch.float32, torch.bfloat16):
-        tower, info = load_tower(checkpoint, "cuda", dtype)
+        weights = read_checkpoint(checkpoint)
+        tower = AudioTower(weights, dtype).to("cuda")
         for clips in (16, 64, 128):
             x = 0.1 * torch.randn(clips, CLIP_SAMPLES, device="cuda")
             spent = seconds(lambda tower=tower, x=x: tower(x), 15)
-            share = flop_per_clip(info.architecture) * clips / spent / peak
+            share = flop_per_clip(weights.info.architecture) * clips / spent / peak
             print(f"| {dtype} | {clips} | {10 * clips / spent:.0f} | {share:.1%} |")
 
 
@@ -359,7 +362,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="soundmill-clap-") as scratch:
         folder, checkpoint = Path(scratch), options.checkpoint
         if checkpoint is None:
-            from clap_reference import seeded_state, write_checkpoint
+            from helpers.clap_reference import seeded_state, write_checkpoint
 
             checkpoint = write_checkpoint(folder / "random.pt", seeded_state(options.architecture))
             print(f"random weights (seed 0, {options.architecture}): speed and agreement only")

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPO), str(REPO / "benchmarks"), str(REPO / "tests" / "models")]
+sys.path[:0] = [str(REPO), str(REPO / "benchmarks"), str(REPO / "tests")]
 
 import numpy as np
 import pyarrow.compute as pc
@@ -119,7 +119,8 @@ def cuda_problem() -> tuple[str, str]:
 
 def run_job(overrides: Sequence[str], output: Path, into: Measurement) -> None:
     """One run of the main job, added to ``into``."""
-    command = [sys.executable, str(REPO / "jobs" / "extract_features.py"), f"output.uri={output}", *overrides]
+    command = [sys.executable, str(REPO / "jobs" / "extract_features.py"), f"output.uri={output}"]
+    command += ["ray.address=local", *overrides]  # both halves by the same driver, however little the work
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
@@ -333,7 +334,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.checkpoint:
             checkpoint, model = options.checkpoint.resolve(), options.checkpoint.name
         else:
-            from clap_reference import tiny_checkpoint
+            from helpers.clap_reference import tiny_checkpoint
 
             checkpoint = tiny_checkpoint(root)
             model = "HTSAT-tiny with seeded random weights, written in LAION's format: for speed only"

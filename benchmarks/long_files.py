@@ -32,9 +32,9 @@ SHORT_MINUTES = 5.0
 def kind(command: str) -> str:
     """What a process of the job is, by its command line."""
     for mark, name in (
-        ("DecodeStage", "decode actor"),
-        ("FeaturesStage", "features actor"),
-        ("SinkStage", "write actor"),
+        ("DecodeWorker", "decode actor"),
+        ("FeaturesWorker", "features actor"),
+        ("SinkWorker", "write actor"),
         ("isolated_child", "decoder"),
         ("extract_features.py", "driver"),
     ):

@@ -32,7 +32,7 @@ from pipeline.dataset.sources.listing import SUFFIXES, list_source
 from pipeline.engine.packing import planned
 from pipeline.engine.session import connect, disconnect
 from pipeline.workflows import features, stages
-from pipeline.workflows.availability import find_models
+from pipeline.workflows.extract_job import find_models
 from pipeline.workflows.config import ExtractConfig
 
 _STAGES: list[Any] = []

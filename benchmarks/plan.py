@@ -89,7 +89,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="plan-") as folder:
         output = Path(folder) / "out"
-        arguments = [f"source.uri={options.audio.resolve()}", f"output.uri={output}", *options.overrides]
+        arguments = [f"source.uri={options.audio.resolve()}", f"output.uri={output}", "ray.address=local"]
+        arguments += options.overrides
         if options.cached:
             arguments += ["cache.enabled=true", f"cache.uri={folder}/cache"]
             timed("extract_features", [*arguments, f"output.uri={folder}/before"])

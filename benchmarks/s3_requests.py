@@ -16,13 +16,13 @@ from collections import Counter
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
-for folder in ("", "tests/integration", "tests/integration/chaos", "benchmarks"):
+for folder in ("", "tests", "benchmarks"):
     sys.path.insert(0, str(REPO / folder))
 
 import numpy as np
 import soundfile
-from faulty_proxy import FaultyProxy, faulty_proxy
-from s3_server import KEY, SECRET, s3_server
+from helpers.faulty_proxy import FaultyProxy, faulty_proxy
+from helpers.s3_server import KEY, SECRET, s3_server
 
 from pipeline.dataset.storage import filesystem
 
@@ -53,7 +53,7 @@ def run(endpoint: str, source: str, output: str, per_block: int) -> None:
     """One job; leaves if it fails."""
     command = [
         sys.executable, "jobs/extract_features.py", f"source.uri={source}", f"output.uri={output}",
-        "features.enabled=[loudness,mel]", "clap.enabled=false", "separation.enabled=false",
+        "features.enabled=[loudness,mel]", "clap.enabled=false", "separation.enabled=false", "ray.address=local",
         f"hardware.max_files_per_block={per_block}",
         f"source.storage_options={{endpoint: '{endpoint}', key: {KEY}, secret: {SECRET}}}",
     ]  # fmt: skip

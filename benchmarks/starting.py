@@ -60,6 +60,7 @@ def timed_run(tree: Path, source: Path, output: Path, overrides: list[str]) -> d
         "jobs/extract_features.py",
         f"source.uri={source}",
         f"output.uri={output}",
+        "ray.address=local",  # so little work would be done without Ray
         *overrides,
     ]
     started = time.time()

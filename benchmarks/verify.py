@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPO), str(REPO / "tests" / "dataset")]
+sys.path[:0] = [str(REPO), str(REPO / "tests")]
 
-from small_output import finish, write_part
+from helpers.small_output import finish, write_part
 
 from pipeline.dataset.output import Output
 from pipeline.dataset.verify import verify

@@ -29,12 +29,12 @@ def main(arguments: list[str] | None = None) -> int:
     if given:
         print(f"error: {given[0]} is not a key of this job: it takes none", file=sys.stderr)
         return 2
-    from pipeline.dataset.tables.dictionary import (
-        dictionary,  # after the command line: it loads the extractors
-    )
+    # After the command line: the declarations load every extractor's module.
+    from pipeline.dataset.tables.dictionary import dictionary
+    from pipeline.workflows.known_jobs import known_contents
 
     preflight.end_with_the_reader()
-    print(dictionary().rstrip())
+    print(dictionary(known_contents()).rstrip())
     return 0
 
 

@@ -21,10 +21,12 @@ from pipeline.errors import UserError
 @hydra.main(version_base="1.3", config_path="../conf", config_name="plan_job")
 def plan(config: DictConfig) -> None:
     """Plan the composed config."""
-    from pipeline.workflows import planning  # not for --cfg job: it loads torch and Ray
+    # Not for --cfg job: it loads torch and Ray.
+    from pipeline.workflows import plan as planning
+    from pipeline.workflows.extract_job import EXTRACT
 
     try:
-        planning.plan(compose.typed(config), compose.GIVEN, began=preflight.BEGAN)
+        planning.plan(EXTRACT, compose.typed(config), compose.GIVEN, began=preflight.BEGAN)
         compose.EXIT_CODES.append(0)
     except KeyboardInterrupt:
         compose.leave_stopped()

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from documents import DOCUMENTS, all_commands
+from helpers.documents import DOCUMENTS, all_commands
 
 REPO = Path(__file__).resolve().parents[1]
 JOB = re.compile(r"(?:^|[ /])(jobs|benchmarks)/(\w+)\.py$")

@@ -10,7 +10,7 @@ import pytest
 FLOORS = {
     "commands": -1, "counting": 0, "errors": 0, "late": 1, "optional": 1, "places": 1, "audio": 2, "dsp": 2,
     "features": 3, "models": 3, "mastering": 3, "speech": 3, "dataset": 4, "engine": 5, "stages": 6, "report": 7,
-    "service": 7, "workflows": 8,
+    "service": 7, "workflows": 8, "extract_function": 9,
 }  # fmt: skip
 PURE = {"audio", "dsp", "features", "models", "mastering", "speech"}
 REPO = Path(__file__).resolve().parents[1]
@@ -52,6 +52,90 @@ def test_imports_point_down(path):
             if parts[0] == "pipeline" and len(parts) > 1 and parts[1] in FLOORS:
                 same = parts[1] == here
                 assert same or FLOORS[parts[1]] < FLOORS[here], f"{here} must not import {name}"
+
+
+MODULES = {
+    ".".join(path.relative_to(REPO).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES
+}  # fmt: skip
+# Jobs import each other as scripts do, without their folder.
+MODULES |= {path.stem: path for path in FILES if path.parent.name == "jobs"}
+
+
+def modules_imported(name: str) -> set[str]:
+    """The modules of the project that the module ``name`` imports: inside functions and for typing, too.
+
+    ``from package import name`` imports the submodule of that name where there is one. A package that loads
+    submodules when it is first asked for them counts as importing what it loads: all that its code names, or
+    every one where it names none.
+    """
+    path = MODULES[name]
+    tree = ast.parse(path.read_text())
+    reached = set()
+    loads_later = False
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            reached |= {alias.name for alias in node.names} & MODULES.keys()
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            below = {f"{node.module}.{alias.name}" for alias in node.names}
+            reached |= below & MODULES.keys()
+            if not below <= MODULES.keys():
+                reached |= {node.module} & MODULES.keys()
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module":
+            loads_later |= ast.unparse(node.args[0]).startswith("f'{__name__}")
+    if loads_later:
+        assert path.name == "__init__.py", f"{path} loads modules below it: only a package has some"
+        below = {other for other in MODULES if other.rpartition(".")[0] == name}
+        said = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        reached |= {other for other in below if other.rpartition(".")[2] in said} or below
+    return {other for other in reached if MODULES[other] != path}
+
+
+def rings(edges: dict[str, set[str]]) -> list[list[str]]:
+    """The groups of modules that reach each other, largest first: strongly connected components (Kosaraju)."""
+    order: list[str] = []
+    backwards = {name: {other for other in edges if name in edges[other]} for name in edges}
+
+    def reached_from(start: str, along: dict[str, set[str]], seen: set[str]) -> list[str]:
+        """What is reached, each module after all that it leads to."""
+        after, open_ = [], [(start, iter(sorted(along[start])))]
+        seen.add(start)
+        while open_:
+            here, others = open_[-1]
+            following = next((other for other in others if other not in seen), None)
+            if following is None:
+                after.append(here)
+                open_.pop()
+            else:
+                seen.add(following)
+                open_.append((following, iter(sorted(along[following]))))
+        return after
+
+    seen: set[str] = set()
+    for name in edges:
+        if name not in seen:
+            order += reached_from(name, edges, seen)
+    seen, groups = set(), []
+    for name in reversed(order):
+        if name not in seen:
+            groups.append(sorted(reached_from(name, backwards, seen)))
+    return sorted((group for group in groups if len(group) > 1), key=len, reverse=True)
+
+
+def test_no_two_modules_import_each_other():
+    """Not for typing either, and not by way of others: each can be read, and tested, before those above it."""
+    edges = {name: modules_imported(name) for name in MODULES}
+    assert rings(edges) == []
+
+
+def test_a_ring_would_be_seen():
+    edges = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": {"d"}, "f": {"a", "e"}}
+    assert rings(edges) == [["a", "b", "c"], ["d", "e"]]
+    # Lazily, for typing, and a package that loads what is below it.
+    assert "pipeline.report.money" in modules_imported("pipeline.workflows.plan_config")
+    assert modules_imported("pipeline.features") >= {"pipeline.features.base", "pipeline.features.key"}
+    assert "pipeline.models.separation.choose" in modules_imported("pipeline.models.separation")
+    assert "pipeline.models.separation.demucs" not in modules_imported("pipeline.models.separation")
+    assert "pipeline.dataset.tables.reading" in modules_imported("pipeline.dataset")
 
 
 def test_the_check_sees_every_floor():

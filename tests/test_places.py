@@ -87,7 +87,7 @@ def test_a_weights_folder_and_a_file_that_cannot_be_read(repo, as_others, locked
 SEARCH = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from pipeline.models.clap.compiled import cache_folder
+from pipeline.models.clap.fast_paths import cache_folder
 from pipeline.models.separation import AUTO, BackendUnavailable, load_backend
 from pipeline.models.separation.choose import choose
 for name in ("demucs", "openunmix", "spleeter"):

@@ -6,7 +6,7 @@ import copy
 import pickle
 
 import pytest
-from import_trap import NETWORKS, trapped
+from helpers.import_trap import NETWORKS, trapped
 
 from pipeline.late import Late
 

@@ -19,7 +19,9 @@ STAND_INS = HERE / "stand_ins"
 
 def use_project(project: Path) -> None:
     """Import ``pipeline``, and the references of its tests, from this checkout; stand in for a missing PyAV."""
-    paths = [str(project), str(project / "tests" / "models"), str(project / "benchmarks")]
+    # Revisions of before had the references beside the tests of models.
+    references = [str(project / "tests"), str(project / "tests" / "models")]
+    paths = [str(project), *references, str(project / "benchmarks")]
     if importlib.util.find_spec("av") is None:
         paths.append(str(STAND_INS))
     sys.path[:0] = [path for path in paths if path not in sys.path]

@@ -123,9 +123,7 @@ class ClapTower:
         )
 
     def tower(self, dtype: torch.dtype):
-        from pipeline.models.clap.tower import load_tower
-
-        return load_tower(self.checkpoint, self.kit.device, dtype)[0]
+        return _clap_tower(self.checkpoint, dtype, self.kit.device)
 
     def cosine(self, found: torch.Tensor) -> float:
         """Least cosine to the float32 tower's embeddings."""
@@ -214,7 +212,10 @@ class ClapTower:
 
     def laion(self, autocast: bool) -> None:
         """The network of the laion_clap package with its spectrogram, without the projection."""
-        from clap_reference import laion_audio_config, laion_htsat
+        try:
+            from helpers.clap_reference import laion_audio_config, laion_htsat
+        except ImportError:  # a revision of before
+            from clap_reference import laion_audio_config, laion_htsat
 
         if self.kit.small:
             self.kit.emit("laion_clap's tower", skipped="it knows no network of the rehearsal's size")
@@ -271,10 +272,15 @@ def memory(kit: Kit) -> None:
             kit.attempt("memory", lambda n=name, b=build, a=amp: _separator_memory(kit, n, b, a))
 
 
-def _clap_memory(kit: Kit, architecture: str, checkpoint: Any, dtype: torch.dtype) -> None:
-    from pipeline.models.clap.tower import load_tower
+def _clap_tower(checkpoint: Any, dtype: torch.dtype, device: str) -> Any:
+    from pipeline.models.clap.checkpoint import read_checkpoint
+    from pipeline.models.clap.tower import AudioTower
 
-    tower = load_tower(checkpoint, kit.device, dtype)[0]
+    return AudioTower(read_checkpoint(checkpoint), dtype).to(device)
+
+
+def _clap_memory(kit: Kit, architecture: str, checkpoint: Any, dtype: torch.dtype) -> None:
+    tower = _clap_tower(checkpoint, dtype, kit.device)
     if hasattr(tower, "prepare"):
         tower.prepare(64, capture=False)
     x = clips(2 if kit.small else 64, kit.device)

@@ -126,9 +126,10 @@ def _from_threads(embedder: Any, tracks: Sequence[np.ndarray]) -> list[Any]:
 
 def _cosine_to_float32(kit: Kit, embedder: Any, track: np.ndarray, found: Any) -> float:
     """Least cosine to windows that are cut here, one by one, and embedded in float32."""
-    from pipeline.models.clap.tower import load_tower
+    from pipeline.models.clap.checkpoint import read_checkpoint
+    from pipeline.models.clap.tower import AudioTower
 
-    tower = load_tower(embedder.info.path, kit.device, torch.float32)[0]
+    tower = AudioTower(read_checkpoint(embedder.info.path)).to(kit.device)
     least = 1.0
     for window in found.windows:
         if window.embedding is None:
@@ -342,14 +343,14 @@ def _openunmix(kit: Kit, tracks: Sequence[np.ndarray]) -> None:
 
 def oom(kit: Kit) -> None:
     """A batch of 10,000 clips where 3 GiB are allowed: the same embeddings, in batches that fit, and on record."""
-    from pipeline.models.batching import forget_fits
+    from pipeline.models.batching import FITS
 
     tracks = stretches(16, 60.0, CLAP_RATE, kit.music, stereo=False)
     architecture = architectures(kit.small)[0]
     wanted = [
         result.aggregate("mean") for result in _embedder(kit, architecture, 160).embed_tracks(tracks)[0]
     ]
-    forget_fits()
+    FITS.clear()
     kit.free()
     limit = 3 * 2**30 / torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(limit)

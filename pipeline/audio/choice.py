@@ -6,7 +6,7 @@ import re
 
 import av
 
-from pipeline.audio.validate import NoAudioStream, NoSuchAudioStream, UnrecognizedFormat, one_line
+from pipeline.audio.validate import NoAudioStream, NoSuchAudioStream, UnrecognizedFormat, printable_line
 
 Choice = int | str
 """Number of the track among those with sound, from 0, or a language in lower case."""
@@ -89,7 +89,7 @@ def _lacks(container: av.container.InputContainer, choice: Choice) -> str:
     streams = container.streams.audio
     wanted = f"number {choice}" if isinstance(choice, int) else f"in language {choice}"
     there = [
-        f"{number} ({one_line(language_of(container, stream))[:16] or 'no language'})"
+        f"{number} ({printable_line(language_of(container, stream))[:16] or 'no language'})"
         for number, stream in enumerate(streams)
     ]
     more = f" and {len(there) - _NAMED} more" if len(there) > _NAMED else ""

@@ -77,7 +77,7 @@ def bits_per_sample(codec: str, setup: bytes, form: av.AudioFormat | None) -> in
     return 16 if codec in _LOSSLESS and form is not None and form.bytes == 2 else None
 
 
-def reason(error: av.FFmpegError) -> str:
+def ffmpeg_reason(error: av.FFmpegError) -> str:
     """FFmpeg's words, without the error number and the file name."""
     return error.strerror or type(error).__name__
 
@@ -152,7 +152,7 @@ class TrackReader:
             with open_container(self.file, self.kind) as container:
                 yield from self._track(container, chosen_audio(container, self.choice), limits)
         except av.FFmpegError as error:
-            raise CorruptAudio(f"FFmpeg: {reason(error)}") from error
+            raise CorruptAudio(f"FFmpeg: {ffmpeg_reason(error)}") from error
 
     def _track(
         self, container: av.container.InputContainer, stream: av.AudioStream, limits: Limits
@@ -186,7 +186,7 @@ class TrackReader:
         except av.FFmpegError as error:
             self.damaged += 1
             self.damaged_at_end += 1
-            self.first_error = self.first_error or f"{reason(error)} at {self.end_s:.3f} s"
+            self.first_error = self.first_error or f"{ffmpeg_reason(error)} at {self.end_s:.3f} s"
             return
         # The empty packet at the end only flushes what the decoder holds.
         if frames and packet.size:

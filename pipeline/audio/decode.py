@@ -198,7 +198,7 @@ def probe_head(head: bytes, size: int, opened: Callable[[], BinaryIO], name: str
         with containers.open_container(opened(), kind) as container:
             return _probe_container(container, kind, head)
     except av.FFmpegError as error:
-        raise CorruptAudio(f"FFmpeg: {containers.reason(error)}") from error
+        raise CorruptAudio(f"FFmpeg: {containers.ffmpeg_reason(error)}") from error
 
 
 def _probe_container(container: av.container.InputContainer, kind: Kind, data: bytes) -> Probe:

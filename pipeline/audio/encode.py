@@ -12,7 +12,7 @@ import av
 import numpy as np
 import soundfile
 
-from pipeline.audio.reader import ArrayReader, AudioReader, blocks
+from pipeline.audio.reader import AudioReader, blocks
 
 BLOCK = 1 << 16
 """Sample frames per write: libsndfile's Vorbis encoder keeps a whole write on the stack."""
@@ -80,33 +80,11 @@ def encode(
     return data
 
 
-def encode_flac24(samples: np.ndarray, sample_rate: int) -> tuple[bytes, float]:
-    """24-bit FLAC that never clips: peaks above full scale are scaled down, and by how much is returned.
-
-    Args:
-        samples: float ``[channels, samples]``, at most 8 channels.
-        sample_rate: Hz, at most 655350.
-
-    Returns:
-        the bytes, and the gain that was applied in dB: 0.0 if untouched, negative otherwise.
-
-    Raises:
-        EncodeError: NaN or infinity in ``samples``, or more channels or a higher rate than FLAC holds.
-    """
-    samples = np.asarray(samples, dtype=np.float32)
-    if samples.ndim != 2 or samples.shape[0] == 0:
-        raise EncodeError(f"samples are [channels, samples], not {samples.shape}")
-    out = io.BytesIO()
-    peak = float(np.max(np.abs(samples), initial=0.0))
-    gain_db = write_flac24(ArrayReader(samples), peak, sample_rate, out)
-    return out.getvalue(), gain_db
-
-
 def write_flac24(audio: AudioReader, peak: float, sample_rate: int, out: BinaryIO) -> float:
-    """`encode_flac24` of a track of any length, in bounded memory.
+    """24-bit FLAC that never clips, of a track of any length in bounded memory: peaks above full scale are scaled down.
 
     Args:
-        audio: the track.
+        audio: the track, at most 8 channels.
         peak: its largest magnitude, which `Spool` knows once it is written.
         sample_rate: Hz, at most 655350.
         out: binary file, seekable.
@@ -115,7 +93,7 @@ def write_flac24(audio: AudioReader, peak: float, sample_rate: int, out: BinaryI
         the gain that was applied in dB: 0.0 if untouched, negative otherwise.
 
     Raises:
-        EncodeError: as `encode_flac24`.
+        EncodeError: NaN or infinity in the track, no samples, or more channels or a higher rate than FLAC holds.
     """
     if not np.isfinite(peak):
         raise EncodeError("samples hold NaN or infinity")

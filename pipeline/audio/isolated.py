@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
-import subprocess
 import threading
 import time
 import weakref
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.audio.children import child_command
+from pipeline.audio.children import Child
 from pipeline.audio.decode import (
     AudioTooLong,
     CorruptAudio,
@@ -35,10 +34,14 @@ from pipeline.audio.isolated_child import PACKET
 from pipeline.audio.shared_memory import KEPT_BYTES, Lender, Segment
 from pipeline.audio.stream import AudioFile
 from pipeline.audio.tags import facts_from
-from pipeline.audio.validate import MAX_CHANNELS, MAX_SAMPLE_RATE, one_line
+from pipeline.audio.validate import MAX_CHANNELS, MAX_SAMPLE_RATE, printable_line
 from pipeline.audio.views import DecodedViews, Wanted
 
 TIMEOUT_S = 120.0
+MAX_TRACK_BYTES = 1_500_000_000
+MAX_TRACK_HOURS = 24.0
+"""Audio of up to so many bytes is kept as a whole, and no longer track is taken, where nothing else is asked for."""
+
 MIN_MEMORY_BYTES = 512 << 20
 """The decoders and their libraries alone take 80 MB, a file in memory up to 256 MiB."""
 
@@ -208,43 +211,30 @@ class IsolatedDecoder:
 
 
 class _Child:
-    """A running child: the process, the socket to it, and the pipe whose end is the child's end."""
+    """A running child and the socket to it."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        self.owner = os.getpid()
         self.asked = False
         self._ready = False
         self._segment: Segment | None = None
         self._content = os.memfd_create("soundmill-file", os.MFD_CLOEXEC)
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        read, self._lifeline = os.pipe()
-        told = settings | {
-            "socket": theirs.fileno(),
-            "lifeline": read,
-            "content": self._content,
-            "parent": self.owner,
-        }
+        told = settings | {"socket": theirs.fileno(), "content": self._content}
         try:
-            self.process = subprocess.Popen(  # noqa: S603  our own interpreter, no shell
-                child_command("pipeline.audio.isolated_child", json.dumps(told)),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=os.environ | _ENVIRONMENT,
-                pass_fds=(theirs.fileno(), read, self._content),
-                # The terminal's Ctrl-C is for the parent, which then ends the child.
-                start_new_session=True,
-            )
+            passed = (theirs.fileno(), self._content)
+            child = Child("pipeline.audio.isolated_child", told, _ENVIRONMENT, passed)
         except BaseException:
             self._channel.close()
-            os.close(self._lifeline)
             os.close(self._content)
             raise
         finally:
             theirs.close()
-            os.close(read)
-        self.end = weakref.finalize(
-            self, _end, self.owner, self.process, self._channel, (self._lifeline, self._content)
+        self.owner, self.process, self._cause = (
+            child.owner,
+            child.process,
+            partial(child.cause, "the decoder"),
         )
+        self.end = weakref.finalize(self, _end, child, self._channel, self._content)
 
     def wait_until_ready(self, timeout_s: float) -> None:
         """Return when it has imported its decoders. Raises `DecoderDied` and `DecoderHung`."""
@@ -302,35 +292,17 @@ class _Child:
             raise DecoderDied("the decoder answered what is no answer")
         return answer
 
-    def _cause(self) -> str:
-        try:
-            code = self.process.wait(10.0)
-        except subprocess.TimeoutExpired:
-            return "the decoder hung up"
-        if code >= 0:
-            return f"the decoder exited with code {code}"
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
-        by_whom = " (by the kernel for want of memory, or by hand)" if name == "SIGKILL" else ""
-        return f"the decoder was ended by {name}{by_whom}"
 
-
-def _end(owner: int, process: subprocess.Popen, channel: socket.socket, files: tuple[int, ...]) -> None:
+def _end(child: Child, channel: socket.socket, content: int) -> None:
     """End the child, unless this is a fork of the process that owns it."""
-    if os.getpid() != owner:
-        return
-    channel.close()
-    for file in files:
-        os.close(file)
-    process.kill()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(10.0)
+    if os.getpid() == child.owner:
+        channel.close()
+        os.close(content)
+    child.end()
 
 
 def _error(answer: dict[str, Any]) -> Exception:
-    name, message = str(answer["error"]), one_line(str(answer.get("message", "")))
+    name, message = str(answer["error"]), printable_line(str(answer.get("message", "")))
     if name == "MemoryError":
         return DecoderOutOfMemory(message or "the decoder has no memory left")
     if name in _ERRORS:

@@ -12,13 +12,10 @@ It is asked one file at a time over a socket of packets, each a JSON object:
 from __future__ import annotations
 
 import faulthandler
-import fcntl
 import importlib
 import json
 import os
 import resource
-import select
-import signal
 import socket
 import time
 from collections.abc import Callable
@@ -28,9 +25,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.audio.children import end_with_parent, leave_no_core_file
 from pipeline.audio.shared_memory import Arena
 from pipeline.audio.stream import AudioFile
-from pipeline.audio.validate import one_line
+from pipeline.audio.validate import printable_line
 from pipeline.audio.views import DecodedViews, View, Wanted
 
 PACKET = 1 << 16
@@ -71,27 +69,12 @@ def main(settings: str) -> None:
             _send(channel, _answer(request, told["content"], run, arena))
 
 
-def end_with_parent(lifeline: int, parent: int) -> None:
-    """Have the kernel end this process with the last holder of the pipe's other end.
-
-    A thread that waits for it would not run while a decoder hangs with Python's lock in its hand, and
-    PR_SET_PDEATHSIG follows the thread that started this process, not the process.
-    """
-    signal.signal(signal.SIGIO, signal.SIG_DFL)
-    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
-    # It may have ended before.
-    if select.select([lifeline], [], [], 0)[0] or os.getppid() != parent:
-        os._exit(0)
-
-
 def limit_memory(memory_bytes: int) -> None:
     """Bound the memory that is this process's own; maps of files and what it shares do not count."""
     _, allowed = resource.getrlimit(resource.RLIMIT_DATA)
     limit = memory_bytes if allowed == resource.RLIM_INFINITY else min(memory_bytes, allowed)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    # A crash must not leave a core file wherever this runs.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    leave_no_core_file()
     # If the kernel itself has to choose a victim, let it be this one and not the actor.
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
@@ -131,9 +114,9 @@ def _answer(
     except (BrokenPipeError, ConnectionResetError):
         raise
     except MemoryError as error:
-        return {"error": "MemoryError", "message": one_line(str(error))}
+        return {"error": "MemoryError", "message": printable_line(str(error))}
     except Exception as error:  # noqa: BLE001  whatever the decoders raise is this file's failure
-        return {"error": type(error).__name__, "message": one_line(str(error))}
+        return {"error": type(error).__name__, "message": printable_line(str(error))}
 
 
 def _stored(found: DecodedViews, arena: Arena) -> dict[str, list[int]]:

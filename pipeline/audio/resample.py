@@ -148,12 +148,15 @@ def make_view(
 def view_blocks(
     blocks: Iterable[np.ndarray], rate: int, target_rate: int, channels: int
 ) -> Iterator[np.ndarray]:
-    """`make_view` of a signal that comes in blocks, ``[any, n]`` each, to 1 or 2 channels, within 1e-6.
+    """`make_view` of a signal that comes in blocks, ``[any, n]`` each, within 1e-6.
+
+    Args:
+        channels: 1 mixes down and 2 makes stereo; more are those that the blocks have.
 
     Yields:
         float32 ``[channels, n]`` blocks, copies.
     """
-    mix = {1: to_mono, 2: to_stereo}[channels]
+    mix = {1: to_mono, 2: to_stereo}.get(channels, np.asarray)
     resampler = StreamResampler(rate, target_rate, channels)
     for block in blocks:
         yield resampler.push(mix(block))

@@ -21,7 +21,7 @@ import soundfile
 
 from pipeline.audio import headers
 from pipeline.audio.choice import FIRST, Choice, chosen_audio
-from pipeline.audio.containers import TrackReader, bits_per_sample, open_container, reason
+from pipeline.audio.containers import TrackReader, bits_per_sample, ffmpeg_reason, open_container
 from pipeline.audio.sniff import Kind, sniff
 from pipeline.audio.tags import FileFacts, read_tags
 from pipeline.audio.validate import (
@@ -156,7 +156,7 @@ class PcmStream:
             with self._opened() as file, open_container(file, self.kind) as container:
                 chosen_audio(container, self.choice)
         except av.FFmpegError as error:
-            raise CorruptAudio(f"FFmpeg: {reason(error)}") from error
+            raise CorruptAudio(f"FFmpeg: {ffmpeg_reason(error)}") from error
 
     def _through_soundfile(self) -> Iterator[np.ndarray]:
         if self.choice != FIRST:

@@ -37,7 +37,7 @@ class DecodeError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
+        super().__init__(printable_line(message))
 
 
 class UnrecognizedFormat(DecodeError):
@@ -68,7 +68,7 @@ class AudioTooLong(DecodeError):
     """More audio than the caller allows, declared or decoded."""
 
 
-def one_line(message: str) -> str:
+def printable_line(message: str) -> str:
     """``message`` without line breaks or control characters, cut to 300 characters."""
     text = " ".join("".join(c if c.isprintable() else " " for c in message).split())
     return text if len(text) <= MESSAGE_LENGTH else text[: MESSAGE_LENGTH - 3] + "..."

@@ -19,11 +19,12 @@ Progress = Callable[[int], None]
 
 
 class View(NamedTuple):
-    """A form of the audio: rate in Hz and channels (1 mono, 2 stereo), None for the file's own."""
+    """A form of the audio: rate in Hz and channels (1 mono, 2 stereo), None for the file's own; and who makes it."""
 
     name: str
     sample_rate: int | None
     channels: int | None
+    maker: str = "decode"
 
 
 class Place(NamedTuple):
@@ -42,11 +43,13 @@ class Wanted:
         views: of equal forms the first owns the samples.
         max_bytes: a track whose views and samples need more is ``long``: checked, but not kept.
         max_seconds: a longer track is an error.
+        made: views that are made later and take room, too.
     """
 
     views: tuple[View, ...]
     max_bytes: int
     max_seconds: float
+    made: tuple[View, ...] = ()
 
     @property
     def limits(self) -> Limits:
@@ -62,7 +65,9 @@ class Wanted:
         """How long a track of this form may be for its views to be kept."""
         forms = {(place.sample_rate, place.channels) for place in self.places(rate, channels).values()}
         forms.add((rate, channels))
-        return Limits(self.max_bytes / sum(4 * rate * channels for rate, channels in forms))
+        sizes = [4 * rate * channels for rate, channels in forms]
+        sizes += [4 * (view.sample_rate or rate) * (view.channels or channels) for view in self.made]
+        return Limits(self.max_bytes / sum(sizes))
 
     def places(self, rate: int, channels: int) -> dict[str, Place]:
         """Every view of a track of this form."""

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import numpy as np
-
 
 def window_spans(samples: int, window: int, hop: int) -> list[tuple[int, int]]:
     """Where windows begin and end, in samples.
@@ -36,39 +32,3 @@ def window_spans(samples: int, window: int, hop: int) -> list[tuple[int, int]]:
         if start + window >= samples:
             break
     return spans
-
-
-def cut_windows(x: np.ndarray, window: int, hop: int) -> Iterator[np.ndarray]:
-    """The windows of `window_spans` as views into ``x``, one at a time.
-
-    Shape:
-        - x: ``[..., samples]``
-        - yields: ``[..., n]``, ``n <= window``; they share the memory of ``x``
-    """
-    for start, stop in window_spans(x.shape[-1], window, hop):
-        yield x[..., start:stop]
-
-
-def repeat_pad(x: np.ndarray, length: int) -> np.ndarray:
-    """Fill ``x`` up to ``length`` samples: as many whole repetitions as fit, then zeros.
-
-    This is LAION-CLAP's ``data_filling="repeatpad"`` (Wu et al., "Large-scale Contrastive Language-Audio
-    Pretraining with Feature Fusion and Keyword-to-Caption Augmentation", ICASSP 2023;
-    ``laion_clap.training.data.get_audio_features``). An empty ``x`` gives zeros.
-
-    Shape:
-        - x: ``[..., samples]``, ``samples <= length``
-        - returns: ``[..., length]``, the dtype of ``x``; ``x`` itself when it is long enough already
-
-    Raises:
-        ValueError: ``x`` is longer than ``length``.
-    """
-    samples = x.shape[-1]
-    if samples > length:
-        raise ValueError(f"cannot fill {samples} samples up to {length}")
-    if samples == length:
-        return x
-    repeats = length // samples if samples else 0
-    padded = np.zeros((*x.shape[:-1], length), x.dtype)
-    padded[..., : repeats * samples] = np.tile(x, repeats)
-    return padded

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.dataset.output import Output
 from pipeline.dataset.storage import is_local
+from pipeline.dataset.store import Store
 from pipeline.errors import UserError
 
 PATH = "runs/output.lock"
@@ -37,7 +37,7 @@ class OutputLock:
     """
 
     def __init__(
-        self, output: Output, owner: str, heartbeat_s: float = HEARTBEAT_S, stale_s: float = STALE_S
+        self, output: Store, owner: str, heartbeat_s: float = HEARTBEAT_S, stale_s: float = STALE_S
     ) -> None:
         self.output = output
         self.owner = owner
@@ -134,7 +134,7 @@ class OutputLock:
         )
 
 
-def read_lock(output: Output) -> dict[str, Any] | None:
+def read_lock(output: Store) -> dict[str, Any] | None:
     """What the lock of an output says; None without one."""
     try:
         found = json.loads(output.read(PATH))
@@ -143,14 +143,6 @@ def read_lock(output: Output) -> dict[str, Any] | None:
     except ValueError:  # half written by a job that died
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def holder(output: Output) -> str | None:
-    """The run that is writing to ``output`` now; None if nobody is."""
-    held = read_lock(output)
-    if held is None or OutputLock(output, "")._why_stale(held) is not None:
-        return None
-    return str(held.get("run_id"))
 
 
 def _owner(held: dict[str, Any]) -> str:
@@ -166,7 +158,7 @@ def _pids_of() -> str | None:
         return None
 
 
-def _create(output: Output, content: bytes) -> bool:
+def _create(output: Store, content: bytes) -> bool:
     """Write the lock unless there is one; false if there is."""
     path = output.path(PATH)
     if is_local(output.uri):

@@ -1,15 +1,13 @@
-"""The output root: atomic writes below it, and nothing outside it."""
+"""The output root: where tables, blobs and stems lie below it."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import os
+import json
 import re
-import shutil
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +15,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.dataset.storage import absolute, explain, filesystem, is_local, join
+from pipeline.dataset.contents import PATH as CONTENTS
+from pipeline.dataset.contents import Contents
+from pipeline.dataset.storage import explain, is_local
+from pipeline.dataset.store import Store
 from pipeline.errors import UserError
 
-TABLES = ("tracks", "segments", "timings", "failures")
+EVERY_OUTPUT = ("tracks", "timings", "failures")
+"""The tables of every output; the others are declared, see `pipeline.dataset.contents`."""
 # Of a table without rows, so that it can be read with its schema.
 EMPTY_PART = "part-empty.parquet"
-PUT_ATTEMPTS = 3
 _ASSET = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}")
 _OWN = re.compile(
-    rf"({'|'.join(TABLES)})/\.?part-[^/]+|(blobs|stems)/([0-9a-f]{{2}})/\3[0-9a-f]{{62}}/[^/]+|golden\.json"
+    r"[a-z][a-z0-9_]*/\.?part-(\d{9}-[0-9a-f]{12}|empty)\.parquet(\.[0-9a-f]{8}\.tmp)?"
+    r"|[a-z][a-z0-9_]*/([0-9a-f]{2})/\3[0-9a-f]{62}/[^/]+|(golden|contents)\.json"
     r"|runs/(\d{8}T\d{6}-[0-9a-f]{4}/.+|(output|plan|verify|probe)[^/]*)"
 )
-_SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+# What an output holds that was written before outputs said it themselves.
+_BEFORE = Path(__file__).with_name("contents_before.json")
 
 
 def read_part(source: Any, columns: list[str] | None = None) -> pa.Table:
@@ -46,63 +49,55 @@ def is_own_name(relative: str) -> bool:
     return _OWN.fullmatch(relative) is not None
 
 
-class Output:
-    """Files below ``output.uri``. Cheap to build; picklable, so every process opens its own connection.
+class Output(Store):
+    """The layout of ``output.uri``: tables in parts, and what else a job writes there.
 
-    Args:
-        uri: local folder or fsspec URL.
-        options: storage options, as for `pipeline.dataset.storage.filesystem`.
+    Args and errors: see `pipeline.dataset.store.Store`.
     """
 
-    def __init__(self, uri: str, options: dict[str, Any] | None = None) -> None:
-        self.uri = absolute(uri)
-        self.options = dict(options or {})
-        self._fs = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_fs": None}
+    _contents: Contents | None = None
 
     @property
-    def fs(self):
-        """The file system, opened on first use."""
-        if self._fs is None:
-            self._fs, self._root = filesystem(self.uri, self.options)
-        return self._fs
+    def contents(self) -> Contents:
+        """What it holds: as declared, or as ``contents.json`` says. Raises `UserError` where that cannot be read."""
+        if self._contents is None:
+            self._contents = self._stored_contents()
+        return self._contents
 
-    def path(self, relative: str) -> str:
-        """Path of ``relative`` in the file system. Raises ``ValueError`` for anything that could leave the root."""
-        if not _SAFE.fullmatch(relative) or ".." in relative.split("/"):
-            raise ValueError(f"unsafe output name {relative!r}")
-        _ = self.fs
-        return join(self._root, relative)
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The names of its tables, `tracks` first."""
+        return ("tracks", *self.contents.tables, *EVERY_OUTPUT[1:])
 
-    def write(self, relative: str, data: bytes) -> None:
-        """Write a file whole or not at all: temporary name and rename locally, one object elsewhere."""
-        path = self.path(relative)
-        if not is_local(self.uri):
-            _retried(lambda: self.fs.pipe_file(path, data))
-            return
-        with _appearing(Path(path)) as temporary:
-            temporary.write_bytes(data)
+    def expect(self, contents: Contents) -> None:
+        """Take ``contents`` as what is held, beside what is there already; nothing is written."""
+        self._contents = contents.with_older(self._stored_contents(Contents()))
 
-    def upload(self, relative: str, file: Path) -> None:
-        """Copy a local file below the root without holding it in memory; whole or not at all, as `write`."""
-        path = self.path(relative)
-        if is_local(self.uri):
-            with _appearing(Path(path)) as temporary:
-                shutil.copyfile(file, temporary)
-        else:
-            _retried(lambda: self.fs.put_file(str(file), path))
+    def declare(self, contents: Contents) -> None:
+        """As `expect`, and say so in ``contents.json``. Only for whoever holds the lock of the output."""
+        self.expect(contents)
+        text = json.dumps(self._contents.as_json(), indent=1) + "\n"
+        with contextlib.suppress(FileNotFoundError):
+            if self.read(CONTENTS) == text.encode():
+                return
+        self.write(CONTENTS, text.encode())
 
-    def discard(self, relative: str) -> None:
-        """Remove a file if it is there."""
-        path = self.path(relative)
-        if self.fs.exists(path):
-            self.fs.rm(path)
-
-    def read(self, relative: str) -> bytes:
-        """The bytes of a file."""
-        return self.fs.cat_file(self.path(relative))
+    def _stored_contents(self, otherwise: Contents | None = None) -> Contents:
+        """Of ``contents.json``; without one ``otherwise``, or what outputs held before there was one."""
+        try:
+            found = self.read(CONTENTS)
+        except FileNotFoundError:
+            if otherwise is not None and not self.names("tracks"):
+                return otherwise
+            found = _BEFORE.read_bytes()
+        try:
+            return Contents.from_json(json.loads(found))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(
+                f"{self.uri}/{CONTENTS} is not what a run wrote",
+                "it says which tables and files the output has",
+                f"remove {CONTENTS} and run the job again: it writes it anew",
+            ) from None
 
     def write_table(self, relative: str, table: pa.Table) -> None:
         """Write one Parquet part (zstd)."""
@@ -112,15 +107,11 @@ class Output:
 
     def parts(self, table: str) -> list[str]:
         """The parts of a table, relative to the root, sorted."""
-        folder = self.path(table)
-        try:
-            found = self.fs.ls(folder, detail=False)
-        except FileNotFoundError:
-            return []
-        names = [str(name).rsplit("/", 1)[-1] for name in found]
-        return sorted(
-            f"{table}/{name}" for name in names if name.endswith(".parquet") and name[0] not in "._"
-        )
+        return [
+            f"{table}/{name}"
+            for name in self.names(table)
+            if name.endswith(".parquet") and name[0] not in "._"
+        ]
 
     def batches(self, table: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The rows of a table, part by part in bounded memory."""
@@ -150,12 +141,12 @@ class Output:
     def tidy(self) -> list[str]:
         """Remove what an interrupted run left half done; return what was removed.
 
-        Parts of the other tables that have no part of `tracks` do not count, see `TABLES`. Only for whoever holds
+        Parts of the other tables that have no part of `tracks` do not count. Only for whoever holds
         the lock of the output.
         """
         names = {part.split("/", 1)[1] for part in self.parts("tracks")}
         removed = []
-        for table in TABLES:
+        for table in self.tables:
             for part in self.parts(table):
                 name = part.split("/", 1)[1]
                 if name not in names and name.startswith("part-") and name != EMPTY_PART:
@@ -169,43 +160,21 @@ class Output:
 
     def clear(self) -> None:
         """Remove the tables, blobs and stems of earlier runs: only files with our names, never a folder whole."""
-        for table in TABLES:
+        for table in self.tables:
             for part in self.parts(table):
                 if part.startswith(f"{table}/part-"):
                     self.fs.rm(self.path(part))
-        for kind, suffix in (("blobs", ".npy"), ("stems", ".flac")):
+        for kind, suffix in self.folders().items():
             root = self.path(kind)
             for path in self.fs.find(root) if self.fs.exists(root) else ():
                 folder, _, name = str(path)[len(root) + 1 :].rpartition("/")
                 if _ASSET.fullmatch(folder) and name.endswith(suffix):
                     self.fs.rm(path)
+        self.discard(CONTENTS)
 
-
-@contextlib.contextmanager
-def _appearing(target: Path) -> Iterator[Path]:
-    """A temporary name to write to, which becomes ``target`` at the end unless something was raised."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # The leading dot keeps a half-written file out of every *.parquet glob.
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, target)  # noqa: PTH105  Path.replace is the same call
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _retried(put: Callable[[], object]) -> None:
-    for attempt in range(1, PUT_ATTEMPTS + 1):
-        try:
-            put()
-        except PermissionError:
-            raise
-        except Exception:
-            if attempt == PUT_ATTEMPTS:
-                raise
-            time.sleep(0.2 * 4 ** (attempt - 1))
-        else:
-            return
+    def folders(self) -> dict[str, str]:
+        """Folder of files of assets → the suffix that they have: arrays, and the artifacts that are declared."""
+        return {"blobs": ".npy", **{a.name: a.suffix for a in self.contents.artifacts.values()}}
 
 
 def npy_bytes(array: np.ndarray) -> bytes:
@@ -218,8 +187,3 @@ def npy_bytes(array: np.ndarray) -> bytes:
 def blob_path(asset_id: str, extractor: str, key: str, name: str) -> str:
     """Where an array of an asset lies, relative to the root."""
     return f"blobs/{asset_id[:2]}/{asset_id}/{extractor}-{key}-{name}.npy"
-
-
-def stem_path(asset_id: str, stem: str) -> str:
-    """Where a stem of an asset lies, relative to the root."""
-    return f"stems/{asset_id[:2]}/{asset_id}/{stem}.flac"

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.commands import as_typed
-from pipeline.dataset.output import Output
 from pipeline.dataset.storage import is_local, one_line
+from pipeline.dataset.store import Store
 
 PACKAGES = (
     "soundmill", "ray", "pyarrow", "numpy", "torch", "torchaudio", "laion-clap", "demucs", "librosa", "pyloudnorm",
@@ -61,7 +61,7 @@ class RunFolder:
     ``say`` shows a line to the user; whoever draws on the terminal puts itself in its place.
     """
 
-    def __init__(self, output: Output, run_id: str, quiet: bool = False) -> None:
+    def __init__(self, output: Store, run_id: str, quiet: bool = False) -> None:
         self.output = output
         self.run_id = run_id
         self.quiet = quiet
@@ -134,22 +134,17 @@ class RunFolder:
             self._spool.unlink()
 
 
-def run_ids(output: Output) -> list[str]:
+def run_ids(output: Store) -> list[str]:
     """The runs that have a folder, the oldest first."""
-    try:
-        found = output.fs.ls(output.path("runs"), detail=False)
-    except FileNotFoundError:
-        return []
-    names = (str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
-    return sorted(name for name in names if _RUN_ID.fullmatch(name))
+    return [name for name in output.names("runs") if _RUN_ID.fullmatch(name)]
 
 
-def interrupted_runs(output: Output, newest: int = 20) -> list[str]:
+def interrupted_runs(output: Store, newest: int = 20) -> list[str]:
     """Ids of those of the ``newest`` runs that never came to an end; only for whoever holds the lock."""
     return [run_id for run_id in run_ids(output)[-newest:] if run_status(output, run_id) == "running"]
 
 
-def run_status(output: Output, run_id: str) -> str | None:
+def run_status(output: Store, run_id: str) -> str | None:
     """What a run last said of itself, see `RunFolder.mark`; None where it said nothing that can be read."""
     try:
         return json.loads(output.read(f"runs/{run_id}/status.json")).get("status")
@@ -157,7 +152,7 @@ def run_status(output: Output, run_id: str) -> str | None:
         return None
 
 
-def mark_interrupted(output: Output, run_id: str, continued_by: str) -> None:
+def mark_interrupted(output: Store, run_id: str, continued_by: str) -> None:
     """Say in the folder of a run that it was interrupted, and by which run it was continued."""
     status = {"run_id": run_id, "status": "interrupted", "continued_by": continued_by}
     output.write(f"runs/{run_id}/status.json", (json.dumps(status, indent=2) + "\n").encode())

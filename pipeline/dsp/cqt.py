@@ -35,6 +35,20 @@ _HALF_BAND_EDGE = 0.4
 _HALF_BAND_KAISER_BETA = 9.7
 _HALF_BAND_BLOCK = 32
 
+# The constant-Q transform spans 7 octaves from C1. Its longest filter, 51.9 periods of C1 (32.7 Hz), lasts
+# 1.6 s; its highest one, half a semitone sharp and with its skirt, reaches 4.3 kHz.
+LEAST_SECONDS = 1.6
+HIGHEST_HZ = 4300.0
+
+
+def cqt_obstacle(sample_rate: int, samples: int) -> str | None:
+    """Why the constant-Q transform cannot run on a clip of ``samples`` at ``sample_rate`` Hz, or None."""
+    if sample_rate / 2 < HIGHEST_HZ:
+        return f"the constant-Q transform reaches {HIGHEST_HZ:g} Hz, half the sample rate does not"
+    if samples < LEAST_SECONDS * sample_rate:
+        return f"the clip is shorter than the longest constant-Q filter, {LEAST_SECONDS:g} s"
+    return None
+
 
 @dataclass(frozen=True)
 class Octave:

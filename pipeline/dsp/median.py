@@ -150,20 +150,6 @@ def _pruned(size: int, tile: int, steps: Sequence[tuple[bool, Wire, Wire]], outp
     )
 
 
-def window_medians(padded: torch.Tensor, size: int, windows: int) -> torch.Tensor:
-    """Medians of ``windows`` consecutive windows along the first axis, window ``i`` from row ``i`` on.
-
-    Args:
-        padded: without NaN, ``[median_network(size).padded_length(windows), columns]``. Rows from
-            ``windows + size - 1`` on must be there, their values do not matter.
-        size: rows per window.
-        windows: how many medians.
-
-    Shape: → ``[windows, columns]``.
-    """
-    return row_medians(padded, torch.arange(len(padded)), size)[:windows]
-
-
 def row_medians(x: torch.Tensor, positions: torch.Tensor, size: int) -> torch.Tensor:
     """Medians of consecutive windows over chosen rows, window ``i`` over ``positions[i : i + size]``.
 
@@ -258,27 +244,3 @@ def reflected(positions: torch.Tensor, length: int) -> torch.Tensor:
     """
     positions = positions.remainder(2 * length)
     return torch.minimum(positions, 2 * length - 1 - positions)
-
-
-def sliding_median(x: torch.Tensor, size: int) -> torch.Tensor:
-    """Median over ``size`` rows around each row, bit for bit that of scipy.
-
-    Equal to ``scipy.ndimage.median_filter(x, (size, 1), mode="reflect")`` where ``x`` has at least half of
-    ``size`` rows (scipy 1.17 goes astray where it has but an eighth): of an even ``size``, one more row comes
-    from before than from behind, and the median is the upper one of the middle pair.
-
-    Args:
-        x: without NaN.
-        size: rows per window.
-
-    Shape: ``[rows, columns]`` → ``[rows, columns]``.
-
-    Raises:
-        ValueError: ``size`` is not positive.
-    """
-    network = median_network(size)
-    rows = x.shape[0]
-    if x.numel() == 0:
-        return x.clone()
-    positions = torch.arange(network.padded_length(rows)) - size // 2
-    return row_medians(x, reflected(positions, rows), size)[:rows]

@@ -64,7 +64,7 @@ class TempoSearch:
 
 
 @dataclass(frozen=True)
-class Tempo:
+class TempoEstimate:
     """A tempo, and how sure it is.
 
     Args:
@@ -85,7 +85,7 @@ class Rhythm:
         beats: frames of the beats, ascending, int64 ``[beats]``.
     """
 
-    tempo: Tempo
+    tempo: TempoEstimate
     beats: np.ndarray
 
 
@@ -213,7 +213,7 @@ def pick_onsets(envelope: np.ndarray, frame_rate: float, least: float = 0.0) -> 
 
 def estimate_tempo(
     strength: np.ndarray, accents: np.ndarray, onsets: np.ndarray, frame_rate: float, search: TempoSearch
-) -> Tempo | None:
+) -> TempoEstimate | None:
     """The tempo at which accents recur, or None where they do not.
 
     As in Ellis, "Beat tracking by dynamic programming", 2007, a period is as good as its autocorrelation times
@@ -257,7 +257,7 @@ def estimate_tempo(
     if correlation < _SIGNIFICANCE / math.sqrt(pairs):
         return None
     bpm = min(max(60.0 * frame_rate / period, search.min_bpm), search.max_bpm)
-    return Tempo(bpm, min(correlation, 1.0) * clarity)
+    return TempoEstimate(bpm, min(correlation, 1.0) * clarity)
 
 
 def _smooth(x: np.ndarray, deviation: float) -> np.ndarray:

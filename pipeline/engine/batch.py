@@ -12,7 +12,8 @@ Columns of the table that travels:
 - ``pcm@<view>``: float32 samples as bytes, each view stored once, in the column of the last stage that reads
   it, so that dropping a column after its stage frees it; ``views`` says where each view of the row lies;
 - ``timings@<stage>``, ``failures@<stage>``, ``fallbacks@<stage>``, ``blobs@<stage>``: lists of structs;
-- the columns of ``tracks`` as their stages compute them, and ``segments`` from CLAP;
+- the columns of ``tracks`` as their stages compute them, and ``rows@<table>``, the rows of other tables;
+- ``key@<product>`` and ``failkey@<product>``: what was computed and what failed;
 - ``cached@<stage>``: results of the stage that were in the cache, see `pipeline.engine.results`;
 - ``done_at``: when the stage before ended, seconds since the epoch.
 """
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.dataset.contents import Product
 from pipeline.dataset.storage import one_line
 from pipeline.dataset.tables.schemas import FALLBACK
 from pipeline.engine.process import process_note
@@ -75,7 +77,11 @@ class Blob:
 
 @dataclass
 class Track:
-    """One row as a stage sees it. ``values`` are the columns it adds to the row."""
+    """One row as a stage sees it.
+
+    ``values`` are the columns that the stage adds to the row, ``rows`` those of tables. ``due`` are the products that
+    it is to compute, ``makes`` says whether its views are wanted, ``entries`` is what the cache may keep.
+    """
 
     index: int
     uri: str
@@ -104,6 +110,11 @@ class Track:
     failures: list[dict[str, Any]] = field(default_factory=list)
     fallbacks: list[Fallback] = field(default_factory=list)
     blobs: list[Blob] = field(default_factory=list)
+    rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    due: list[str] = field(default_factory=list)
+    makes: bool = False
+    entries: dict[str, Any] = field(default_factory=dict)
+    made: dict[str, np.ndarray] = field(default_factory=dict)
     _table: pa.Table | None = None
     _row: int = 0
 
@@ -128,6 +139,11 @@ class Track:
     def view_rate(self, view: str) -> int:
         """Sample rate of a view, Hz."""
         return self.views[view][1]
+
+    def make(self, view: str, audio: np.ndarray, sample_rate: int) -> None:
+        """Give later stages a view: float32 ``[channels, samples]``."""
+        self.made[view] = np.ascontiguousarray(audio, dtype=np.float32)
+        self.views[view] = (view, sample_rate, audio.shape[0])
 
     def fail(
         self, stage: str, error: BaseException, attempts: int = 1, key: str | None = None, died: bool = False
@@ -209,20 +225,29 @@ def add_stage(
     fields: Sequence[pa.Field],
     clock: StageClock,
     *,
+    products: Sequence[Product] = (),
+    makes: Sequence[str] = (),
     drop: Callable[[str], bool] = lambda name: False,
 ) -> pa.Table:
-    """``table`` with what ``stage`` found: value columns, failures, fallbacks, blobs, timings.
+    """``table`` with what ``stage`` found: value columns, rows of tables, views, failures, fallbacks, blobs, timings.
 
     The timings come last, so that building the other columns is part of what they measure.
 
     Args:
-        fields: the value columns; taken from ``track.values``, null where absent.
+        fields: the value columns; taken from ``track.values`` or, of ``rows@<table>``, from ``track.rows``, null where
+            absent.
+        products: whose columns they are: a value that does not fit its type is a failure of its product.
+        makes: names of views that the stage makes.
         drop: names of columns nobody needs after this stage.
     """
     table = table.select([name for name in table.column_names if not drop(name)])
     columns: dict[str, pa.Array] = {}
+    owners = _owners(products)
     for f in fields:
-        columns[f.name] = _column(tracks, f, stage)
+        columns[f.name] = _column(tracks, f, stage, owners.get(f.name))
+    for view in makes:
+        columns[f"pcm@{view}"] = pcm_array([t.made.get(view) for t in tracks])
+        columns["views"] = pa.array([json.dumps(t.views) for t in tracks], type=pa.string())
     columns[f"failures@{stage}"] = pa.array([t.failures for t in tracks], type=pa.list_(FAILURE))
     columns[f"fallbacks@{stage}"] = pa.array(
         [[vars(f) for f in t.fallbacks] for t in tracks], type=pa.list_(FALLBACK)
@@ -230,10 +255,7 @@ def add_stage(
     columns[f"process@{stage}"] = pa.array([process_note(stage)] * len(tracks), type=pa.string())
     columns[f"blobs@{stage}"] = pa.array([[vars(b) for b in t.blobs] for t in tracks], type=pa.list_(BLOB))
     for name, array in columns.items():
-        if name in table.column_names:
-            table = table.set_column(table.column_names.index(name), name, array)
-        else:
-            table = table.append_column(name, array)
+        table = _with_column(table, name, array)
     for t in tracks:
         for cost in t.costs:
             # A stage of several extractors waited once: split, so that sums are what was waited.
@@ -245,25 +267,40 @@ def add_stage(
         pa.array([[c.struct() for c in t.costs] for t in tracks], type=pa.list_(TIMING)),
     )
     done = pa.array([datetime.datetime.now().timestamp()] * len(tracks), type=pa.float64())
-    if "done_at" in table.column_names:
-        return table.set_column(table.column_names.index("done_at"), "done_at", done)
-    return table.append_column("done_at", done)
+    return _with_column(table, "done_at", done)
 
 
-def _column(tracks: Sequence[Track], field_: pa.Field, stage: str) -> pa.Array:
-    """A value column. A value that does not fit its type is null, and a failure of its own track only."""
+def _with_column(table: pa.Table, name: str, array: pa.Array) -> pa.Table:
+    if name in table.column_names:
+        return table.set_column(table.column_names.index(name), name, array)
+    return table.append_column(name, array)
+
+
+def _owners(products: Sequence[Product]) -> dict[str, Product]:
+    """Column that travels → the product that fills it."""
+    found: dict[str, Product] = {}
+    for product in products:
+        found |= dict.fromkeys((*product.names, *(f"rows@{t.name}" for t in product.tables)), product)
+    return found
+
+
+def _column(tracks: Sequence[Track], field_: pa.Field, stage: str, owner: Product | None) -> pa.Array:
+    """A column. A value that does not fit its type is null, and a failure of its own track only: the product that it
+    belongs to is not there, and is tried again once its key has changed."""
+    table = field_.name.removeprefix("rows@") if field_.name.startswith("rows@") else None
+    given = [t.values.get(field_.name) if table is None else t.rows.get(table) for t in tracks]
     try:
-        return pa.array([t.values.get(field_.name) for t in tracks], type=field_.type)
+        return pa.array(given, type=field_.type)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
         values: list[Any] = []
-        for track in tracks:
+        for track, value in zip(tracks, given, strict=True):
             try:
-                values += pa.array([track.values.get(field_.name)], type=field_.type).to_pylist()
+                values += pa.array([value], type=field_.type).to_pylist()
             except (pa.ArrowException, OverflowError, TypeError) as error:
-                owners = f"key@{stage}", f"key@{field_.name.split('_', 1)[0]}"
-                keys = [track.values.pop(name, None) for name in owners]
+                key = track.values.pop(f"key@{owner.name}", None) if owner is not None else None
                 problem = TypeError(f"{field_.name}: {one_line(error)}")
-                track.fail(stage, problem, key=next(filter(None, keys), None))
+                timed = stage if owner is None else (owner.timed or stage)
+                track.fail(timed, problem, key=key or (owner.key if owner is not None else None))
                 values.append(None)
         return pa.array(values, type=field_.type)
 

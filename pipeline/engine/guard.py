@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
-import ray
 
 from pipeline.dataset.storage import one_line
+from pipeline.engine.ledger import announce
 from pipeline.engine.node import Node
 from pipeline.engine.process import note_ready
 
@@ -46,18 +46,20 @@ def guarded(node: Node, ledger: Any = None) -> type:
 
     class Guarded:
         def __init__(self) -> None:
-            self.worker = node.make()
+            self.workers = [(part.name, part.make()) for part in node.parts or (node,)]
             note_ready()
 
         def __call__(self, table: pa.Table) -> pa.Table:
-            if FATAL in table.column_names:
-                return table
-            try:
-                if ledger is not None:
-                    ray.get(ledger.entered.remote(node.name, _rows(table)))
-                return self.worker(table)
-            except Exception as error:  # noqa: BLE001  see above
-                return pa.table({FATAL: [json.dumps(told_of(error, node.name))]})
+            for name, worker in self.workers:
+                if FATAL in table.column_names:
+                    break
+                try:
+                    if ledger is not None:
+                        announce(ledger, name, rows_of(table))
+                    table = worker(table)
+                except Exception as error:  # noqa: BLE001  see above
+                    return pa.table({FATAL: [json.dumps(told_of(error, name))]})
+            return table
 
     # By which Ray calls its operator, and `pipeline.engine.watch` finds it.
     Guarded.__name__ = Guarded.__qualname__ = node.class_name
@@ -78,6 +80,7 @@ def raise_fatal(told: Mapping[str, str]) -> None:
     raise StageFailed(told["stage"], told["error"], told["traceback"])
 
 
-def _rows(table: pa.Table) -> list[tuple[int, str | None]]:
+def rows_of(table: pa.Table) -> list[tuple[int, str | None]]:
+    """The files of ``table``, each with the asset id, if that is known by now."""
     assets = table["asset_id"].to_pylist() if "asset_id" in table.column_names else [None] * table.num_rows
     return list(zip(table["index"].to_pylist(), assets, strict=True))

@@ -1,6 +1,6 @@
 """What the workers of one run have to agree on: who computes a content that several files have, and who was seen last.
 
-A Ray actor, asked only about files whose size some other file shares, and in the passes that hunt for what kills
+Under Ray an actor, asked only about files whose size some other file shares, and in the passes that hunt for what kills
 workers. Should it be lost itself, equal files are computed more than once, and nothing else changes.
 """
 
@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import ray
-
 
 class Ledger:
-    """The state; `start_ledger` makes the actor.
+    """The state; `start_ledger` makes an actor of it.
 
     Args:
         known: contents whose row is there already: asset id → uri of that row.
@@ -38,11 +36,17 @@ class Ledger:
 
 def start_ledger(known: Mapping[str, str] | None = None) -> Any:
     """The actor's handle."""
+    import ray
+
     return ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(known)
 
 
 class Claims:
-    """Asks the ledger; without one, every file computes its own content."""
+    """Asks the ledger; without one, every file computes its own content.
+
+    Args:
+        ledger: an actor's handle, or a `Ledger` of this process.
+    """
 
     def __init__(self, ledger: Any = None) -> None:
         self._ledger = ledger
@@ -51,14 +55,27 @@ class Claims:
         """The file that computes this content; ``uri`` itself where nobody can be asked."""
         if self._ledger is None:
             return uri
+        if isinstance(self._ledger, Ledger):
+            return self._ledger.claim(asset_id, uri)
+        import ray
+
         try:
             return ray.get(self._ledger.claim.remote(asset_id, uri))
         except ray.exceptions.RayError:
             return uri
 
 
+def announce(ledger: Any, stage: str, rows: list[tuple[int, str | None]]) -> None:
+    """`Ledger.entered` of the actor, and wait until it has taken note."""
+    import ray
+
+    ray.get(ledger.entered.remote(stage, rows))
+
+
 def last_seen(ledger: Any) -> dict[int, tuple[str, str | None]]:
     """`Ledger.last_seen` of the actor; nothing where it is lost too."""
+    import ray
+
     try:
         return ray.get(ledger.last_seen.remote())
     except ray.exceptions.RayError:

@@ -21,15 +21,19 @@ class Node:
         worker: ``module:Class``, imported only where it works, so that a driver with nothing to do imports no torch;
             or the class itself.
         arguments: for its constructor, which runs where it works.
+        parts: stages that share a process, in order; they then stand for ``worker``.
     """
 
     name: str
     worker: str | type
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    parts: tuple[Node, ...] = ()
 
     @property
     def class_name(self) -> str:
         """Of the worker, without importing it."""
+        if self.parts:
+            return "And".join(part.class_name for part in self.parts)
         return self.worker.rpartition(":")[2] if isinstance(self.worker, str) else self.worker.__name__
 
     def load(self) -> type:

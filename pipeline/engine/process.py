@@ -14,9 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ray
-from ray.data import DataContext
-
 from pipeline.engine.timing import NODE
 from pipeline.errors import Fallback
 from pipeline.models.utilisation import CardWatch, open_watch
@@ -25,6 +22,13 @@ if TYPE_CHECKING:
     from pipeline.models.memory import MemoryProbe
 
 log = logging.getLogger(__name__)
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
 # Travels to the actors with Ray Data's own context; see `pipeline.engine.graph.build_dataset`.
 GPU_MEMORY_FRACTION = "soundmill.gpu_memory_fraction"
 # A network is hundreds of launches, and each lets go of the interpreter: whoever prepares the next tracks may keep it
@@ -56,26 +60,51 @@ def start_torch(stage: str, device: str, threads: int, seed: int) -> tuple[str, 
     return choice.device, [moved] if moved else []
 
 
+def card() -> tuple[int, str]:
+    """Memory of the card that this process would use, bytes, and why it would use none: 0 then."""
+    import torch
+
+    from pipeline.models.device import pick_device
+
+    choice = pick_device("auto")
+    if choice.device == "cpu":
+        return 0, choice.reason
+    return torch.cuda.get_device_properties(0).total_memory, ""
+
+
 def limit_gpu_memory(device: str, memory: MemoryProbe) -> float | None:
     """Hold this process to its part of the card's budget.
 
     Returns:
         the fraction of the card that it may use: ``hardware.gpu_memory_fraction`` times its 1/n; None where it
-        is no actor with a share of a GPU, or the allocator knows no limits.
+        is no worker with a share of a GPU, or the allocator knows no limits.
     """
-    if not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:
+    fraction = _Gpu.fraction or _actors_fraction()
+    if fraction is None:
         return None
-    share = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
-    budget = DataContext.get_current().get_config(GPU_MEMORY_FRACTION)
-    if not share or budget is None:
-        return None
-    fraction = budget * min(1.0, share)
     try:
         memory.limit(device, fraction)
     except (RuntimeError, AttributeError) as error:  # an allocator of another make
         log.warning("this process is not held to %.1f %% of %s: %s", 100 * fraction, device, error)
         return None
     return fraction
+
+
+def hold_gpu_memory(fraction: float) -> None:
+    """Say which part of a card this process may use, where no Ray says it."""
+    _Gpu.fraction = fraction
+
+
+def _actors_fraction() -> float | None:
+    """The same of an actor of Ray."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:
+        return None
+    from ray.data import DataContext
+
+    share = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
+    budget = DataContext.get_current().get_config(GPU_MEMORY_FRACTION)
+    return budget * min(1.0, share) if share and budget is not None else None
 
 
 def peak_rss_bytes() -> int:
@@ -127,8 +156,9 @@ def age_s() -> float | None:
 
 
 class _Gpu:
-    """Of this process: who watches its card, and what its stage says of its time on it."""
+    """Of this process: its part of a card, who watches that, and what its stage says of its time on it."""
 
+    fraction: float | None = None
     watch: CardWatch | None = None
     figures: dict[str, Any] = {}  # noqa: RUF012  one process, one stage
 

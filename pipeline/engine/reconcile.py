@@ -7,11 +7,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import pyarrow as pa
 
+from pipeline.dataset.contents import Contents
 from pipeline.engine.batch import FAILURE, failure
 from pipeline.engine.keys import chosen_stream
 from pipeline.engine.packing import PlannedFile, block_of
 
-DECODE, FEATURES = "decode", "features"
+DECODE = "decode"
 
 
 class WorkerDied(Exception):
@@ -32,6 +33,8 @@ def lost_rows(
     files: Sequence[PlannedFile],
     seen: Mapping[int, tuple[str, str | None]],
     keys: Mapping[str, str],
+    contents: Contents,
+    *,
     attempts: int,
 ) -> list[pa.Table]:
     """Files that were given up, each as a failed row that the sink can write.
@@ -39,33 +42,41 @@ def lost_rows(
     Args:
         files: what is left in the end.
         seen: index → (stage, asset id) that was last heard of a file.
-        keys: extractor → key, of this run, and that of ``decode``: the next run does not try again what was
+        keys: product → key, of this run, and that of ``decode``: the next run does not try again what was
             being computed.
+        contents: which products a stage has.
         attempts: passes in which the worker died.
     """
-    return [_lost(file, *seen.get(file.index, (DECODE, None)), keys, attempts) for file in files]
+    found = []
+    for file in files:
+        stage, asset = seen.get(file.index, (DECODE, None))
+        products = [DECODE] if stage == DECODE else [n for n in contents.products_of(stage) if n in keys]
+        found.append(_lost(file, stage, asset, {n: keys[n] for n in products if n in keys}, attempts))
+        if stage != DECODE and chosen_stream(keys.get(DECODE)):
+            found[-1] = found[-1].append_column(f"key@{DECODE}", pa.array([keys[DECODE]]))
+    return found
 
 
 def _lost(
     file: PlannedFile, stage: str, asset: str | None, keys: Mapping[str, str], attempts: int
 ) -> pa.Table:
+    """The row of a file that was given up in ``stage``; ``keys`` are those of the stage's products."""
     table = block_of([file])
     asset = asset or file.known_asset or hashlib.sha256(file.item.uri.encode()).hexdigest()
     error = WorkerDied(f"the worker died in {stage} each time this file was there: {attempts} times")
-    lost = failure(stage, error, attempts, worker_died=True, key=keys.get(stage))
+    lost = failure(
+        stage, error, attempts, worker_died=True, key=next(iter(keys.values())) if len(keys) == 1 else None
+    )
     columns = {
         "asset_id": pa.array([asset]),
         "duration_s": pa.nulls(1, pa.float64()),
         "done_at": pa.nulls(1, pa.float64()),
         f"failures@{stage}": pa.array([[lost]], type=pa.list_(FAILURE)),
     }
-    if stage == FEATURES:
-        wanted = [n for n in keys if n not in (DECODE, "clap", "separation")]
+    if len(keys) > 1:
         columns |= {
-            f"failkey@{n}": pa.array([keys[n]]) for n in wanted if file.todo is None or n in file.todo
+            f"failkey@{n}": pa.array([key]) for n, key in keys.items() if file.todo is None or n in file.todo
         }
-    if stage != DECODE and chosen_stream(keys.get(DECODE)):
-        columns[f"key@{DECODE}"] = pa.array([keys[DECODE]])
     for name, column in columns.items():
         table = table.append_column(name, column)
     return table

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pipeline.counting import plural
 from pipeline.errors import UserError
 
-# Relative cost of a second of audio on a CPU: it decides how the cores are split. Alone, one core decodes at 450 times
-# real time, runs ten extractors at 180, and writes at 1,200; writing has half again for waiting for the store.
-WEIGHTS = {"decode": 1.0, "features": 2.5, "clap": 15.0, "separation": 20.0, "write": 0.6}
+# Relative cost of a second of audio on a CPU, of what every job does; a stage declares its own. It decides how the
+# cores are split. Alone, one core decodes at 450 times real time and writes at 1,200; writing has half again for
+# waiting for the store.
+DECODE_WEIGHT, WRITE_WEIGHT = 1.0, 0.6
 # Core seconds per second of audio that a weight of 1 stands for: one core decodes at 450 times real time.
 CORE_SECONDS = 1 / 450
 # An actor takes two to four seconds of a core to start: it is for this much work, at least.
@@ -47,7 +48,7 @@ def plan_resources(
     threads: int = 1,
     node_cpus: Sequence[float] = (),
     audio_s: float | None = None,
-    weights: Mapping[str, float] = WEIGHTS,
+    weights: Mapping[str, float] | None = None,
 ) -> dict[str, StageResources]:
     """Size the pools of ``stages`` for a cluster.
 
@@ -65,7 +66,7 @@ def plan_resources(
         threads: of each actor; so many cores take one actor.
         node_cpus: of each node, for an actor does not lie across two; empty for one node with all of them.
         audio_s: to be computed, roughly; None where it is not known.
-        weights: stage → cost on a CPU; `WEIGHTS`, but for what costs otherwise in this run.
+        weights: stage → relative cost of a second of audio on a CPU; 1 where nothing is said.
 
     Raises:
         UserError: a GPU is asked for where there is none, the shares exceed the cards, or so many actors are
@@ -81,7 +82,8 @@ def plan_resources(
         )
     actors = {s: fixed_actors.get(s) or max(1, int(cluster_gpus)) for s in on_gpu}
     cores = max(1.0, cluster_cpus / threads - sum(actors.values()))
-    weigh = {stage: weights.get(stage, WEIGHTS.get(stage, 1.0)) for stage in stages if stage not in on_gpu}
+    costs = weights or {}
+    weigh = {stage: costs.get(stage, 1.0) for stage in stages if stage not in on_gpu}
     total = sum(weigh.values())
     for stage, weight in weigh.items():
         actors[stage] = fixed_actors.get(stage) or _automatic(stage, weight, total, cores, audio_s)

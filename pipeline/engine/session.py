@@ -4,57 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import secrets
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.dataset.storage import one_line
-from pipeline.engine.guard import StageFailed
+from pipeline.engine.driver import Cluster
+from pipeline.engine.process import THREAD_VARIABLES, card
 from pipeline.engine.ray_folder import ray_folder
 from pipeline.errors import UserError
 from pipeline.places import has_file, home, may_write
 
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-)
 PROBE_TIMEOUT_S = 120.0
-# The last line of a traceback, such as "OSError: [Errno 28] No space left on device".
-_RAISED = re.compile(r"([A-Za-z_][\w.]*(?:Error|Exception|Exhausted|Timeout)): ")
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """What Ray offers.
-
-    Args:
-        address: ``local`` for one started here.
-        cpus, gpus, nodes: of the whole cluster.
-        environment: variables that actors must be given, because they do not inherit them from this process.
-        accelerators: kinds of GPU of all nodes, as Ray calls them, such as ``A10G``.
-        node_cpus: CPUs of each node that has any.
-        note: what was done in another way than the machine's settings say, in one line.
-    """
-
-    address: str
-    cpus: float
-    gpus: float
-    nodes: int
-    environment: dict[str, str] = field(default_factory=dict)
-    accelerators: tuple[str, ...] = ()
-    node_cpus: tuple[float, ...] = ()
-    note: str = ""
 
 
 def connect(
@@ -215,7 +182,7 @@ def gpu_cards() -> tuple[list[int], str]:
         return [], "no GPU in this cluster"
     asked = [
         # The smallest fraction that Ray gives: whatever runs on the card already may go on.
-        ray.remote(_card)
+        ray.remote(card)
         .options(
             num_cpus=0,
             num_gpus=0.0001,
@@ -237,31 +204,6 @@ def gpu_cards() -> tuple[list[int], str]:
         cards += [size] * int(node["Resources"]["GPU"]) if size else []
         problems += [problem] if problem else []
     return cards, "; ".join(sorted(set(problems)))
-
-
-def _card() -> tuple[int, str]:
-    import torch
-
-    from pipeline.models.device import pick_device
-
-    choice = pick_device("auto")
-    if choice.device == "cpu":
-        return 0, choice.reason
-    return torch.cuda.get_device_properties(0).total_memory, ""
-
-
-def root_cause(error: BaseException) -> str:
-    """``Class: message`` of what a worker raised, below the layers that Ray wraps around it.
-
-    The exception itself does not survive its journey; the worker's traceback, which does, names it.
-    """
-    if isinstance(error, StageFailed):
-        return one_line(error)
-    for line in str(error).splitlines():
-        found = _RAISED.match(line)
-        if found and not found[1].startswith("ray."):
-            return one_line(Exception(line))
-    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def disconnect() -> None:

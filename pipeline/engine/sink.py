@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.dataset.contents import Contents
 from pipeline.dataset.lock import read_lock
 from pipeline.dataset.output import Output
-from pipeline.dataset.tables.embedding_space import embedding_space
 from pipeline.dataset.tables.failures import status_of
 from pipeline.dataset.tables.merge import (
     MergedTracks,
@@ -28,8 +28,9 @@ from pipeline.dataset.tables.merge import (
     superseded_files,
     timings_of,
 )
-from pipeline.dataset.tables.run_manifest import asset_entry
-from pipeline.dataset.tables.schemas import FAILURES, SCHEMA_VERSION, TIMINGS, segments_schema
+from pipeline.dataset.tables.rewrite import by_asset
+from pipeline.dataset.tables.run_manifest import asset_entries
+from pipeline.dataset.tables.schemas import FAILURES, SCHEMA_VERSION, TIMINGS, table_schema
 from pipeline.engine.batch import collect
 from pipeline.engine.process import process_facts
 from pipeline.engine.timing import Cost, StageClock
@@ -41,7 +42,7 @@ class NotOurs(Exception):
     """Another run writes to the output now."""
 
 
-class SinkStage:
+class SinkWorker:
     """Writes what arrives and returns a receipt per table: one row with a JSON summary.
 
     Args:
@@ -49,8 +50,7 @@ class SinkStage:
         run_id: this run.
         tracks: schema of `tracks`.
         standing_fallbacks: recorded in every decoded row (a stage that was skipped for the whole run).
-        extractors: DSP extractor → version, for the manifest.
-        owners: column → the extractor or network that fills it, see `column_owners`.
+        contents: what the output holds.
         fenced: refuse to write while the output's lock is not this run's: after its driver died a worker may live
             on into the next run.
     """
@@ -61,18 +61,19 @@ class SinkStage:
         run_id: str,
         tracks: pa.Schema,
         standing_fallbacks: Sequence[dict[str, str]] = (),
-        extractors: Mapping[str, str] | None = None,
-        owners: Mapping[str, str] | None = None,
+        *,
+        contents: Contents | None = None,
         fenced: bool = False,
     ) -> None:
         self.fenced = fenced
         self.output = output
         self.run_id = run_id
         self.schema = tracks
-        self.segments = segments_schema(embedding_space(tracks))
         self.standing_fallbacks = list(standing_fallbacks)
-        self.extractors = dict(extractors or {})
-        self.owners = dict(owners or {})
+        if contents is not None:
+            output.expect(contents)
+        self.contents = output.contents
+        self.tables = {name: table_schema(table) for name, table in self.contents.tables.items()}
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Write the rows of ``table``, which are those of one part; return their receipt."""
@@ -87,18 +88,19 @@ class SinkStage:
         # Of a row that is kept because its file could not be read, the content that it is of.
         assets = [update.asset_id for update in part.updates]
         rows = [{"asset_id": asset} for asset in assets]
-        segments = _rows(rows, _segments(table), self.segments)
-        failures = self._failures(table, assets, parts["failures"])
-        part.write("segments", segments)
-        part.write("failures", failures)
+        declared = {name: _table_rows(table, name) for name in self.tables}
+        for name, found in declared.items():
+            part.write(name, _rows(rows, found, self.tables[name]))
+        part.write("failures", self._failures(table, assets, parts["failures"]))
         updated = merged.table.take(pa.array(merged.updated))
-        self._write_manifest(part.name, table, updated, parts)
+        self._write_manifest(part.name, updated, parts, declared)
         self._own_time(table, parts["timings"], costs, clock)
         part.write("timings", _rows(rows, parts["timings"], TIMINGS))
         self._require_lock()
         self.output.write_table(f"tracks/{part.name}", merged.table)  # the marker: now the rows count
         part.remove_superseded(merged.table)
         summary = self._summary(table, updated, parts, clock)
+        summary["written"] = self._written(declared, parts["blobs"])
         return pa.table({"receipt": [json.dumps({**summary, "copies": copies})]})
 
     def _require_lock(self) -> None:
@@ -110,14 +112,14 @@ class SinkStage:
     def _merge(self, part: _Part, table: pa.Table, parts: dict[str, list]) -> MergedTracks:
         """The rows of the part, those that this run did not touch among them."""
         tracks = self._tracks(table, parts)
-        merged = merge_tracks(part.old.tracks, tracks, part.updates, self.owners)
+        merged = merge_tracks(part.old.tracks, tracks, part.updates, self.contents)
         part.settle(merged.table)
         if part.old.tracks is None:
             return merged
         status = merged.table["status"].to_pylist()
         fresh = tracks["status"].to_pylist()
         before = dict(zip(*(part.old.tracks[c].to_pylist() for c in ("uri", "status")), strict=True))
-        old = kept_rows(part.old.failures, part.updates, True, part.still_used)
+        old = kept_rows(part.old, "failures", part.updates, self.contents, part.still_used)
         troubled = set() if old is None else set(old["uri"].to_pylist())
         for update, place, failed in zip(part.updates, merged.updated, parts["failures"], strict=True):
             status[place] = _merged_status(
@@ -145,7 +147,7 @@ class SinkStage:
         failed = _keys(table, "failkey")
         for row, there, problems in zip(failed, keys, parts["failures"], strict=True):
             known = {name for name, _ in (*there, *row)}
-            of_stage = {f["stage"].removeprefix("features."): f["extractor_key"] for f in problems}
+            of_stage = {self._failed_product(f["stage"]): f["extractor_key"] for f in problems}
             row += [(name, key) for name, key in of_stage.items() if key is not None and name not in known]
             row.sort()
         added = {
@@ -177,6 +179,11 @@ class SinkStage:
                 arrays.append(pa.nulls(table.num_rows, f.type))
         return pa.table(arrays, schema=self.schema)
 
+    def _failed_product(self, stage: str) -> str:
+        """The product that a stage of ``failures`` is of; the stage itself where it is no product's."""
+        products = self.contents.products_of(stage)
+        return products[0] if len(products) == 1 else stage
+
     def _failures(
         self, table: pa.Table, assets: Sequence[str], failures: list[list[dict[str, Any]]]
     ) -> pa.Table:
@@ -185,13 +192,24 @@ class SinkStage:
         return _rows(heads, failures, FAILURES)
 
     def _write_manifest(
-        self, name: str, table: pa.Table, tracks: pa.Table, parts: dict[str, list[list[dict[str, Any]]]]
+        self,
+        name: str,
+        tracks: pa.Table,
+        parts: Mapping[str, list[list[dict[str, Any]]]],
+        declared: Mapping[str, list[list[dict[str, Any]]]],
     ) -> None:
-        entries = asset_entry(
-            tracks, parts["timings"], parts["failures"], parts["blobs"], _segments(table), self.extractors
-        )
+        entries = asset_entries(tracks, parts, declared, self.contents)
         text = "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in entries)
         self.output.write(f"runs/{self.run_id}/manifest-parts/{name}.jsonl", text.encode())
+
+    def _written(
+        self, declared: Mapping[str, list[list[dict[str, Any]]]], blobs: list[list[dict[str, Any]]]
+    ) -> dict[str, int]:
+        """What went to the output beside the rows of `tracks` and ``failures``, which are counted anyway."""
+        paths = [blob["path"].partition("/")[0] for row in blobs for blob in row]
+        artifacts = {name: paths.count(name) for name in self.contents.artifacts}
+        rows = {name: sum(map(len, found)) for name, found in declared.items()}
+        return {**rows, **artifacts, "arrays": len(paths) - sum(artifacts.values())}
 
     def _own_time(
         self, table: pa.Table, timings: list[list[dict]], blobs: list[float], clock: StageClock
@@ -234,18 +252,9 @@ class SinkStage:
             "failures": [[*k, n] for k, n in failures.items()],
             "fallbacks": [[*k, n] for k, n in fallbacks.items()],
             "stages": _stage_sums(parts["timings"]),
-            "written": _written(table, parts["blobs"]),
             "processes": list(processes.values()),
             "write_s": time.perf_counter() - clock.started,
         }
-
-
-def _written(table: pa.Table, blobs: list[list[dict[str, Any]]]) -> dict[str, int]:
-    """What went to the output beside the rows of `tracks` and `failures`, which are counted anyway."""
-    stems = sum(blob["path"].startswith("stems/") for row in blobs for blob in row)
-    column = table["segments"] if "segments" in table.column_names else None
-    segments = 0 if column is None else pc.sum(pc.list_value_length(column)).as_py() or 0
-    return {"segments": segments, "stems": stems, "arrays": sum(map(len, blobs)) - stems}
 
 
 def _decode_failures(failures: list[list[dict[str, Any]]]) -> list[dict[str, Any] | None]:
@@ -298,22 +307,23 @@ class _Part:
         self.tracks = tracks
         self.still_used |= set(tracks["asset_id"].to_pylist())
         own = set() if self.old.tracks is None else set(self.old.tracks["asset_id"].to_pylist())
-        for table in (self.old.segments, self.old.timings):
+        for name in by_asset(self.output):
+            table = self.old.tables.get(name)
             self.still_used |= set() if table is None else set(table["asset_id"].to_pylist()) - own
 
     def remove_superseded(self, tracks: pa.Table) -> None:
-        """Remove the arrays and stems that rows of this part referred to and do not any more.
+        """Remove the arrays and artifacts that rows of this part referred to and do not any more.
 
         Not those of a content that other files may have, whose rows refer to them, too.
         """
         if self.old.tracks is None:
             return
-        for file in superseded_files(self.old.tracks, tracks, self.still_shared):
+        for file in superseded_files(self.old.tracks, tracks, self.output.contents, self.still_shared):
             self.output.discard(file)
 
     def write(self, name: str, new: pa.Table) -> None:
         """Write one of the tables that go with `tracks`: the old rows that stay, and the new ones."""
-        old = kept_rows(getattr(self.old, name), self.updates, name != "segments", self.still_used)
+        old = kept_rows(self.old, name, self.updates, self.output.contents, self.still_used)
         if old is not None and old.num_rows:
             new = pa.concat_tables([conform(old, new.schema), new])
         if name == "timings":
@@ -356,10 +366,12 @@ def _rows(heads: list[dict[str, Any]], found: list[list[dict[str, Any]]], schema
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def _segments(table: pa.Table) -> list[list[dict[str, Any]]]:
-    if "segments" not in table.column_names:
+def _table_rows(table: pa.Table, name: str) -> list[list[dict[str, Any]]]:
+    """Per track, the rows that it has of a declared table."""
+    column = f"rows@{name}"
+    if column not in table.column_names:
         return [[] for _ in range(table.num_rows)]
-    return [found or [] for found in table["segments"].to_pylist()]
+    return [found or [] for found in table[column].to_pylist()]
 
 
 def _stage_sums(timings: list[list[dict[str, Any]]]) -> dict[str, dict[str, float]]:

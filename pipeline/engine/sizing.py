@@ -7,35 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.counting import plural
-from pipeline.engine.resources import WEIGHTS
+from pipeline.engine.declare import Gpu, Stage
 from pipeline.engine.vram import CONTEXT_BYTES, GIB, batch_bytes
 from pipeline.errors import UserError
 
-# Who leaves a full card first: the stage that has least to gain.
-LEAVES_FIRST = ("clap", "separation")
 # It holds several blocks in flight and fills its batches from all of them.
 ACTORS_PER_CARD = 1
 # Powers of two leave no gaps on a card where each is put where it fits best, as Ray does within a node.
 SMALLEST_SHARE = 16
-
-
-@dataclass(frozen=True)
-class Batch:
-    """How much a network takes at a time.
-
-    Args:
-        unit: what it is counted in.
-        least: a card that does not hold so many is left to others.
-        most: enough for the network's speed, of which 64 clips have 94 % of that with 256, and 16 windows 94 % of that
-            with 32.
-    """
-
-    unit: str
-    least: int
-    most: int
-
-
-BATCHES = {"clap": Batch("clips", 16, 64), "separation": Batch("windows", 4, 32)}
 
 
 @dataclass(frozen=True)
@@ -58,18 +37,23 @@ class Sizing:
     reasons: tuple[str, ...]
 
 
-def size_for_cpu(stages: Sequence[str], reason: str) -> Sizing:
+def size_for_cpu(stages: Sequence[Stage], reason: str) -> Sizing:
     """The CPU profile, because of ``reason``."""
     return _on_the_cpu(stages, (f"hardware=auto takes the CPU: {reason}",))
 
 
-def _on_the_cpu(stages: Sequence[str], reasons: tuple[str, ...]) -> Sizing:
-    none = dict.fromkeys((s for s in LEAVES_FIRST if s in stages), 0)
+def _on_the_cpu(stages: Sequence[Stage], reasons: tuple[str, ...]) -> Sizing:
+    none = dict.fromkeys(_on_cards(stages), 0)
     return Sizing(none, dict(none), dict(none), 300.0, 32, reasons)
 
 
+def _on_cards(stages: Sequence[Stage]) -> dict[str, Stage]:
+    """Name → stage, of those that can use a card; that which leaves a full one first comes first."""
+    return {s.name: s for s in sorted((s for s in stages if s.gpu is not None), key=lambda s: s.gpu.leaves)}
+
+
 def size_for_cards(
-    stages: Sequence[str],
+    stages: Sequence[Stage],
     cards: Sequence[int],
     memory_fraction: float,
     vram_bytes: Mapping[str, int] | None = None,
@@ -95,25 +79,25 @@ def size_for_cards(
         UserError: the actors that the user has fixed do not fit the cards.
     """
     told, fixed, items = dict(vram_bytes or {}), dict(fixed_actors or {}), dict(fixed_items or {})
+    able = _on_cards(stages)
     needs = {
-        s: told.get(s) or batch_bytes(s, items.get(s) or BATCHES[s].least)
-        for s in LEAVES_FIRST
-        if s in stages
+        name: told.get(name) or batch_bytes(stage.gpu.networks, items.get(name) or stage.gpu.least)
+        for name, stage in able.items()
     }
     shares, actors, budget, reasons = _who_stays(needs, cards, memory_fraction, fixed)
     if not shares:
         return _on_the_cpu(stages, tuple(reasons))
-    _fill(shares, actors, fixed, len(cards))
+    _fill(shares, actors, fixed, {name: stage.weight for name, stage in able.items()}, len(cards))
     batches = {
-        s: items.get(s) or (0 if told.get(s) else _batch(BATCHES[s], s, budget / n))
-        for s, n in shares.items()
+        s: items.get(s) or (0 if told.get(s) else _batch(able[s].gpu, budget / n)) for s, n in shares.items()
     }
     for stage, n in shares.items():
         if told.get(stage):
             need = f"it needs {needs[stage] / GIB:.1f} GiB (hardware.vram_bytes)"
         else:
             size = batches[stage]
-            need = f"{size} {BATCHES[stage].unit} at a time take {batch_bytes(stage, size) / GIB:.1f} GiB"
+            gpu = able[stage].gpu
+            need = f"{size} {gpu.unit} at a time take {batch_bytes(gpu.networks, size) / GIB:.1f} GiB"
         reasons.append(
             f"{stage}: {plural(actors[stage], 'actor')} of 1/{n} GPU, {budget / n / GIB:.1f} GiB each; {need}"
         )
@@ -160,10 +144,10 @@ def _who_stays(
     return {}, {}, 0, reasons
 
 
-def _batch(batch: Batch, stage: str, room: float) -> int:
-    """The largest power of two that fits, see `Batch`; ``room`` holds the least."""
-    items = batch.least
-    while 2 * items <= batch.most and batch_bytes(stage, 2 * items) <= room:
+def _batch(gpu: Gpu, room: float) -> int:
+    """The largest power of two that fits, see `Gpu`; ``room`` holds the least."""
+    items = gpu.least
+    while 2 * items <= gpu.most and batch_bytes(gpu.networks, 2 * items) <= room:
         items *= 2
     return items
 
@@ -176,9 +160,15 @@ def _used(shares: Mapping[str, int], actors: Mapping[str, int]) -> float:
     return sum(actors[stage] / n for stage, n in shares.items())
 
 
-def _fill(shares: dict[str, int], actors: dict[str, int], fixed: Mapping[str, int], cards: int) -> None:
+def _fill(
+    shares: dict[str, int],
+    actors: dict[str, int],
+    fixed: Mapping[str, int],
+    weights: Mapping[str, float],
+    cards: int,
+) -> None:
     """Use what is left of the cards, in place: more actors, then larger shares."""
-    heaviest_first = sorted(shares, key=lambda s: -WEIGHTS[s])
+    heaviest_first = sorted(shares, key=lambda s: -weights[s])
     # Else two of a stage would lie on one card, and none of it on another.
     alike = sum(1 / n for n in shares.values()) <= 1
     grew = True

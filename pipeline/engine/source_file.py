@@ -7,16 +7,17 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.audio.choice import FIRST, Choice
 from pipeline.audio.mixing import for_mono
-from pipeline.audio.reader import ArrayReader, AudioReader, Spool
+from pipeline.audio.reader import AudioReader, Spool
 from pipeline.audio.resample import view_blocks
 from pipeline.audio.stream import AudioFile
+from pipeline.audio.views import View
 from pipeline.dataset.sources.addresses import file_name
 from pipeline.dataset.sources.sound_tracks import file_of
 from pipeline.dataset.storage import filesystem, is_local, local_path, one_line
@@ -123,47 +124,26 @@ class Fetcher:
             path = Path(copy.name)
             yield SourceFile(name, path.stat().st_size, path=path, choice=choice)
 
-    def reader(self, track: Track, stage: str, view: str, sample_rate: int, stack: ExitStack) -> AudioReader:
-        """A view of a decoded track: what travels with it, or, of a long one, a temporary file of its samples.
+    def reader(self, track: Track, stage: str, view: View, stack: ExitStack) -> AudioReader:
+        """A decoded view of a track too long to travel: a temporary file of its samples.
 
         Args:
             track: decoded.
             stage: who asks.
-            view: ``clap`` (mono) or ``separation`` (stereo).
-            sample_rate: of the view, Hz.
             stack: closes the file.
 
         Raises:
             Exception: as `fetch`, or a `DecodeError`, where the source has changed since it was decoded.
         """
-        if not track.long:
-            return ArrayReader(track.audio(view))
-        channels = 1 if view == "clap" else 2
         with self.fetch(track, stage) as source, source.open() as stream:
+            rate, channels = view.sample_rate or stream.sample_rate, view.channels or stream.channels
             spool = Spool(channels)
             stack.callback(spool.close)
             alone = track.mono_channel if channels == 1 else None
             pieces = (for_mono(piece, alone) for piece in stream)
-            for block in view_blocks(pieces, stream.sample_rate, sample_rate, channels):
+            for block in view_blocks(pieces, stream.sample_rate, rate, channels):
                 spool.write(block)
         return spool
-
-    def readers(
-        self, tracks: Iterable[Track], stage: str, view: str, sample_rate: int, stack: ExitStack
-    ) -> tuple[list[Track], list[AudioReader]]:
-        """`reader` of each track: those whose audio is there, and that audio.
-
-        The others are failures without a key: a source that is away now may be there for the next run.
-        """
-        heard: list[Track] = []
-        found: list[AudioReader] = []
-        for track in tracks:
-            try:
-                found.append(self.reader(track, stage, view, sample_rate, stack))
-                heard.append(track)
-            except Exception as error:  # noqa: BLE001  the source may be gone since it was decoded
-                track.fail(stage, error)
-        return heard, found
 
     def _tried(self, track: Track, stage: str, read: Callable[[], T]) -> T:
         for attempt in range(1, self.attempts + 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from functools import cache
 
 GIB = 1 << 30
@@ -23,22 +24,16 @@ TRACKS_BYTES = int(0.75 * GIB)
 # What an allocator reserves is more than its tensors take.
 RESERVED = 1.15
 
-# As they run on a card where `amp=auto` decides, which is bfloat16 from Ampere on. In float32 a batch of half the size
-# takes no more, and a batch that does not fit is halved.
-NETWORKS = {
-    "clap": (("clap", "bfloat16"),),
-    "separation": (("htdemucs", "bfloat16"), ("spleeter", "float32")),
-}
 
-
-def batch_bytes(stage: str, items: int) -> int:
+def batch_bytes(networks: Sequence[tuple[str, str]], items: int) -> int:
     """Bytes that the allocator of one process takes for a batch, of the most demanding network of a stage.
 
     Args:
-        stage: ``clap`` or ``separation``.
+        networks: of the stage, as in `MEASURED`: as they run on a card where `amp=auto` decides, which is bfloat16 from
+            Ampere on. In float32 a batch of half the size takes no more, and a batch that does not fit is halved.
         items: clips or windows.
     """
-    most = max(tensor_gib(network, dtype, items) for network, dtype in NETWORKS[stage])
+    most = max(tensor_gib(network, dtype, items) for network, dtype in networks)
     return int(most * RESERVED * GIB) + TRACKS_BYTES
 
 

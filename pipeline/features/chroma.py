@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
+from pipeline.dsp.cqt import cqt_obstacle
 from pipeline.errors import Fallback
 from pipeline.features.base import Extraction, Extractor, Running, blob_columns, column, register
 from pipeline.features.running import Grid, GroupMeans, RunningSummary
@@ -25,20 +26,6 @@ _QUANTILE_STEP = 1 / 4096
 
 # A frame this far below the loudest one sounds of nothing but noise and of the ringing of the filters.
 _SILENT_FRAME_DB = -60.0
-
-# The constant-Q transform spans 7 octaves from C1. Its longest filter, 51.9 periods of C1 (32.7 Hz), lasts
-# 1.6 s; its highest one, half a semitone sharp and with its skirt, reaches 4.3 kHz.
-_CQT_SECONDS = 1.6
-_CQT_HIGHEST_HZ = 4300.0
-
-
-def cqt_obstacle(sample_rate: int, samples: int) -> str | None:
-    """Why the constant-Q transform cannot run on a clip of ``samples`` at ``sample_rate`` Hz, or None."""
-    if sample_rate / 2 < _CQT_HIGHEST_HZ:
-        return f"the constant-Q transform reaches {_CQT_HIGHEST_HZ:g} Hz, half the sample rate does not"
-    if samples < _CQT_SECONDS * sample_rate:
-        return f"the clip is shorter than the longest constant-Q filter, {_CQT_SECONDS:g} s"
-    return None
 
 
 @register

@@ -61,6 +61,11 @@ class Golden:
         )
 
 
+def golden_of(extractors: Sequence[Extractor], sample_rate: int) -> Golden:
+    """The golden vectors of this process: `golden_values` and `versions`."""
+    return Golden(golden_values(extractors, sample_rate), versions())
+
+
 def golden_signal() -> np.ndarray:
     """Three seconds of something like music, the same everywhere: float32 ``[2, samples]`` at `NATIVE_RATE`.
 

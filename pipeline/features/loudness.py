@@ -15,7 +15,7 @@ from pipeline.dsp.true_peak import PEAK_CONTEXT, true_peak
 from pipeline.errors import Fallback
 from pipeline.features.base import Extraction, Extractor, Running, column, register
 from pipeline.features.spectra import ChannelLevels, SharedSpectra
-from pipeline.features.statistics import aggregate, decibels, decibels_above
+from pipeline.features.statistics import decibels, decibels_above, statistics_of
 from pipeline.features.track import TrackInfo
 
 BACKENDS = ("own", "pyloudnorm")
@@ -153,7 +153,7 @@ class _LoudnessRun(Running):
             )
             values["loudness_range_lu"] = bs1770.loudness_range(steps)
         frames = decibels_above(np.concatenate(self.frame_power), self.loudness.floor_dbfs)
-        for statistic, value in aggregate(frames, _FRAME_STATISTICS).items():
+        for statistic, value in statistics_of(frames, _FRAME_STATISTICS).items():
             values[f"loudness_frame_rms_{statistic}_dbfs"] = float(value)
         if self.obstacle is None:
             return Extraction(values, backend="pyloudnorm" if self.asked else "torch")

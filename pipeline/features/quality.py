@@ -220,13 +220,6 @@ class ClippedRuns:
         return self._counted + self._length * (self._side != 0 and self._length >= self.run)
 
 
-def clipped_samples(channel: np.ndarray, level: float, run: int) -> int:
-    """`ClippedRuns` of a whole channel, ``[samples]``."""
-    runs = ClippedRuns(level, run)
-    runs.add(channel, float(np.abs(channel).max(initial=0.0)))
-    return runs.total()
-
-
 class Bandwidth:
     """The highest frequency at which a track still has content: where a codec or an old sample rate cut it.
 
@@ -281,13 +274,6 @@ class Bandwidth:
             return None
         highest = np.flatnonzero(per_octave >= per_octave.max() * 10.0 ** (-range_db / 10.0))[-1]
         return float(highest) * sample_rate / self.length
-
-
-def effective_bandwidth(native: np.ndarray, sample_rate: int, range_db: float) -> float | None:
-    """`Bandwidth` of a whole track, ``[channels, samples]``."""
-    bandwidth = Bandwidth(native.shape[-1])
-    bandwidth.add(native, Axis.whole(native.shape[-1]))
-    return bandwidth.hertz(sample_rate, range_db)
 
 
 def cross_energy(left: np.ndarray, right: np.ndarray) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.features.statistics import PERCENTILES, aggregate
+from pipeline.features.statistics import PERCENTILES, statistics_of
 
 # Values kept as they are, so that all but very long tracks have exact quantiles.
 _EXACT_VALUES = 1 << 22
@@ -34,7 +34,7 @@ class Grid:
 
 
 class RunningSummary:
-    """`aggregate` over the pieces of a series.
+    """`statistics_of` over the pieces of a series.
 
     Up to 2^22 values it is exactly that of the whole. Beyond, means and deviations are merged (T. Chan, G. Golub
     and R. LeVeque, "Algorithms for computing the sample variance", 1983), which is exact but for rounding, and
@@ -75,7 +75,7 @@ class RunningSummary:
         if not self._pieces:
             raise ValueError("statistics of no frames are undefined")
         whole = self._pieces[0] if len(self._pieces) == 1 else np.concatenate(self._pieces, axis=-1)
-        return aggregate(whole, self.statistics)
+        return statistics_of(whole, self.statistics)
 
 
 class _Merged:

@@ -131,7 +131,7 @@ class _SpectralRun(Running):
         loudest = block.track.fact(
             ("contrast", spectral.n_fft, spectral.hop_length),
             block.number,
-            lambda: np.array([band.max(initial=0.0) for band in (frames.peak, frames.valley)]),
+            frames.loudest,
             np.maximum,
         )
         sounding = frames.mean_square >= 10.0 ** (spectral.silence_dbfs / 10.0)
@@ -139,8 +139,7 @@ class _SpectralRun(Running):
             return
         rows = np.stack([frames.centroid, frames.bandwidth, frames.rolloff])
         self.frequencies.add(rows[:, sounding])
-        contrast = _decibels(frames.peak, loudest[0]) - _decibels(frames.valley, loudest[1])
-        self.others.add(np.concatenate([frames.flatness[None], contrast])[:, sounding])
+        self.others.add(np.concatenate([frames.flatness[None], frames.contrast(loudest)])[:, sounding])
 
     def _describe(self, block: SharedSpectra) -> SpectralFrames:
         power = block.power(self.spectral.n_fft, self.spectral.hop_length)
@@ -180,12 +179,13 @@ class SpectralFrames:
     peak: np.ndarray
     valley: np.ndarray
 
-    @property
-    def contrast(self) -> np.ndarray:
-        """Contrast of a track that is these frames, ``[bands, frames]``, dB."""
-        return _decibels(self.peak, self.peak.max(initial=0.0)) - _decibels(
-            self.valley, self.valley.max(initial=0.0)
-        )
+    def loudest(self) -> np.ndarray:
+        """The largest ``peak`` and the largest ``valley`` of these frames."""
+        return np.array([band.max(initial=0.0) for band in (self.peak, self.valley)])
+
+    def contrast(self, loudest: np.ndarray) -> np.ndarray:
+        """Contrast, ``[bands, frames]``, dB, in a track whose `loudest` values are given."""
+        return _decibels(self.peak, loudest[0]) - _decibels(self.valley, loudest[1])
 
 
 def describe_frames(

@@ -12,7 +12,7 @@ _MOMENTS = STATISTICS[:4]
 PERCENTILES = {"median": 50.0, "p10": 10.0, "p25": 25.0, "p75": 75.0, "p90": 90.0}
 
 
-def aggregate(series: np.ndarray, statistics: Sequence[str]) -> dict[str, np.ndarray]:
+def statistics_of(series: np.ndarray, statistics: Sequence[str]) -> dict[str, np.ndarray]:
     """Summarise the last axis of ``series``.
 
     Args:
@@ -70,19 +70,6 @@ def percentiles(series: np.ndarray, percents: Sequence[float]) -> list[np.ndarra
         a, b = (values[:, np.searchsorted(places, place)] for place in (low, high))
         results.append((a + (b - a) * (rank - low)).reshape(series.shape[:-1]))
     return results
-
-
-def group_means(series: np.ndarray, group: int) -> np.ndarray:
-    """Means of consecutive groups of ``group`` frames; the last group may be shorter.
-
-    Shape: ``[..., frames]`` → float64 ``[..., ceil(frames / group)]``.
-    """
-    frames = series.shape[-1]
-    if frames == 0:
-        return np.zeros(series.shape, dtype=np.float64)
-    starts = np.arange(0, frames, group)
-    sums = np.add.reduceat(series, starts, axis=-1, dtype=np.float64)
-    return sums / np.diff(np.append(starts, frames))
 
 
 def frames_per_group(sample_rate: int, hop_length: int, series_rate_hz: float) -> int:

@@ -34,12 +34,8 @@ class Fit:
     limit: int | None = None
 
 
-_FITS: dict[tuple[Hashable, str], Fit] = {}
-
-
-def forget_fits() -> None:
-    """Measure afresh from now on; for tests."""
-    _FITS.clear()
+FITS: dict[tuple[Hashable, str], Fit] = {}
+"""What this process has learned, by network and device; without an entry it measures afresh."""
 
 
 class BatchRunner(Generic[Item, Result]):
@@ -98,7 +94,7 @@ class BatchRunner(Generic[Item, Result]):
         self.memory = TorchMemory() if memory is None else memory
         self.oom_halvings = 0
         self.oom_cpu_items = 0
-        self._fit = Fit() if key is None else _FITS.setdefault((key, device), Fit())
+        self._fit = Fit() if key is None else FITS.setdefault((key, device), Fit())
         self._ran_before = False
         self._steps: Counter[tuple[str, str, str]] = Counter()
 

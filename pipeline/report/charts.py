@@ -6,7 +6,7 @@ Colours are names of CSS variables: the page's script puts in what they are in t
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,9 @@ _FINE_DURATIONS = {
     7200: "2 h", 18_000: "5 h",
 }  # fmt: skip
 _INK, _SOFT, _LINE, _BAD = "var(--ink)", "var(--soft)", "var(--line)", "var(--bad)"
-GROUPS = ("decode", "features", "clap", "separation", "write")
+# Colours that actors have; the last is everything else's.
+_COLOURS = 7
+_OTHERS = f"var(--cat-{_COLOURS})"
 
 
 def plain(text: Any) -> str:
@@ -301,8 +303,8 @@ def stage_seconds(stages: dict[str, dict[str, Any]], field: str) -> go.Figure | 
     if len(ranked) > MOST_BARS:
         rest = sum(seconds for _, seconds in ranked[MOST_BARS - 1 :])
         ranked = [*ranked[: MOST_BARS - 1], (f"{len(ranked) - MOST_BARS + 1} others", rest)]
-    colours = [group_colour(name) for name, _ in ranked]
-    return _ranking(ranked, colours, clock)
+    colours = colours_of(stages)
+    return _ranking(ranked, [colours.get(name, _OTHERS) for name, _ in ranked], clock)
 
 
 def waits(stages: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -314,10 +316,11 @@ def waits(stages: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def group_colour(stage: str) -> str:
-    """The colour of the actor that a stage ran in."""
-    actor = group(stage)
-    return f"var(--cat-{GROUPS.index(actor)})" if actor in GROUPS else "var(--cat-7)"
+def colours_of(stages: Iterable[str]) -> dict[str, str]:
+    """Stage → the colour of the actor that it ran in: the same wherever the same stages are shown."""
+    names = list(stages)
+    actors = sorted({group(name) for name in names})
+    return {name: f"var(--cat-{actors.index(group(name)) % _COLOURS})" for name in names}
 
 
 def peak_memory(processes: Sequence[dict[str, Any]]) -> go.Figure | None:
@@ -332,7 +335,8 @@ def peak_memory(processes: Sequence[dict[str, Any]]) -> go.Figure | None:
     named = [
         (name if number[name] == 1 else f"{name}, largest of {number[name]}", size) for name, size in ranked
     ]
-    return _ranking(named, [group_colour(name) for name, _ in ranked], memory) if ranked else None
+    colours = colours_of(peaks)
+    return _ranking(named, [colours[name] for name, _ in ranked], memory) if ranked else None
 
 
 def devices(compared: Sequence[Comparison]) -> go.Figure | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.decomposition import PCA
 
 from pipeline.report.overview import Overview
 
@@ -18,7 +17,7 @@ class Map:
     """Where tracks lie on the map.
 
     Args:
-        source: ``clap_embedding``, ``descriptors``, or empty where there is neither.
+        source: ``embeddings``, ``descriptors``, or empty where there is neither.
         columns: what the vectors consist of.
         seen: tracks that have such a vector.
         ids: contents on the map, at most `POINTS`.
@@ -37,7 +36,7 @@ class Map:
 def embedding_map(found: Overview) -> Map:
     """The map of a dataset. Fewer than three tracks with a vector make none."""
     ids, vectors = found.embeddings.result()
-    source, columns, seen = "clap_embedding", ["clap_embedding"], found.embeddings.seen
+    source, columns, seen = "embeddings", [found.embedding], found.embeddings.seen
     if len(ids) < 3:
         ids, vectors = found.descriptors.result()
         source, columns, seen = "descriptors", list(found.groups), found.descriptors.seen
@@ -68,9 +67,14 @@ def principal_axes(vectors: np.ndarray) -> tuple[np.ndarray, tuple[float, float]
 
     An axis along which nothing varies may be zero.
     """
-    with np.errstate(invalid="ignore"):  # of tracks that are all the same, no axis has a share
-        fitted = PCA(min(2, *vectors.shape), random_state=0).fit(vectors)
+    centred = np.asarray(vectors, float) - vectors.mean(axis=0)
+    variances, found = np.linalg.eigh(centred.T @ centred)  # the largest comes last
+    total = variances.sum()
     axes = np.zeros((2, vectors.shape[1]), np.float32)
-    axes[: len(fitted.components_)] = fitted.components_
-    shares = [*np.nan_to_num(fitted.explained_variance_ratio_).tolist(), 0.0]
-    return axes, (shares[0], shares[1])
+    largest = found[:, ::-1][:, : min(2, *vectors.shape)].T
+    # Of the two ways round: that with the largest entry above zero, so that equal data gives an equal map.
+    signs = np.sign(largest[np.arange(len(largest)), np.abs(largest).argmax(axis=1)])
+    axes[: len(largest)] = largest * signs[:, None]
+    # Of tracks that are all the same no axis has a share.
+    shares = [*(variances[::-1][: len(largest)] / total if total > 0 else ()), 0.0, 0.0]
+    return axes, (float(shares[0]), float(shares[1]))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.commands import as_typed
-from pipeline.dataset.output import TABLES, Output
+from pipeline.dataset.output import Output
 from pipeline.report.formatting import clock, count, decimal, memory, percent, size
 from pipeline.report.money import money
 
@@ -126,9 +126,9 @@ def _hours(value: float | None) -> str:
 
 
 def output_bytes(output: Output) -> int:
-    """Size of the tables, blobs and stems."""
+    """Size of the tables, arrays and artifacts."""
     total = 0
-    for folder in (*TABLES, "blobs", "stems"):
+    for folder in (*output.tables, *output.folders()):
         root = output.path(folder)
         if output.fs.exists(root):
             total += sum(int(info["size"] or 0) for info in output.fs.find(root, detail=True).values())

@@ -69,9 +69,8 @@ def render(output: Output, performance: dict[str, Any], environment: dict[str, A
         environment: what ``environment.json`` holds, may be empty.
     """
     p = {**_RUN, **performance}
-    p["stages"] = {
-        name: {**_STAGE, **stage, "colour": charts.group_colour(name)} for name, stage in p["stages"].items()
-    }
+    colours = charts.colours_of(p["stages"])
+    p["stages"] = {name: {**_STAGE, **stage, "colour": colours[name]} for name, stage in p["stages"].items()}
     found = overview(output)
     atlas, kinds = embedding_map(found), outliers(found)
     compared = devices.compare(output, found, p)
@@ -197,14 +196,14 @@ def _map_words(atlas: Map, found: Overview, points: dict[str, Any] | None) -> di
     drawn = points is not None
     total = words.plural(found.rows["tracks"], "track")
     said = ""
-    if atlas.source == "clap_embedding":
+    if atlas.source == "embeddings":
         said = (
-            "Tracks that sound alike to CLAP lie close together. "
+            f"Tracks that sound alike to {atlas.columns[0].split('_', 1)[0].upper()} lie close together. "
             f"{words.count(atlas.seen)} of {total} with an embedding."
         )
     elif drawn:
         said = (
-            "No CLAP embeddings in these tables, so this is a map of descriptors: "
+            "No embeddings in these tables, so this is a map of descriptors: "
             f"{', '.join(DESCRIPTORS[column] for column in atlas.columns)}. "
             f"{words.count(atlas.seen)} of {total} with all of them."
         )
@@ -220,7 +219,7 @@ def _map_words(atlas: Map, found: Overview, points: dict[str, Any] | None) -> di
         "drawn": drawn,
         "title": "Map of descriptors" if atlas.source == "descriptors" else "Map of the embeddings",
         "said": said,
-        "empty": "No map: fewer than three tracks have a CLAP embedding, and fewer than three have descriptors "
+        "empty": "No map: fewer than three tracks have an embedding, and fewer than three have descriptors "
         "(mfcc, chroma, spectral).",
         "no_picture": f"No picture of this one: {words.count(pictured)} points have one, those in a ring."
         if pictured

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.engine.progress import Progress
-from pipeline.engine.watch import StageState
+from pipeline.engine.stage_state import StageState
 from pipeline.report.formatting import clock, plural
 
 PLAIN_EVERY_S = 30.0
@@ -54,7 +54,7 @@ class ProgressView:
 
     Args:
         progress: of the run.
-        states: the stages at this moment, see `pipeline.engine.watch.stage_states`.
+        states: the stages at this moment, see `pipeline.engine.stage_state.stage_states`.
         console: where to; a live view if it is a terminal, else a line every ``PLAIN_EVERY_S``.
         note: called for every progress line of the log, with its text and fields.
     """

@@ -177,7 +177,7 @@ def near_duplicates(found: Overview) -> Kind:
     )
     ids, vectors = found.embeddings.result()
     if len(ids) < 2:
-        kind.why_none = "no CLAP embeddings in these tables"
+        kind.why_none = "no embeddings in these tables"
         return kind
     if found.embeddings.seen > len(ids) and len(ids) == found.embeddings.most:
         kind.note = f"Looked for in a random sample of {count(len(ids))} contents."

@@ -27,7 +27,6 @@ NUMBERS = (
 """What is held of every track, as float32."""
 
 FORMAT = ("container", "codec", "sample_rate", "channels")
-EMBEDDING = "clap_embedding"
 # Contents whose embedding or descriptors are held, for the map and for near-duplicates.
 SAMPLE = 20_000
 DESCRIPTORS = {
@@ -60,6 +59,7 @@ class Overview:
         ids: of the contents, uint64, see `pipeline.report.table_reading.identities`.
         names: the parts of `tracks`.
         parts: number of the part that holds the row.
+        embedding: the column of `tracks` with vectors to compare; empty where no product declares one.
         embeddings, descriptors: of up to `SAMPLE` contents.
         groups: the columns that ``descriptors`` consists of, with their widths.
     """
@@ -73,6 +73,7 @@ class Overview:
     ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
     names: list[str] = field(default_factory=list)
     parts: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    embedding: str = ""
     embeddings: Sample = field(default_factory=lambda: Sample(SAMPLE))
     descriptors: Sample = field(default_factory=lambda: Sample(SAMPLE))
     groups: dict[str, int] = field(default_factory=dict)
@@ -85,8 +86,10 @@ class Overview:
 
 def overview(output: Output) -> Overview:
     """Read ``tracks`` of ``output`` once."""
-    found = Overview(names=output.parts("tracks"))
-    columns = dict.fromkeys(("asset_id", "status", *FORMAT, *NUMBERS, *_KEY, EMBEDDING, *DESCRIPTORS))
+    vectors_of = [name for product in output.contents.ordered() for name in product.unit_vectors]
+    found = Overview(names=output.parts("tracks"), embedding=next(iter(vectors_of), ""))
+    own = (found.embedding,) if found.embedding else ()
+    columns = dict.fromkeys(("asset_id", "status", *FORMAT, *NUMBERS, *_KEY, *own, *DESCRIPTORS))
     held: dict[str, list[np.ndarray]] = {name: [] for name in (*NUMBERS, "keys", "unsure", "ids", "parts")}
     for everything, origins in scan(output, found.names, list(columns)):
         there = present(everything)
@@ -99,8 +102,9 @@ def overview(output: Output) -> Overview:
         held["unsure"].append(unsure(numbers(rows, "key_confidence")) & (held["keys"][-1] >= 0))
         held["ids"].append(ids)
         held["parts"].append(parts)
-        places, matrix = vectors(rows, EMBEDDING, found.embeddings.size)
-        found.embeddings.add(ids[places], matrix)
+        for name in own:
+            places, matrix = vectors(rows, name, found.embeddings.size)
+            found.embeddings.add(ids[places], matrix)
         places, matrix = _descriptors(found, rows)
         found.descriptors.add(ids[places], matrix)
     for name in NUMBERS:

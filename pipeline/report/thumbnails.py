@@ -62,7 +62,7 @@ def read_array(output: Output, row: dict[str, Any], name: str) -> np.ndarray | N
     """
     path, inline, shape = (row.get(f"{name}_{kind}") for kind in ("blob", "inline", "shape"))
     try:
-        if path and is_ours(path):
+        if path and is_ours(path, output.folders()):
             array = _load(output, path)
         elif inline and shape:
             array = np.asarray(inline, np.float32).reshape(shape)

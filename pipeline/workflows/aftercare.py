@@ -9,10 +9,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.dataset.output import Output
-from pipeline.dataset.tables.merge import column_owners, conform
+from pipeline.dataset.tables.merge import conform
 from pipeline.dataset.tables.rehome import rehome, sweep
 from pipeline.dataset.tables.row_index import State, read_state, same_columns
-from pipeline.features.base import Extractor
 from pipeline.workflows.follow import follow
 from pipeline.workflows.resume import WorkPlan
 
@@ -35,19 +34,15 @@ def even_out(output: Output, state: State, schema: pa.Schema) -> None:
         output.write_table(part, conform(table, schema))
 
 
-def tend_shared(output: Output, work: WorkPlan, run_id: str, extractors: Sequence[Extractor]) -> None:
-    """Of contents that several files have: what was computed lies with one of them, and may be left behind there.
-
-    Args:
-        extractors: those of the run.
-    """
+def tend_shared(output: Output, work: WorkPlan, run_id: str) -> None:
+    """Of contents that several files have: what was computed lies with one of them, and may be left behind there."""
     left = [f for f in work.files if f.elsewhere and f.part is not None]
     if not left and not any(f.shared for f in work.files):
         return
     state = read_state(output)
     assets = _several(state, [f.item.uri for f in work.files])
     if assets:
-        follow(output, assets, run_id, column_owners(extractors), state)
+        follow(output, assets, run_id, state)
     if left:
         state = read_state(output)
         rehome(output, {f.part for f in left if f.part is not None}, state)

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipeline.commands import as_typed
 from pipeline.counting import plural
-from pipeline.engine.keys import separation_key
 from pipeline.errors import Fallback, UserError
 from pipeline.models import weights
-from pipeline.models.clap.checkpoint import read_checkpoint
-from pipeline.models.clap.text import TextQueries, TextUnavailable, embed_queries
-from pipeline.models.separation import AUTO, BACKEND_NAMES, BackendUnavailable, Separator, load_backend
-from pipeline.models.separation.choose import choose, forget_backends
-from pipeline.models.separation.names import STEMS, stems_written
+from pipeline.models.separation.names import AUTO, BACKEND_NAMES, STEMS, stems_written
 from pipeline.places import expanded
+from pipeline.stages.clap.spec import clap_key
+from pipeline.stages.separation.spec import separation_key
 from pipeline.workflows.config import ClapConfig, ExtractConfig
+from pipeline.workflows.job import Found
+
+if TYPE_CHECKING:
+    from pipeline.models.clap.text import TextQueries
+    from pipeline.models.separation.base import Separator
 
 # The checkpoint that is taken when the config names none and several are fetched: music first.
 CLAP_PREFERENCE = (
@@ -33,33 +36,30 @@ CLAP_PREFERENCE = (
 
 
 @dataclass
-class Models:
+class Models(Found):
     """What was found.
 
     Args:
         clap_checkpoint: file, or None where CLAP is off or skipped.
         clap_model: architecture and weights hash.
         clap_queries: the text queries and their vectors; None where there are none or they are skipped.
+        clap_key: the key of CLAP's product; None where it is off or skipped.
         separation: backend for a short stereo track and why it; None where there is none. Each row has its own.
         stems: every stem that some backend that can run here may make.
         separation_key: the key of the separation columns; None where the stage is off.
-        fallbacks: recorded in every decoded row.
-        warnings: one line each, for the log.
     """
 
     clap_checkpoint: str | None = None
     clap_model: str | None = None
     clap_queries: TextQueries | None = None
+    clap_key: str | None = None
     separation: str | None = None
     stems: tuple[str, ...] = ()
     separation_key: str | None = None
-    fallbacks: list[Fallback] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
 
 
-def find_models(config: ExtractConfig) -> Models:
-    """Look for what the config asks for. Raises `UserError` where ``on_unavailable=fail`` or a path is wrong."""
-    models = Models()
+def look_for(config: ExtractConfig, models: Models) -> None:
+    """Fill in what the config asks for. Raises `UserError` where ``on_unavailable=fail`` or a path is wrong."""
     if config.clap.enabled:
         _find_clap(config, models)
     if config.separation.enabled:
@@ -69,7 +69,6 @@ def find_models(config: ExtractConfig) -> Models:
             "nothing is computed: without extractors, CLAP and separation the tables describe the files only; "
             "features.enabled=[loudness] would compute something"
         )
-    return models
 
 
 def check_paths(config: ExtractConfig) -> None:
@@ -78,18 +77,18 @@ def check_paths(config: ExtractConfig) -> None:
         _clap_path(config.clap.checkpoint)
 
 
-def stage_weights(models: Models) -> dict[str, float]:
-    """What costs something else on a CPU than `pipeline.engine.resources.WEIGHTS` says: mid and side are no network."""
-    return {"separation": 1.0} if (models.separation or "midside").startswith("midside") else {}
-
-
 def _find_clap(config: ExtractConfig, models: Models) -> None:
     path = _clap_path(config.clap.checkpoint)
     if path is not None:
         models.clap_checkpoint = str(path)
-        models.clap_model = read_checkpoint(path).info.model_id
-        if config.clap.text_queries:
-            _embed_queries(config.clap, path, models)
+        info = read_checkpoint(path).info
+        models.clap_model = info.model_id
+        clap = config.clap
+        if clap.text_queries:
+            _embed_queries(clap, path, models)
+        models.clap_key = clap_key(
+            info.sha256, clap.window_seconds, clap.hop_seconds, clap.aggregate, clap.amp, models.clap_queries
+        )
         return
     what = as_typed(f"python jobs/models.py fetch {config.clap.checkpoint or CLAP_PREFERENCE[0]}")
     reason = f"no CLAP checkpoint found {weights.where()}; type `{what}` or clap.checkpoint=FILE"
@@ -101,6 +100,8 @@ def _find_clap(config: ExtractConfig, models: Models) -> None:
 
 def _embed_queries(clap: ClapConfig, path: Path, models: Models) -> None:
     """Here and not in the actors: they then need neither transformers nor the text tower's half gigabyte."""
+    from pipeline.models.clap.text import TextUnavailable
+
     try:
         models.clap_queries = embed_queries(clap.text_queries, path, clap.tokenizer)
     except TextUnavailable as error:
@@ -127,6 +128,8 @@ def _clap_path(checkpoint: str | None) -> Path | None:
 
 
 def _stems(backends: Sequence[str], load: Callable[[str], Separator], residual: str) -> tuple[str, ...]:
+    from pipeline.models.separation.base import BackendUnavailable
+
     found: set[str] = set()
     for name in backends:
         with contextlib.suppress(BackendUnavailable):
@@ -139,6 +142,9 @@ def _find_backend(config: ExtractConfig, models: Models) -> None:
 
     Loaded here once, before any worker does: a mistake is then one line, and a download happens once.
     """
+    from pipeline.models.separation.base import BackendUnavailable
+    from pipeline.models.separation.choose import choose, forget_backends, load_backend
+
     separation = config.separation
 
     def load(name: str) -> Separator:
@@ -161,10 +167,7 @@ def _find_backend(config: ExtractConfig, models: Models) -> None:
                 separation.backends,
                 load,
                 separation.options(),
-                separation.auto_cpu_seconds,
-                separation.save_stems,
-                separation.save_arrays,
-                separation.residual,
+                vars(separation),
             )
     finally:
         forget_backends()
@@ -177,3 +180,18 @@ def _find_backend(config: ExtractConfig, models: Models) -> None:
             choice.reason,
             "separation.backends=auto, python jobs/models.py fetch spleeter-2stems, or separation.enabled=false",
         )
+
+
+# Imported with the first call: a run that has neither CLAP nor separation needs no torch here.
+def read_checkpoint(path: Path) -> Any:
+    """See `pipeline.models.clap.checkpoint.read_checkpoint`."""
+    from pipeline.models.clap import checkpoint
+
+    return checkpoint.read_checkpoint(path)
+
+
+def embed_queries(texts: Sequence[str], path: Path, tokenizer: str | None) -> TextQueries:
+    """See `pipeline.models.clap.text.embed_queries`."""
+    from pipeline.models.clap import text
+
+    return text.embed_queries(texts, path, tokenizer)

@@ -2,75 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from pipeline.dataset.cache.cache import Cache
+from pipeline.dataset.cache.upkeep import evict
+from pipeline.engine.declare import Pipeline
+from pipeline.engine.keys import decode_key
 from pipeline.engine.results import DECODE, Results
 from pipeline.features.base import stable_key
-from pipeline.models.separation import AUTO
-from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.run_config import RunConfig
 
 
-def open_cache(config: ExtractConfig) -> Cache:
+def open_cache(config: RunConfig) -> Cache:
     """The cache that the config names."""
     options = config.cache.storage_options or config.source.storage_options
     return Cache(config.cache.location(), options, config.cache.ttl_hours, config.cache.max_bytes)
 
 
-def run_results(config: ExtractConfig, keys: Mapping[str, str]) -> Results | None:
+def run_results(config: RunConfig, pipeline: Pipeline) -> Results | None:
     """What the stages keep and take; None where the cache is off.
 
     Args:
         config: with its hardware resolved.
-        keys: extractor → key, see `pipeline.workflows.keys.wanted_keys`.
     """
     if not config.cache.enabled:
         return None
-    features = {e.name for e in config.extractors()}
-    stages = {name: "features" if name in features else name for name in keys if name != DECODE}
-    if config.separation.enabled:
-        stages["separation"] = "separation"
-    return Results(open_cache(config), _cache_keys(config, keys, stages), stages, config.cache.audio)
+    stages = {p.name: s.name for s in pipeline.stages for p in s.products}
+    return Results(open_cache(config), _cache_keys(config, pipeline), stages, config.cache.audio)
 
 
-def _cache_keys(
-    config: ExtractConfig, keys: Mapping[str, str], stages: Mapping[str, str]
-) -> dict[str, str | None]:
-    """Name → key in the cache: the extractor key, and whatever else may change a bit of the result.
+def _cache_keys(config: RunConfig, pipeline: Pipeline) -> dict[str, str | None]:
+    """Name → key in the cache: the product key, and whatever else may change a bit of the result.
 
     A table may be finished on another machine than it was begun on, within tolerances. A cache promises more: that
     it changes nothing.
     """
-    hardware, separation = config.hardware, config.separation
-    decode = stable_key({"key": keys[DECODE], "max_track_hours": hardware.max_track_hours})
-    around = {
-        "features": {
-            "block_seconds": config.features.block_seconds,
-            "max_track_bytes": hardware.max_track_bytes,
-        },
-        "separation": {
-            "backends": list(separation.backends),
-            "threads": config.perf.threads if AUTO in separation.backends else None,
-        },
-    }
+    hardware = config.hardware
+    own = decode_key(config.source.choice())
+    decode = stable_key({"key": own, "max_track_hours": hardware.max_track_hours})
     found: dict[str, str | None] = {DECODE: decode}
-    for name, stage in stages.items():
-        kept = name in keys and not (
-            stage == "separation" and (separation.save_stems or separation.save_arrays)
-        )
-        device = "cuda" if hardware.gpu_shares.get(stage) else "cpu"
-        parts = {"key": keys.get(name), "decode": decode, "device": device, **around.get(stage, {})}
-        found[name] = stable_key(parts) if kept else None
+    for stage in pipeline.stages:
+        device = "cuda" if stage.gpu is not None and hardware.gpu_shares.get(stage.name) else "cpu"
+        for product in stage.products:
+            parts = {"key": product.key, "decode": decode, "device": device, **(stage.kept or {})}
+            kept = product.key is not None and stage.kept is not None
+            found[product.name] = stable_key(parts) if kept else None
     return found
 
 
-def tidy(config: ExtractConfig, warn: Callable[[str], None]) -> dict[str, Any] | None:
+def tidy(config: RunConfig, warn: Callable[[str], None]) -> dict[str, Any] | None:
     """Evict at the end of a run; what is left, for the reports. None where the cache is off."""
     if not config.cache.enabled:
         return None
     cache = open_cache(config)
-    left = cache.evict()
+    left = evict(cache)
     for step in cache.take_fallbacks():
         warn(f"{step.stage}: {step.used} instead of {step.wanted} ({step.reason})")
     return left

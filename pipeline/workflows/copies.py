@@ -95,7 +95,7 @@ def write_copies(
 
 def _held_elsewhere(output: Output, name: str, parts: Mapping[str, str]) -> Held:
     """What the originals' ``parts`` have of their contents, those in part ``name`` left out."""
-    held = Held(frozenset(), frozenset())
+    held = Held()
     for part in sorted({part for part in parts.values() if part != name}):
         held |= Held.by(output, part, [asset for asset, of in parts.items() if of == part])
     return held

@@ -7,7 +7,7 @@ run with nothing to do, for one that was stopped and for one that failed, too.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,13 +55,13 @@ class Standing:
         return self.files == self.rows == self.asked_for
 
     @classmethod
-    def of(cls, tables: Iterable[pa.Table], uris: Iterable[str], wanted: Sequence[str] = ()) -> Standing:
+    def of(cls, tables: Iterable[pa.Table], uris: Iterable[str], wanted: Collection[str] = ()) -> Standing:
         """Count.
 
         Args:
             tables: rows of `tracks` with ``uri`` and ``status``, and others of `COLUMNS` as far as they are there.
             uris: that were asked for.
-            wanted: extractors that were asked for; ``key`` and ``tempo`` count.
+            wanted: products that were asked for; ``key`` and ``tempo`` count.
         """
         asked = pa.array(sorted(set(uris)), pa.string())
         found, seen = cls(len(asked)), set()
@@ -106,19 +106,23 @@ def newest_report(output: Output) -> str:
     return ""
 
 
-def written_text(uri: str, counts: Mapping[str, int]) -> str:
+def written_text(uri: str, counts: Mapping[str, int], artifacts: Mapping[str, str] | None = None) -> str:
     """The first line.
 
     Args:
         uri: of the output.
-        counts: ``tracks``, ``segments`` and ``failures``, rows; ``stems`` and ``arrays``, files. Without any rows of
-            `tracks` nothing was written.
+        counts: rows of each table; ``arrays``, files, and those of each artifact. Without any rows of `tracks`
+            nothing was written.
+        artifacts: name → what one of its files is called.
     """
     where = public_uri(uri)
     if not counts.get("tracks"):
         return f"written: nothing new in {where}"
-    kinds = [(table, "row", f"in {table}") for table in ("tracks", "segments", "failures")]
-    kinds += [("stems", "stem", "in stems/"), ("arrays", "array", "in blobs/")]
+    files = {name: (noun, f"in {name}/") for name, noun in (artifacts or {}).items()}
+    files["arrays"] = ("array", "in blobs/")
+    tables = [name for name in counts if name not in files and name not in ("tracks", "failures")]
+    kinds = [(table, "row", f"in {table}") for table in ("tracks", *tables, "failures")]
+    kinds += [(name, *words) for name, words in files.items()]
     said = [f"{plural(counts[kind], one)} {place}" for kind, one, place in kinds if counts.get(kind)]
     return f"written: {', '.join(said)}, under {where}"
 

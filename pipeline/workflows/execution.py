@@ -10,173 +10,166 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import torch
 import yaml
 
-from pipeline.dataset.lock import OutputLock
-from pipeline.dataset.output import Output
 from pipeline.dataset.run_folder import RunFolder, environment
-from pipeline.dataset.sources.listing import SourceItem
 from pipeline.dataset.sources.manifest_columns import add_columns, with_columns
 from pipeline.dataset.storage import is_local, one_line
-from pipeline.dataset.tables.row_index import State
 from pipeline.dataset.tables.run_manifest import merge_manifest
-from pipeline.dataset.tables.schemas import FAILURES, segments_schema
+from pipeline.dataset.tables.schemas import FAILURES, table_schema
+from pipeline.engine.driver import INLINE, Cluster, Driver, has_card
+from pipeline.engine.groups import JOINED
 from pipeline.engine.node import Node
 from pipeline.engine.packing import PlannedFile, estimated_seconds
 from pipeline.engine.progress import Progress
-from pipeline.engine.resources import StageResources, plan_resources
-from pipeline.engine.session import Cluster
-from pipeline.models.separation.names import STEMS
+from pipeline.engine.starting import ahead
 from pipeline.report.formatting import clock, plural
 from pipeline.report.live import progress_text
 from pipeline.report.money import cost, money
 from pipeline.report.performance import copies_text, markdown, performance
 from pipeline.workflows.aftercare import even_out, tend_shared
-from pipeline.workflows.ahead import RayAhead, ahead
-from pipeline.workflows.attempts import Passes, TooManyFailures
-from pipeline.workflows.availability import Models, stage_weights
+from pipeline.workflows.attempts import Attempts, Layout, TooManyFailures
 from pipeline.workflows.caching import tidy
 from pipeline.workflows.columns import settle_columns
-from pipeline.workflows.config import ExtractConfig, redacted
+from pipeline.workflows.context import Run
+from pipeline.workflows.drivers import GOLDEN
 from pipeline.workflows.ending import Standing, doubts_text, next_text, rows_of, tell, written_text
 from pipeline.workflows.golden_job import settle_golden
 from pipeline.workflows.gone import settle_gone
-from pipeline.workflows.hardware import resolve_hardware, settle_compile
+from pipeline.workflows.hardware import resolve_hardware
 from pipeline.workflows.outcome import EXIT_FAILED, EXIT_FAILURES, Result, verdict
 from pipeline.workflows.plan_file import adopt_plan
-from pipeline.workflows.resume import WorkPlan
-from pipeline.workflows.stages import build_graph, plan_blocks, run_schema, stage_names
+from pipeline.workflows.run_config import redacted
+from pipeline.workflows.stages import Pools, build_graph, plan_blocks, plan_pools, run_schema
 from pipeline.workflows.stopping import EXIT_STOPPED, Stopped, stoppable
 from pipeline.workflows.terminal import shown
 
 
-@dataclass(frozen=True)
-class Task:
-    """A run that has found something to do.
+@dataclass
+class Outcome:
+    """What became of a run's work.
 
     Args:
-        items: all that was asked for.
-        asked_for: how many files a rate of failures is of: of a retry all that have a row.
-        columns: what a manifest says of each, see `pipeline.dataset.sources.manifest_columns`; None without one.
-        keys: extractor → key that is wanted.
-        state: what the output held.
-        work: what it lacks.
-        gone: files that have a row and are there no longer.
-        ray: begun already.
-        moments: when the job got where, Unix time, ``shell`` first; it is added to.
+        progress: counts.
+        driver, cluster: of the workers, and what they had to run on.
+        environment: for ``environment.json``.
+        startup_s: from the beginning of the command to that of the work.
+        report_writer: see `pipeline.report.html.write_report`.
+        error: what ended the work early.
     """
 
-    config: ExtractConfig
-    items: list[SourceItem]
-    asked_for: int
-    columns: pa.Table | None
-    models: Models
-    output: Output
-    folder: RunFolder
-    lock: OutputLock
-    keys: dict[str, str]
-    state: State
-    work: WorkPlan
-    gone: list[str]
-    ray: RayAhead
-    moments: dict[str, float]
+    progress: Progress
+    driver: Driver
+    cluster: Cluster
+    environment: dict[str, Any]
+    startup_s: float
+    report_writer: Future[Callable[..., str]]
+    error: BaseException | None = None
 
 
-def execute(task: Task) -> Result:
-    """Compute what there is to do, and write the run's record. Ray is left in the end."""
+def execute(run: Run) -> Result:
+    """Compute what there is to do, and write the run's record. The driver is closed in the end."""
     try:
-        return _execute(task)
+        return _execute(run)
     finally:
-        task.ray.close()
+        run.drivers.close()
 
 
-def _execute(task: Task) -> Result:
-    config, models, output, folder, work = task.config, task.models, task.output, task.folder, task.work
-    adopt_plan(config, task.keys, len(work.files), folder)
-    waits_for = task.ray.waits_for()
+def _execute(run: Run) -> Result:
+    config, models, output, folder, work = run.config, run.models, run.output, run.folder, run.work
+    adopt_plan(config, run.keys, len(work.files), folder)
+    driver = run.drivers.settle([f.item for f in work.files], models)
+    folder.log("driver", _driver_text(run), inline=run.drivers.choice.inline)
+    # What draws it takes a second to import; one process leaves a core for that while it loads its packages.
+    report = ahead(_report_writer, "report") if run.drivers.choice.inline else None
+    waits_for = driver.waits_for()
     if waits_for:
         folder.log("waiting", f"{waits_for}; meanwhile the golden vectors of this machine are computed")
-    own_card = ahead(_own_card, "own card")
-    golden = settle_golden(config, models, output, folder)
-    task.moments["golden"] = time.time()
-    cluster = task.ray.cluster()
-    task.moments["ray"] = time.time()
+    own_card = ahead(_own_card, "own card") if has_card() else None
+    golden = settle_golden(config, models, output, folder, lambda *given: driver.call(GOLDEN, *given))
+    run.reached("golden")
+    cluster = driver.cluster()
+    run.reached("ray")
     # The driver of a cluster commonly has no card, and its workers have.
-    gpu = own_card.result() or ", ".join(cluster.accelerators) or None
+    gpu = (own_card and own_card.result()) or ", ".join(cluster.accelerators) or None
     env = environment({"ray": vars(cluster), "gpu": gpu})
-    hardware, reasons = resolve_hardware(config.hardware, stage_names(config, models), task.ray.cards())
+    hardware, reasons = resolve_hardware(config.hardware, models.pipeline(config).stages, driver.cards())
     audio_s = sum(estimated_seconds(f.item) for f in work.files)
-    share = hardware.gpu_shares.get("clap", 0) if models.clap_checkpoint else 0
-    clap, compiling = settle_compile(config.clap, share, audio_s)
-    for reason in (*reasons, *compiling):
+    config, more = models.settle(dataclasses.replace(config, hardware=hardware), audio_s)
+    for reason in (*reasons, *more):
         folder.log("device", reason)
-    config = dataclasses.replace(config, hardware=hardware, clap=clap)
+    run.config = config
     folder.write("config.yaml", yaml.safe_dump(redacted(config), sort_keys=False, allow_unicode=True))
     folder.write_json("environment.json", env)
 
     def cut(files: Sequence[PlannedFile]) -> list[pa.Table]:
-        return add_columns(plan_blocks(files, hardware, cluster.cpus), task.columns)
+        return add_columns(plan_blocks(files, hardware, cluster.cpus), run.columns)
 
     blocks = cut(work.files)
-    # Other machines may have backends that this one lacks, and so stems.
-    wanted = run_schema(config, models, STEMS if cluster.nodes > 1 else None)
-    schema = with_columns(wanted, task.state.schema, task.columns)
+    everywhere = cluster.nodes > 1
+    contents = models.pipeline(config, output, everywhere=everywhere).contents
+    if not config.output.overwrite:
+        output.expect(contents)
+        contents = output.contents
+    schema = with_columns(run_schema(config, models, everywhere), run.state.schema, run.columns, contents)
 
     def nodes(ledger: Any) -> list[Node]:
-        return build_graph(config, models, output, folder.run_id, schema, ledger, task.keys, golden)
+        return build_graph(
+            config, models, output, folder.run_id, schema, ledger=ledger, keys=run.keys, golden=golden
+        )
 
-    resources = plan_resources(
-        [n.name for n in nodes(None)],
-        cluster.cpus,
-        cluster.gpus,
-        hardware.gpu_shares,
-        hardware.actors,
-        len(blocks),
-        config.perf.threads,
-        cluster.node_cpus,
-        audio_s,
-        stage_weights(models),
-    )
-    _log_plan(folder, cluster, nodes(None), resources, blocks, config, models)
+    pools = plan_pools(config, models, cluster, len(blocks), audio_s)
+    _log_plan(run, cluster, blocks, pools)
     if config.output.overwrite:
         output.clear()  # only now: whatever could be refused has been
+    output.declare(contents)
     sizes = [f.item.size_bytes for f in work.files]
     progress = Progress(
         files=len(work.files),
         bytes=sum(sizes) if all(sizes) else 0,
         report=lambda fields: _say_progress(folder, fields),
     )
-    folder.log("waiting", "starting the actors: they load their packages and models")
-    startup = time.time() - task.moments["shell"]
-    passes = Passes(
-        output, folder, task.lock, nodes, cut, resources, cluster,
-        schema, task.keys, progress, hardware.gpu_memory_fraction, config.max_strikes, config.max_failure_rate,
-        {(f.stage, f.wanted, f.used) for f in models.fallbacks},
-    )  # fmt: skip
+    folder.log("waiting", "starting the workers: they load their packages and models")
+    startup = time.time() - run.moments["shell"]
+    attempts = Attempts(run, driver, Layout(nodes, cut, schema, pools.resources, pools.groups), progress)
     # What draws it takes a second to import, and there is nothing else to do while the workers start.
-    report = ahead(_report_writer, "report")
+    report = report or ahead(_report_writer, "report")
+    outcome = Outcome(progress, driver, cluster, env, startup, report)
     with stoppable(), shown(progress, folder):
-        error = passes.run(work.files, work.owners)
-    task.moments["passed"] = time.time()
+        outcome.error = attempts.run(work.files, work.owners)
+    run.reached("passed")
     try:
-        if error is None:
-            even_out(output, task.state, schema)
-            if task.columns is not None:
-                settle_columns(output, task.columns, schema, folder)
-            tend_shared(output, work, folder.run_id, config.extractors())
-            settle_gone(output, task.gone, task.state, config.source.gone, folder)
-        task = dataclasses.replace(task, config=config)  # with the hardware that was found
-        return _finish(task, progress, cluster, env, startup, passes.busy, error, report)
+        if outcome.error is None:
+            _tend(run, schema)
+        return _finish(run, outcome)
     except Exception as again:
-        if error is None:
+        if outcome.error is None:
             raise
         folder.log("failed", f"nor could the rest be written: {one_line(again)}", level="error")
         return Result(EXIT_FAILED, folder.run_id, output.uri)
 
 
+def _driver_text(run: Run) -> str:
+    choice = run.drivers.choice
+    which = "in one process, without Ray" if choice.inline else "with Ray"
+    other = "ray.address=local for Ray" if choice.inline else f"ray.address={INLINE} for one process"
+    named = run.config.ray.address or any(run.config.hardware.gpu_shares.values())
+    return f"{which}, because {choice.why}" if named else f"{which}: {choice.why} ({other})"
+
+
+def _tend(run: Run, schema: pa.Schema) -> None:
+    """What is done once all rows are there."""
+    even_out(run.output, run.state, schema)
+    if run.columns is not None:
+        settle_columns(run.output, run.columns, schema, run.folder)
+    tend_shared(run.output, run.work, run.run_id)
+    settle_gone(run.output, run.gone, run.state, run.config.source.gone, run.folder)
+
+
 def _own_card() -> str | None:
     """The name of this machine's card, as its driver has it; None without one. Asking wakes CUDA up: a second."""
+    import torch
+
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
@@ -191,20 +184,16 @@ def _say_progress(folder: RunFolder, fields: dict[str, Any]) -> None:
     folder.sync(at_most_every_s=30)
 
 
-def _log_plan(
-    folder: RunFolder,
-    cluster: Cluster,
-    nodes: Sequence[Node],
-    resources: dict[str, StageResources],
-    blocks: Sequence[pa.Table],
-    config: ExtractConfig,
-    models: Models,
-) -> None:
+def _log_plan(run: Run, cluster: Cluster, blocks: Sequence[pa.Table], pools: Pools) -> None:
+    """Say what the work is laid out on."""
+    folder, config, models = run.folder, run.config, run.models
+    inline = cluster.address == INLINE
+    place = "one process" if inline else f"Ray {cluster.address}"
     folder.log(
         "device",
-        f"Ray {cluster.address}: {plural(cluster.nodes, 'node')}, {plural(cluster.cpus, 'CPU')}, "
-        f"{plural(cluster.gpus, 'GPU')}; "
-        f"hardware={config.hardware.name}, {plural(config.perf.threads, 'thread')} per actor",
+        f"{place}: {plural(cluster.nodes, 'node')}, {plural(cluster.cpus, 'CPU')}, "
+        f"{plural(cluster.gpus, 'GPU')}; hardware={config.hardware.name}, "
+        f"{plural(config.perf.threads, 'thread')} {'in it' if inline else 'per actor'}",
         **vars(cluster),
     )
     if cluster.note:
@@ -212,54 +201,43 @@ def _log_plan(
     if cluster.nodes > 1 and is_local(config.output.uri):
         text = f"output.uri={config.output.uri} is a local path and the cluster has {cluster.nodes} nodes: "
         folder.log("plan", text + "it must be a folder that all of them share", level="warning")
-    pools = ", ".join(f"{n.name}×{resources[n.name].actors}" for n in nodes)
+    if pools.why and not inline:
+        together = ", ".join(name for name in pools.resources if JOINED in name)
+        folder.log("plan", f"stages share processes ({together}): {pools.why}", groups=pools.groups)
+    counts = [f"{name}×{pool.actors}" for name, pool in pools.resources.items()]
+    stages = ", ".join(pools.by_stage if inline else counts)
     folder.log(
         "plan",
-        f"{plural(len(blocks), 'block')} through {pools}",
+        f"{plural(len(blocks), 'block')} through {stages}",
         blocks=len(blocks),
-        resources={name: vars(r) for name, r in resources.items()},
+        resources={} if inline else {name: vars(pool) for name, pool in pools.resources.items()},
     )
-    folder.log(
-        "parameters",
-        f"features {', '.join(config.features.enabled) or 'none'} at {config.features.sample_rate} Hz; "
-        f"CLAP {models.clap_model or 'off'}; separation "
-        f"{models.separation or 'off'}",
-        features=config.features.enabled,
-        clap=models.clap_model,
-        separation=config.separation.backends if config.separation.enabled else None,
-    )
+    folder.log("parameters", models.about(config), products=run.keys)
 
 
-def _finish(
-    task: Task,
-    progress: Progress,
-    cluster: Cluster,
-    env: dict[str, Any],
-    startup: float,
-    busy: dict[str, float],
-    error: BaseException | None,
-    writer: Future[Callable[..., str]],
-) -> Result:
-    config, output, folder = task.config, task.output, task.folder
-    output.fill_empty({"segments": segments_schema(task.models.clap_model), "failures": FAILURES})
-    cache = tidy(config, lambda text: folder.log("fallback", text, level="warning"))
+def _finish(run: Run, outcome: Outcome) -> Result:
+    output, folder, progress, error = run.output, run.folder, outcome.progress, outcome.error
+    tables = {name: table_schema(table) for name, table in output.contents.tables.items()}
+    output.fill_empty({**tables, "failures": FAILURES})
+    cache = tidy(run.config, lambda text: folder.log("fallback", text, level="warning"))
     folder.log("waiting", "writing the report")
-    numbers = performance(folder.run_id, progress, progress.elapsed(), startup, busy, cache, task.moments)
-    _write_numbers(task, numbers, env, cluster)
+    elapsed, startup, busy = progress.elapsed(), outcome.startup_s, outcome.driver.busy()
+    numbers = performance(folder.run_id, progress, elapsed, startup, busy, cache=cache, moments=run.moments)
+    _write_numbers(run, outcome, numbers)
     header = {
         "run_id": folder.run_id,
-        "aggregate_strategy": config.clap.aggregate,
+        **run.models.header(run.config),
         "fallbacks": numbers["fallbacks"],
     }
     merge_manifest(output, folder.run_id, header, len(progress.committed))
-    report = writer.result()(folder, numbers, env)
-    _write_numbers(task, numbers, env, cluster)  # with the time that the report took
+    report = outcome.report_writer.result()(folder, numbers, outcome.environment)
+    _write_numbers(run, outcome, numbers)  # with the time that the report took
     folder.log("done", summary_text(progress, numbers), **progress.fields())
     for (stage, error_class), count in progress.failures.most_common(10):
         folder.log("failures", f"{count} × {error_class} in {stage}", level="warning", count=count)
     folder.log("report", f"report: {report or 'none'}", show=False)  # the last line says it
-    standing = _standing(task, progress, error)
-    code = _exit_code(task, standing, error)
+    standing = _standing(run, outcome)
+    code = _exit_code(run, standing, error)
     counts = {
         "tracks": len(progress.committed),
         "failures": sum(progress.failures.values()),
@@ -268,43 +246,45 @@ def _finish(
     broken = error is None and not standing.complete
     tell(
         folder,
-        written_text(output.uri, counts),
+        written_text(output.uri, counts, {a.name: a.noun for a in output.contents.artifacts.values()}),
         doubts_text(standing, numbers["fallbacks"]),
         next_text(output.uri, standing, report, error is not None, broken),
     )
     return Result(code, folder.run_id, output.uri, report, numbers)
 
 
-def _standing(task: Task, progress: Progress, error: BaseException | None) -> Standing:
+def _standing(run: Run, outcome: Outcome) -> Standing:
     """The rows of what was asked for, or, where a run that ended early cannot read them, what it counted itself."""
+    progress = outcome.progress
     try:
-        uris = [i.uri for i in task.items]
-        return Standing.of(rows_of(task.output), uris, task.config.features.enabled)
+        uris = [i.uri for i in run.items]
+        return Standing.of(rows_of(run.output), uris, run.keys)
     except Exception:
-        if error is None:
+        if outcome.error is None:
             raise
         done = len(progress.committed)
         return Standing(progress.files, done, done, progress.failed(), progress.status["partial"])
 
 
-def _exit_code(task: Task, standing: Standing, error: BaseException | None) -> int:
+def _exit_code(run: Run, standing: Standing, error: BaseException | None) -> int:
     if error is not None:
         return {Stopped: EXIT_STOPPED, TooManyFailures: EXIT_FAILURES}.get(type(error), EXIT_FAILED)
     if not standing.complete:
         text = f"{plural(standing.rows, 'row')} in tracks for {standing.files} of {plural(standing.asked_for, 'file')}"
-        task.folder.log("row_count", f"{text}; python jobs/verify.py says more", level="error")
+        run.folder.log("row_count", f"{text}; python jobs/verify.py says more", level="error")
         return EXIT_FAILED
     # Of all that was asked for: a run that goes on where another one stopped has fewer files of its own.
-    return verdict(standing.failed, task.asked_for, task.config.max_failure_rate, task.folder)
+    return verdict(standing.failed, run.asked_for, run.config.max_failure_rate, run.folder)
 
 
-def _write_numbers(task: Task, numbers: dict[str, Any], env: dict[str, Any], cluster: Cluster) -> None:
+def _write_numbers(run: Run, outcome: Outcome, numbers: dict[str, Any]) -> None:
     """Write what was measured, and in it how long the user has waited until now, and what that costs."""
-    numbers["command_s"] = took = time.time() - task.moments["shell"]
-    hours, prices = numbers["audio_s"] / 3600, task.config.plan.prices()
-    numbers["cost"] = cost(prices, cluster.cpus, cluster.gpus, took, hours, numbers["stages"])
-    task.folder.write_json("performance.json", numbers)
-    task.folder.write("PERFORMANCE_METRICS.md", markdown(numbers, env))
+    numbers["command_s"] = took = time.time() - run.moments["shell"]
+    hours, prices = numbers["audio_s"] / 3600, run.config.plan.prices()
+    cpus, gpus = outcome.cluster.cpus, outcome.cluster.gpus
+    numbers["cost"] = cost(prices, cpus, gpus, took, hours, numbers["stages"])
+    run.folder.write_json("performance.json", numbers)
+    run.folder.write("PERFORMANCE_METRICS.md", markdown(numbers, outcome.environment))
 
 
 def summary_text(progress: Progress, numbers: dict[str, Any]) -> str:

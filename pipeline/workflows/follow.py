@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pipeline.dataset.output import Output
 from pipeline.dataset.tables.failures import status_of
 from pipeline.dataset.tables.merge import OldPart, Update, among, conform, kept_rows, merge_tracks, replaced
-from pipeline.dataset.tables.rewrite import Held, failures_of, read_if_there, write_or_discard
+from pipeline.dataset.tables.rewrite import Held, by_asset, failures_of, read_if_there, write_or_discard
 from pipeline.dataset.tables.row_index import KEYS, State
 from pipeline.dataset.tables.schemas import FAILURES, GONE
 
@@ -37,13 +37,10 @@ class _Leader:
         return {**dict(self.row[FAILED][0].as_py() or ()), **dict(self.row[KEYS][0].as_py() or ())}
 
 
-def follow(
-    output: Output, assets: Collection[str], run_id: str, owners: Mapping[str, str], state: State
-) -> None:
+def follow(output: Output, assets: Collection[str], run_id: str, state: State) -> None:
     """Bring all rows of ``assets`` to what the rows of run ``run_id`` say.
 
     Args:
-        owners: see `pipeline.dataset.tables.merge.column_owners`.
         state: of the output as it is now.
     """
     rows = state.rows.filter(among(state.rows["asset_id"], assets))
@@ -55,7 +52,7 @@ def follow(
         parts[state.parts[part]].add(asset)
     apart = {asset for asset, found in keysets.items() if len(found) > 1}
     leaders: dict[str, _Leader] = {}
-    held = Held(frozenset(), frozenset())
+    held = Held()
     own: dict[str, set[str]] = {}
     for name in sorted(parts):
         found = _leaders(output, name, parts[name], run_id)
@@ -70,15 +67,15 @@ def follow(
     for name in sorted(parts):
         behind = {asset: leaders[asset] for asset in parts[name] & leaders.keys() & apart}
         if behind:
-            _bring_up(output, name, behind, run_id, owners)
+            _bring_up(output, name, behind, run_id)
         _let_go(output, name, held.of(parts[name] - own[name]))
 
 
 def _let_go(output: Output, name: str, held: Held) -> None:
     """Take out of a part the windows and times that a part of this run has."""
-    for table in ("segments", "timings"):
+    for table in by_asset(output):
         there = read_if_there(output, f"{table}/{name}")
-        left = None if there is None else held.others(there)
+        left = None if there is None else held.others(table, there)
         if left is not None and left.num_rows < there.num_rows:
             write_or_discard(output, f"{table}/{name}", left)
 
@@ -95,10 +92,9 @@ def _leaders(output: Output, name: str, assets: Collection[str], run_id: str) ->
     return found
 
 
-def _bring_up(
-    output: Output, name: str, leaders: Mapping[str, _Leader], run_id: str, owners: Mapping[str, str]
-) -> None:
+def _bring_up(output: Output, name: str, leaders: Mapping[str, _Leader], run_id: str) -> None:
     """Write a part anew in which files of the leaders' contents may have older values."""
+    contents = output.contents
     part = OldPart.read(output, name)
     names = ("asset_id", "uri", "status", "source_version", KEYS, FAILED)
     updates: list[Update] = []
@@ -112,9 +108,11 @@ def _bring_up(
             continue
         update = Update(row["uri"], len(updates), row["asset_id"], todo)
         updates.append(update)
-        new.append(_of_leader(leader.row, row, update, run_id))
+        said = leader.row["fallbacks"][0].as_py() or ()
+        taken = [[f for f in said if update.takes_back(f, contents)]]
+        new.append(_of_leader(leader.row, row, update, {"run_id": [run_id], "fallbacks": taken}))
         own = leader.failures.filter(
-            pa.array([update.redone(s) for s in leader.failures["stage"].to_pylist()], pa.bool_())
+            pa.array([update.redone(s, contents) for s in leader.failures["stage"].to_pylist()], pa.bool_())
         )
         failures.append(
             replaced(own, {"uri": [row["uri"]] * own.num_rows, "run_id": [run_id] * own.num_rows})
@@ -122,24 +120,25 @@ def _bring_up(
     if not updates:
         return
     merged = merge_tracks(
-        part.tracks, pa.concat_tables(new, promote_options="permissive"), updates, owners
+        part.tracks, pa.concat_tables(new, promote_options="permissive"), updates, contents
     ).table
-    left = kept_rows(part.failures, updates, True)
+    left = kept_rows(part, "failures", updates, contents)
     own = pa.concat_tables([*([] if left is None else [conform(left, FAILURES)]), *failures])
     status = _status(merged, own, {u.uri for u in updates})
     write_or_discard(output, f"failures/{name}", own)
     output.write_table(f"tracks/{name}", replaced(merged, {"status": status}))
 
 
-def _of_leader(leader: pa.Table, row: Mapping[str, Any], update: Update, run_id: str) -> pa.Table:
-    """The leader's row under another name, with the keys and fallbacks of what is taken over."""
+def _of_leader(
+    leader: pa.Table, row: Mapping[str, Any], update: Update, own: Mapping[str, list[Any]]
+) -> pa.Table:
+    """The leader's row under another name, with the keys of what is taken over and with ``own`` values."""
     keys = {
         name: [[(k, v) for k, v in leader[name][0].as_py() or () if k in (update.todo or ())]]
         for name in (KEYS, FAILED)
     }
-    fallbacks = [[f for f in leader["fallbacks"][0].as_py() or () if update.redone(f["stage"])]]
-    about = {"uri": [row["uri"]], "source_version": [row["source_version"]], "run_id": [run_id]}
-    return replaced(leader, {**keys, "fallbacks": fallbacks, **about})
+    about = {"uri": [row["uri"]], "source_version": [row["source_version"]]}
+    return replaced(leader, {**keys, **about, **own})
 
 
 def _status(tracks: pa.Table, failures: pa.Table, changed: Collection[str]) -> list[str]:

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from pipeline.dataset.output import Output
 from pipeline.dataset.run_folder import RunFolder
 from pipeline.errors import Fallback, UserError
-from pipeline.features.golden import Golden, compare, golden_values, told_versions, versions
-from pipeline.workflows.availability import Models
-from pipeline.workflows.config import ExtractConfig
+from pipeline.features.base import Extractor
+from pipeline.features.golden import Golden, compare, golden_of, told_versions
+from pipeline.workflows.job import Found
+from pipeline.workflows.run_config import RunConfig
 
 PATH = "golden.json"
 """Extractor key → ``extractor`` and ``vectors``, a list of ``values``, ``versions`` and ``run_id``: one, and one more
 each time that others were accepted."""
 
 
-def settle_golden(config: ExtractConfig, models: Models, output: Output, folder: RunFolder) -> Golden | None:
+def settle_golden(
+    config: RunConfig,
+    models: Found,
+    output: Output,
+    folder: RunFolder,
+    compute: Callable[[list[Extractor], int], Golden] = golden_of,
+) -> Golden | None:
     """Compare this machine's vectors with those of the output, and add those that are new. Holds the output's lock.
 
     What is accepted goes into ``models.fallbacks``, and so into every row.
+
+    Args:
+        compute: `golden_of`, or what asks another process for it.
 
     Returns:
         what the actors' own vectors are compared with; None without extractors.
@@ -28,11 +39,11 @@ def settle_golden(config: ExtractConfig, models: Models, output: Output, folder:
     Raises:
         UserError: they differ, and ``output.accept_other_numbers`` is false.
     """
-    extractors = {e.name: e for e in config.extractors()}
+    enabled, rate = models.extractors(config)
+    extractors = {e.name: e for e in enabled}
     if not extractors:
         return None
-    rate = config.features.sample_rate
-    mine = Golden(golden_values(list(extractors.values()), rate), versions())
+    mine = compute(list(extractors.values()), rate)
     stored = {} if config.output.overwrite else _read(output)
     changed = False
     for name, extractor in extractors.items():
@@ -63,7 +74,7 @@ def _differences(name: str, mine: Golden, vectors: list[dict[str, Any]]) -> str 
     return told
 
 
-def _accept_or_refuse(config: ExtractConfig, models: Models, folder: RunFolder, apart: str) -> None:
+def _accept_or_refuse(config: RunConfig, models: Found, folder: RunFolder, apart: str) -> None:
     if not config.output.accept_other_numbers:
         raise UserError(
             f"this machine computes other numbers than those in {config.output.uri} ({apart}): install the versions "

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from pipeline.engine.session import gpu_cards
+from pipeline.engine.declare import Stage
 from pipeline.engine.sizing import size_for_cards, size_for_cpu
-from pipeline.models.clap.compiled import compile_pays
 from pipeline.models.precision import normalise_amp
-from pipeline.workflows.config import ClapConfig, HardwareConfig
+from pipeline.workflows.config import ClapConfig
+from pipeline.workflows.hardware_config import HardwareConfig
 
 
 def settle_compile(clap: ClapConfig, share: int, audio_s: float) -> tuple[ClapConfig, tuple[str, ...]]:
@@ -22,13 +22,15 @@ def settle_compile(clap: ClapConfig, share: int, audio_s: float) -> tuple[ClapCo
     wanted = normalise_amp(clap.compile, "clap.compile")
     if wanted != "auto" or not share:
         return clap, ()
+    from pipeline.models.clap.fast_paths import compile_pays  # imports torch
+
     pays = compile_pays(audio_s, clap.window_seconds, clap.hop_seconds)
     text = f"clap.compile=auto: {'compiled' if pays else 'not compiled'}, for {audio_s / 3600:.1f} hours of audio"
     return dataclasses.replace(clap, compile=str(pays).lower()), (text,)
 
 
 def resolve_hardware(
-    hardware: HardwareConfig, stages: Sequence[str], asked: tuple[list[int], str] | None = None
+    hardware: HardwareConfig, stages: Sequence[Stage], asked: tuple[list[int], str] | None = None
 ) -> tuple[HardwareConfig, tuple[str, ...]]:
     """The profile as it is, or ``auto`` worked out for the cluster Ray is connected to; and why, line by line.
 
@@ -42,7 +44,11 @@ def resolve_hardware(
     """
     if hardware.name != "auto":
         return hardware, ()
-    cards, problem = asked or gpu_cards()
+    if asked is None:
+        from pipeline.engine.session import gpu_cards  # imports Ray
+
+        asked = gpu_cards()
+    cards, problem = asked
     if cards:
         sizing = size_for_cards(
             stages,

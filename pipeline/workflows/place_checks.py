@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.dataset.sources.addresses import (
     WEB,
     carries_credentials,
     innermost,
+    is_relative,
     public_uri,
     scheme,
     split_chain,
 )
 from pipeline.errors import UserError
-
-if TYPE_CHECKING:
-    from pipeline.workflows.config import ExtractConfig
 
 # What other clients call it → what it is here. fsspec takes any name, and leaves what it does not know unused.
 S3_OPTIONS = {
@@ -32,29 +30,14 @@ S3_OPTIONS = {
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._\-]{1,253}[A-Za-z0-9]|arn:.*")
 
 
-def check_places(config: ExtractConfig) -> None:
-    """Refuse places that cannot be, and options that would not be used. Raises `UserError`."""
-    source, output = config.source, config.output
-    read = {"source.uri": source.uri, "source.manifest": source.manifest}
-    for key, uri in {**read, "output.uri": output.uri}.items():
-        if not uri:
-            continue
-        options = "output.storage_options" if key == "output.uri" else "source.storage_options"
-        _check_place(key, uri, options)
-    if source.uri:
-        _check_options(
-            "source.storage_options", source.storage_options, (source.uri, source.manifest, output.uri)
-        )
-    _check_options("output.storage_options", output.storage_options, (output.uri,))
-    if output.uri and (split_chain(output.uri) or scheme(output.uri) in WEB):
-        raise UserError(
-            f"output.uri={public_uri(output.uri)}: nothing can be written there",
-            "archives, caches and web servers are for reading",
-            "output.uri=FOLDER or output.uri=s3://BUCKET/PREFIX",
-        )
+def check_place(key: str, uri: str, options: str) -> None:
+    """Refuse a place that cannot be, or one that tells a secret. Raises `UserError`.
 
-
-def _check_place(key: str, uri: str, options: str) -> None:
+    Args:
+        key: of the place, such as ``source.uri``.
+        uri: the place.
+        options: the key of its storage options.
+    """
     if carries_credentials(uri):
         web = scheme(innermost(uri)) in WEB
         given = "{headers: {Authorization: Basic TOKEN}}" if web else "{key: K, secret: S}"
@@ -79,7 +62,28 @@ def _check_place(key: str, uri: str, options: str) -> None:
         )
 
 
-def _check_options(key: str, options: Mapping[str, Any], uris: tuple[str | None, ...]) -> None:
+def check_writable(key: str, uri: str) -> None:
+    """Refuse a place that is for reading only. Raises `UserError`."""
+    if split_chain(uri) or scheme(uri) in WEB:
+        raise UserError(
+            f"{key}={public_uri(uri)}: nothing can be written there",
+            "archives, caches and web servers are for reading",
+            f"{key}=FOLDER or {key}=s3://BUCKET/PREFIX",
+        )
+
+
+def check_path_on_a_cluster(key: str, uri: str) -> None:
+    """Refuse a relative path: a submitted job runs in a copy of the working directory. Raises `UserError`."""
+    if is_relative(uri):
+        raise UserError(
+            f"{key}={uri} is relative",
+            "on a cluster the job runs in a copy of this folder, which is thrown away",
+            f"{key}=/an/absolute/path on a disk that all nodes share, or a URL such as s3://BUCKET/PREFIX",
+        )
+
+
+def check_options(key: str, options: Mapping[str, Any], uris: tuple[str | None, ...]) -> None:
+    """Refuse storage options that would not be used at any of the places. Raises `UserError`."""
     if not any(uri and scheme(innermost(uri)) == "s3" for uri in uris):
         return
     wrong = {name: S3_OPTIONS[name] for name in options if name in S3_OPTIONS}

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.audio.views import View
 from pipeline.dataset.output import Output
-from pipeline.dataset.tables.merge import column_owners
-from pipeline.dataset.tables.schemas import separation_columns, tracks_schema
+from pipeline.dataset.tables.schemas import tracks_schema
+from pipeline.engine.declare import DECODE, WRITE, Pipeline, Stage
+from pipeline.engine.driver import Cluster
+from pipeline.engine.groups import by_group, group_stages, largest_of_group, name_of
 from pipeline.engine.node import Node
 from pipeline.engine.packing import PlannedFile, estimated_seconds, pack
+from pipeline.engine.resources import DECODE_WEIGHT, WRITE_WEIGHT, StageResources, plan_resources
+from pipeline.engine.results import Results
 from pipeline.features.golden import Golden
-from pipeline.models.precision import normalise_amp
-from pipeline.workflows.availability import Models
 from pipeline.workflows.caching import run_results
-from pipeline.workflows.config import ExtractConfig, HardwareConfig
+from pipeline.workflows.hardware_config import HardwareConfig
+from pipeline.workflows.job import Found
+from pipeline.workflows.run_config import RunConfig
 
+DECODE_WORKER = "pipeline.stages.decode.worker:DecodeWorker"
+SINK = "pipeline.engine.sink:SinkWorker"
+ANY_VIEW = View("mono", 22050, 1)
 BLOCKS_PER_CPU = 16
 # With a card the networks, not the cores, are what the end waits for, and a block costs Ray some 25 ms in every stage.
 BLOCKS_PER_CPU_BESIDE_A_CARD = 3
@@ -46,42 +54,33 @@ def plan_blocks(files: Sequence[PlannedFile], hardware: HardwareConfig, cpus: fl
     return list(pack(files, *block_limits(files, hardware, cpus)))
 
 
-def stage_names(config: ExtractConfig, models: Models) -> list[str]:
+def stage_names(config: RunConfig, models: Found) -> list[str]:
     """The stages before the sink that this config asks for and the found models allow, in order."""
-    names = ["decode"]
-    names += ["features"] * bool(config.extractors())
-    names += ["clap"] * bool(models.clap_checkpoint)
-    names += ["separation"] * config.separation.enabled
-    return names
+    return [DECODE, *(stage.name for stage in models.pipeline(config).stages)]
 
 
-def run_schema(config: ExtractConfig, models: Models, stems: Sequence[str] | None = None) -> pa.Schema:
+def run_schema(config: RunConfig, models: Found, everywhere: bool = False) -> pa.Schema:
     """The columns of `tracks` that this config asks for and the found models can fill.
 
     Args:
-        stems: that backends may make; None takes what was found on this machine.
+        everywhere: on any machine, and not only on this one.
     """
-    separation = config.separation
-    return tracks_schema(
-        config.extractors(),
-        models.clap_checkpoint is not None,
-        models.separation_key is not None,
-        embedding_space=models.clap_model,
-        text_queries=config.clap.text_queries if models.clap_queries is not None else (),
-        separation_fields=separation_columns(
-            models.stems if stems is None else stems,
-            gains=separation.save_stems,
-            arrays=separation.save_arrays,
-        ),
-    )
+    return tracks_schema(p for s in models.pipeline(config, everywhere=everywhere).stages for p in s.computed)
+
+
+def stage_weights(config: RunConfig, models: Found) -> dict[str, float]:
+    """Stage → relative cost of a second of audio on a CPU."""
+    stages = models.pipeline(config).stages
+    return {DECODE: DECODE_WEIGHT, WRITE: WRITE_WEIGHT, **{s.name: s.weight for s in stages}}
 
 
 def build_graph(
-    config: ExtractConfig,
-    models: Models,
+    config: RunConfig,
+    models: Found,
     output: Output,
     run_id: str,
     schema: pa.Schema | None = None,
+    *,
     ledger: Any = None,
     keys: Mapping[str, str] | None = None,
     golden: Golden | None = None,
@@ -91,46 +90,54 @@ def build_graph(
     Args:
         schema: of `tracks`, with the columns that are there already; None takes `run_schema`.
         ledger: decides who computes a content that several files have, see `pipeline.engine.ledger`.
-        keys: extractor → key, for the result cache; None works without.
+        keys: product → key, for the result cache; None works without.
         golden: what every node's extractors must say of a known signal; None lets them say what they will.
     """
-    names = stage_names(config, models)
-    last = {name: i for i, name in enumerate(names)}
-    views = _views(config, last)
-    made = {
-        "decode": lambda: (
-            "pipeline.stages.decode.worker:DecodeStage",
-            _decode_arguments(config, tuple(views), ledger),
-        ),
-        "features": lambda: (
-            "pipeline.stages.features.worker:FeaturesStage",
-            _features_arguments(config, golden),
-        ),
-        "clap": lambda: ("pipeline.stages.clap.worker:ClapStage", _clap_arguments(config, models)),
-        "separation": lambda: (
-            "pipeline.stages.separation.worker:SeparationStage",
-            _separation_arguments(config, models, output),
-        ),
+    # What any machine may fill: the schema says what is written.
+    pipeline = models.pipeline(config, output, everywhere=True, golden=golden)
+    results = run_results(config, pipeline) if keys else None
+    decode = {
+        **_decode_arguments(config, pipeline, ledger),
+        "results": results,
     }
-    results = run_results(config, keys) if keys else None
-    nodes = []
-    for name in names:
-        stage, arguments = made[name]()
-        if name != "decode":
-            arguments |= _network_arguments(config, name)
-            arguments["drop"] = frozenset(f"pcm@{v.name}" for v, at in views.items() if at == last[name])
-        nodes.append(Node(name, stage, {**arguments, "results": results}))
-    return [
-        *nodes,
-        Node(
-            "write", "pipeline.engine.sink:SinkStage", _sink_arguments(config, models, output, run_id, schema)
-        ),
-    ]
+    nodes = [Node(DECODE, DECODE_WORKER, decode)]
+    nodes += [_node(config, pipeline, stage, results) for stage in pipeline.stages]
+    sink = {
+        "output": output,
+        "run_id": run_id,
+        "tracks": schema or run_schema(config, models),
+        "contents": pipeline.contents,
+        "standing_fallbacks": [vars(f) for f in models.fallbacks],
+        "fenced": True,
+    }
+    return [*nodes, Node(WRITE, SINK, sink)]
 
 
-def _decode_arguments(config: ExtractConfig, views: Sequence[View], ledger: Any) -> dict[str, Any]:
+def _node(config: RunConfig, pipeline: Pipeline, stage: Stage, results: Results | None) -> Node:
+    """A stage with what all workers are told."""
+    share = config.hardware.gpu_shares.get(stage.name) if stage.gpu is not None else None
+    common = {
+        "stage": stage.name,
+        "products": stage.products,
+        "makes": stage.makes,
+        "feeds": pipeline.feeds(stage),
+        "drop": pipeline.dropped_after(stage),
+        "torch": stage.torch,
+        "device": "cuda" if share else "cpu",
+        "threads": config.perf.threads,
+        "seed": config.seed,
+        "storage_options": config.source.storage_options,
+        "results": results,
+    }
+    return Node(stage.name, stage.worker, {**common, **stage.arguments})
+
+
+def _decode_arguments(config: RunConfig, pipeline: Pipeline, ledger: Any) -> dict[str, Any]:
+    # Nothing to compute still means decoding: the tables then describe the files.
+    views = pipeline.decoded_views() or (ANY_VIEW,)
     return {
         "views": views,
+        "made": pipeline.made_views(),
         "storage_options": config.source.storage_options,
         "ledger": ledger,
         "max_track_bytes": config.hardware.max_track_bytes,
@@ -141,87 +148,53 @@ def _decode_arguments(config: ExtractConfig, views: Sequence[View], ledger: Any)
     }
 
 
-def _network_arguments(config: ExtractConfig, stage: str) -> dict[str, Any]:
-    """What every stage is told that runs torch; where, if it may run on a GPU."""
-    share = config.hardware.gpu_shares.get(stage)
-    return {
-        "threads": config.perf.threads,
-        "seed": config.seed,
-        "storage_options": config.source.storage_options,
-        **({} if share is None else {"device": "cuda" if share else "cpu"}),
-    }
-
-
-def _features_arguments(config: ExtractConfig, golden: Golden | None) -> dict[str, Any]:
-    return {
-        "extractors": config.extractors(),
-        "sample_rate": config.features.sample_rate,
-        "blob_names": config.blobs.names,
-        "max_inline_elements": config.blobs.max_inline_elements,
-        "block_seconds": config.features.block_seconds,
-        "golden": golden,
-    }
-
-
-def _clap_arguments(config: ExtractConfig, models: Models) -> dict[str, Any]:
-    return {
-        "checkpoint": models.clap_checkpoint,
-        "window_seconds": config.clap.window_seconds,
-        "hop_seconds": config.clap.hop_seconds,
-        "aggregate": config.clap.aggregate,
-        "max_batch_audio_seconds": config.clap.max_batch_audio_seconds,
-        "batch_items": config.hardware.batch_items.get("clap", 0),
-        "compile": normalise_amp(config.clap.compile, "clap.compile") == "true",
-        "amp": config.clap.amp,
-        "queries": models.clap_queries,
-    }
-
-
-def _separation_arguments(config: ExtractConfig, models: Models, output: Output) -> dict[str, Any]:
-    return {
-        "backends": config.separation.backends,
-        "options": config.separation.options(),
-        "auto_cpu_seconds": config.separation.auto_cpu_seconds,
-        "save_stems": config.separation.save_stems,
-        "save_arrays": config.separation.save_arrays,
-        "residual": config.separation.residual,
-        "batch_items": config.hardware.batch_items.get("separation", 0),
-        "key": models.separation_key,
-        "output": output,
-    }
-
-
-def _sink_arguments(
-    config: ExtractConfig, models: Models, output: Output, run_id: str, schema: pa.Schema | None
-) -> dict[str, Any]:
-    extractors = config.extractors()
-    return {
-        "output": output,
-        "run_id": run_id,
-        "tracks": schema or run_schema(config, models),
-        "standing_fallbacks": [vars(f) for f in models.fallbacks],
-        "extractors": {e.name: e.version for e in extractors},
-        "owners": column_owners(extractors),
-        "fenced": True,
-    }
-
-
-def _views(config: ExtractConfig, last: dict[str, int]) -> dict[View, int]:
-    """The forms of the audio that the stages read, and the position of the last stage that reads each.
-
-    That which lives longest comes first, and owns the samples that equal forms share.
+@dataclass(frozen=True)
+class Pools:
+    """Which stages share a process, and how many processes there are.
 
     Args:
-        last: stage → its position.
+        groups: names of stages; empty where each has its own.
+        why: stages share one, in one line; empty where none do.
+        resources: group → its pool, in the order of the graph; a stage alone is a group.
     """
-    wanted = {view for e in config.extractors() for view in e.views}
-    rate = config.features.sample_rate
-    forms = {"native": (None, None), "mono": (rate, 1), "channels": (rate, None)}
-    views = {View(name, *form): last["features"] for name, form in forms.items() if name in wanted}
-    if "clap" in last:
-        views[View("clap", 48000, 1)] = last["clap"]
-    if "separation" in last:
-        views[View("separation", 44100, 2)] = last["separation"]
-    # Nothing to compute still means decoding: the tables then describe the files.
-    views = views or {View("mono", rate, 1): last["decode"]}
-    return dict(sorted(views.items(), key=lambda item: -item[1]))
+
+    groups: list[list[str]]
+    why: str
+    resources: dict[str, StageResources]
+
+    @property
+    def by_stage(self) -> dict[str, StageResources]:
+        """Stage → the pool that it is in."""
+        return {name: self.resources[name_of(group)] for group in self.groups for name in group}
+
+
+def plan_pools(config: RunConfig, models: Found, cluster: Cluster, blocks: int, audio_s: float) -> Pools:
+    """The pools of a run under Ray.
+
+    Args:
+        config: with its hardware resolved.
+        cluster: what there is to run on.
+        audio_s: to be computed, roughly.
+
+    Raises:
+        UserError: see `group_stages` and `plan_resources`.
+    """
+    pipeline = models.pipeline(config)
+    names = [DECODE, *(stage.name for stage in pipeline.stages), WRITE]
+    hardware, threads = config.hardware, config.perf.threads
+    bound = [[stage.name for stage in run] for run in pipeline.groups()]
+    on_gpu = [name for name, n in hardware.gpu_shares.items() if n]
+    groups, why = group_stages(names, bound, on_gpu, cluster.cpus / threads, config.ray.groups)
+    resources = plan_resources(
+        [name_of(group) for group in groups],
+        cluster.cpus,
+        cluster.gpus,
+        hardware.gpu_shares,
+        largest_of_group(hardware.actors, groups),
+        blocks,
+        threads,
+        cluster.node_cpus,
+        audio_s,
+        weights=by_group(stage_weights(config, models), groups),
+    )
+    return Pools(groups, why, resources)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from pipeline.dataset.run_folder import RunFolder
 from pipeline.engine.progress import Progress
-from pipeline.engine.watch import stage_states
+from pipeline.engine.stage_state import stage_states
 from pipeline.report.live import ProgressView, terminal
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from av_files import RATE, av_file, loudest_hz, tone
+from helpers.av_files import RATE, av_file, loudest_hz, tone
 
 from pipeline.audio.choice import choice_of, same_language
 from pipeline.audio.decode import NoSuchAudioStream, probe

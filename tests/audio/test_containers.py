@@ -7,7 +7,7 @@ import struct
 import av
 import numpy as np
 import pytest
-from av_files import RATE, av_file, loudest_hz, tone
+from helpers.av_files import RATE, av_file, loudest_hz, tone
 
 from pipeline.audio.decode import CorruptAudio, TruncatedAudio, UnrecognizedFormat, decode, probe
 from pipeline.audio.encode import encode

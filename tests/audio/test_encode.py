@@ -5,9 +5,10 @@ import io
 import numpy as np
 import pytest
 import soundfile
+from helpers.flac import encode_flac24
 
 from pipeline.audio.decode import decode
-from pipeline.audio.encode import CONTAINERS, EncodeError, encode, encode_flac24
+from pipeline.audio.encode import CONTAINERS, EncodeError, encode
 
 RATE = 48000
 STEP = 2.0**-23

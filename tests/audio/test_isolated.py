@@ -11,10 +11,10 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import decode_poison
 import numpy as np
 import pytest
 import soundfile
+from helpers import decode_poison
 
 from pipeline.audio.decode import AudioTooLong, CorruptAudio, TruncatedAudio, UnrecognizedFormat
 from pipeline.audio.encode import encode
@@ -250,7 +250,7 @@ import sys, threading, time
 sys.path[:0] = sys.argv[2:]
 from test_isolated import WANTED, good
 from pipeline.audio.isolated import IsolatedDecoder
-decoder = IsolatedDecoder(WANTED, decoder="decode_poison:decode")
+decoder = IsolatedDecoder(WANTED, decoder="helpers.decode_poison:decode")
 decoder.decode(good())
 print(decoder.pid, flush=True)
 decoder.decode(good(sys.argv[1])) if sys.argv[1] else time.sleep(600)
@@ -260,7 +260,7 @@ decoder.decode(good(sys.argv[1])) if sys.argv[1] else time.sleep(600)
 @pytest.mark.parametrize("busy", ["", "hang.wav", "lock.wav"])
 def test_the_child_ends_with_a_parent_that_is_killed(busy, repo):
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, busy, str(repo), str(repo / "tests" / "audio")],
+        [sys.executable, "-c", PARENT, busy, str(repo), str(repo / "tests"), str(repo / "tests" / "audio")],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -327,7 +327,7 @@ assert (before.stored["native"] == kept).all()
 
 
 def test_a_fork_does_not_talk_to_its_parents_child(repo):
-    code = [sys.executable, "-c", FORKED, str(repo), str(repo / "tests" / "audio")]
+    code = [sys.executable, "-c", FORKED, str(repo), str(repo / "tests"), str(repo / "tests" / "audio")]
     done = subprocess.run(code, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 

@@ -4,8 +4,9 @@ import io
 
 import numpy as np
 import pytest
+from helpers.flac import encode_flac24
 
-from pipeline.audio.encode import encode_flac24, write_flac24, write_npy
+from pipeline.audio.encode import write_flac24, write_npy
 from pipeline.audio.reader import ArrayReader, Spool, blocks
 
 NOISE = np.random.default_rng(0).standard_normal((2, 100_001)).astype(np.float32)

@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 import pytest
-from av_files import RATE, av_file, tone
+from helpers.av_files import RATE, av_file, tone
 
 from pipeline.audio.encode import encode
 from pipeline.audio.stream import AudioFile

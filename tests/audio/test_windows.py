@@ -1,9 +1,8 @@
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.audio.windows import cut_windows, repeat_pad, window_spans
+from pipeline.audio.windows import window_spans
 
 
 @pytest.mark.parametrize(
@@ -41,31 +40,3 @@ def test_spans_cover_the_track_and_none_is_redundant(samples, window, hop):
 def test_impossible_spans_are_refused(bad):
     with pytest.raises(ValueError, match="must"):
         window_spans(*bad)
-
-
-@pytest.mark.parametrize("shape", [(1000,), (8, 1000)])
-def test_windows_are_views(shape):
-    x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-    windows = cut_windows(x, 300, 150)
-    assert iter(windows) is windows
-    for (start, stop), window in zip(window_spans(1000, 300, 150), windows, strict=True):
-        assert np.shares_memory(window, x)
-        np.testing.assert_array_equal(window, x[..., start:stop])
-
-
-@pytest.mark.parametrize("samples", [1, 3, 333, 500, 501, 999, 1000])
-def test_repeat_pad_equals_laions_formula(samples):
-    x = np.random.default_rng(samples).standard_normal(samples).astype(np.float32)
-    tiled = np.tile(x, int(1000 / samples))
-    expected = np.pad(tiled, (0, 1000 - len(tiled)))
-    padded = repeat_pad(x, 1000)
-    np.testing.assert_array_equal(padded, expected)
-    assert padded.dtype == x.dtype
-
-
-def test_repeat_pad_of_channels_of_nothing_and_of_too_much():
-    stereo = np.array([[1, 2], [3, 4]], np.int16)
-    np.testing.assert_array_equal(repeat_pad(stereo, 5), [[1, 2, 1, 2, 0], [3, 4, 3, 4, 0]])
-    np.testing.assert_array_equal(repeat_pad(np.zeros(0, np.float32), 4), np.zeros(4))
-    with pytest.raises(ValueError, match="cannot fill 5 samples up to 4"):
-        repeat_pad(np.zeros(5), 4)

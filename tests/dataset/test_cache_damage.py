@@ -13,6 +13,7 @@ from cache_samples import ASSET, KEY, entry, shards
 
 from pipeline.dataset.cache.cache import Cache
 from pipeline.dataset.cache.entry import DamagedEntry, unpack
+from pipeline.dataset.cache.upkeep import evict
 from pipeline.errors import Fallback
 
 
@@ -37,7 +38,7 @@ def test_a_damaged_entry_is_computed_anew_and_its_neighbour_is_not(tmp_path):
     cache.put(ASSET, "key0", entry(7.0))
     cache.flush()
     assert Cache(str(tmp_path)).get(ASSET, "key0").values == {"x": 7.0}, "the newer copy hides the damage"
-    assert cache.evict()["merged_shards"] == 2
+    assert evict(cache)["merged_shards"] == 2
     cache = Cache(str(tmp_path))
     assert [cache.get(ASSET, f"key{n}").values["x"] for n in range(2)] == [7.0, 1]
     assert cache.corrupt == 0
@@ -53,7 +54,7 @@ def test_a_truncated_shard_is_left_out_and_removed(tmp_path, left):
     cache = Cache(str(tmp_path))
     assert cache.get(ASSET, KEY) is None
     assert len(cache.take_fallbacks()) == 1
-    assert cache.evict()["removed_shards"] == 1
+    assert evict(cache)["removed_shards"] == 1
     assert shards(tmp_path) == []
 
 
@@ -136,6 +137,6 @@ def test_nothing_in_a_cache_is_run(tmp_path):
     (folder / "evil.py").write_text(f"open({str(trace)!r}, 'w')")
     cache = Cache(str(tmp_path / "cache"))
     assert cache.get(ASSET, KEY) is None
-    cache.evict()
+    evict(cache)
     assert not trace.exists()
     assert (folder / "evil.py").exists(), "what is none of ours is left alone"

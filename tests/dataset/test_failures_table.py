@@ -5,7 +5,7 @@ import builtins
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_output import LATER, RUN, asset, build, part_name
+from helpers.small_output import LATER, RUN, asset, build, part_name
 
 from pipeline.dataset.output import Output
 from pipeline.dataset.tables import failures

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pipeline.dataset.lock import PATH, OutputLock, holder, read_lock
+from pipeline.dataset.lock import PATH, OutputLock, read_lock
 from pipeline.dataset.output import Output
 from pipeline.errors import UserError
 
@@ -46,9 +46,9 @@ def test_the_second_job_is_refused_and_told_who_holds_it(output, new_lock):
     first.acquire()
     with pytest.raises(UserError, match=rf"run run-1 \(pid {os.getpid()}"):
         new_lock("run-2").acquire()
-    assert holder(output) == "run-1"
+    assert read_lock(output)["run_id"] == "run-1"
     first.release()
-    assert holder(output) is None
+    assert read_lock(output) is None
     new_lock("run-2").acquire()
 
 
@@ -68,7 +68,7 @@ def test_the_lock_of_a_process_that_is_gone_is_taken_over_at_once_and_said(outpu
 def test_a_pid_that_was_given_anew_is_not_the_job(output, new_lock):
     left_behind(output, process_started="12")
     new_lock("mine").acquire()
-    assert holder(output) == "mine"
+    assert read_lock(output)["run_id"] == "mine"
 
 
 def test_a_lock_of_another_machine_is_stale_only_when_it_stands_still(output, new_lock):

@@ -2,21 +2,15 @@
 
 import pyarrow as pa
 import pytest
+from helpers.standard_schemas import KNOWN, tracks_of
 
-from pipeline.dataset.tables.merge import (
-    Update,
-    column_owners,
-    conform,
-    kept_rows,
-    merge_tracks,
-    ordered_schema,
-)
-from pipeline.dataset.tables.schemas import FAILURES, IDENTITY, TIMINGS, tracks_schema
+from pipeline.dataset.tables.merge import OldPart, Update, conform, kept_rows, merge_tracks, ordered_schema
+from pipeline.dataset.tables.schemas import FAILURES, IDENTITY, TIMINGS
 from pipeline.errors import UserError
 from pipeline.features import REGISTRY
 
 MEL, LOUD = REGISTRY["mel"](), REGISTRY["loudness"]()
-SCHEMA = tracks_schema([LOUD, MEL], clap=False, separation=False)
+SCHEMA = tracks_of([LOUD, MEL], clap=False, separation=False)
 
 
 def row(uri: str, asset: str, **values) -> dict:
@@ -28,7 +22,7 @@ def tracks(*rows: dict, schema: pa.Schema = SCHEMA) -> pa.Table:
 
 
 def merged(old, new, updates) -> list[dict]:
-    return merge_tracks(old, new, updates, column_owners()).table.to_pylist()
+    return merge_tracks(old, new, updates, KNOWN).table.to_pylist()
 
 
 def test_only_what_was_computed_is_replaced():
@@ -75,7 +69,7 @@ def test_a_file_that_could_not_be_read_keeps_its_row():
 def test_new_files_come_after_the_old_ones():
     old = tracks(row("b", "B"))
     new = tracks(row("a", "A"), row("b", "B"))
-    found = merge_tracks(old, new, [Update("a", 0, "A"), Update("b", 1, "B", ())], column_owners())
+    found = merge_tracks(old, new, [Update("a", 0, "A"), Update("b", 1, "B", ())], KNOWN)
     assert found.table["uri"].to_pylist() == ["b", "a"]
     assert found.updated == [1, 0]
 
@@ -85,7 +79,7 @@ def test_timings_of_stages_that_were_not_run_again_stay():
         [{"asset_id": a, "stage": s} for a in "AB" for s in ("decode", "features.mel", "clap")],
         schema=TIMINGS,
     )
-    kept = kept_rows(old, [Update("a", 0, "A", ("mel",))], True, still_used={"A", "B"})
+    kept = kept_rows(OldPart({"timings": old}), "timings", [Update("a", 0, "A", ("mel",))], KNOWN, {"A", "B"})
     assert [(r["asset_id"], r["stage"]) for r in kept.to_pylist()] == [
         ("A", "clap"), ("B", "decode"), ("B", "features.mel"), ("B", "clap"),
     ]  # fmt: skip
@@ -93,7 +87,7 @@ def test_timings_of_stages_that_were_not_run_again_stay():
 
 def test_rows_of_a_content_that_no_file_has_any_more_go():
     old = pa.Table.from_pylist([{"asset_id": a, "stage": "decode"} for a in "AB"], schema=TIMINGS)
-    kept = kept_rows(old, [Update("a", 0, "C", None)], True, still_used={"B", "C"})
+    kept = kept_rows(OldPart({"timings": old}), "timings", [Update("a", 0, "C", None)], KNOWN, {"B", "C"})
     assert kept["asset_id"].to_pylist() == ["B"]
 
 
@@ -108,7 +102,10 @@ def test_failures_that_were_not_tried_again_stay():
         schema=FAILURES,
     )
     updates = [Update("a", 0, "A", ("mel",)), Update("b", 1, "B", (), True), Update("c", 2, "C", (), True)]
-    assert [(r["uri"], r["stage"]) for r in kept_rows(old, updates, True).to_pylist()] == [
+    assert [
+        (r["uri"], r["stage"])
+        for r in kept_rows(OldPart({"failures": old}), "failures", updates, KNOWN).to_pylist()
+    ] == [
         ("a", "clap"),
         ("c", "decode"),
     ]
@@ -116,21 +113,21 @@ def test_failures_that_were_not_tried_again_stay():
 
 @pytest.mark.parametrize("first", [[MEL], [LOUD], [MEL, LOUD]])
 def test_the_columns_have_one_order_whatever_was_added_when(first):
-    old = tracks_schema(first, clap=False, separation=True)
-    both = ordered_schema(tracks_schema([LOUD], True, False), old)
-    again = ordered_schema(tracks_schema(first, False, True), both)
+    old = tracks_of(first, clap=False, separation=True)
+    both = ordered_schema(tracks_of([LOUD], True, False), old, KNOWN)
+    again = ordered_schema(tracks_of(first, False, True), both, KNOWN)
     assert both.names == again.names
     assert both.names[: len(IDENTITY)] == [f.name for f in IDENTITY]
     assert set(old.names) <= set(both.names)
 
 
 def test_a_fresh_schema_is_in_that_order_already():
-    schema = tracks_schema([REGISTRY[name]() for name in sorted(REGISTRY)], True, True)
-    assert ordered_schema(schema, schema).names == schema.names
+    schema = tracks_of([REGISTRY[name]() for name in sorted(REGISTRY)], True, True)
+    assert ordered_schema(schema, schema, KNOWN).names == schema.names
 
 
 def test_every_column_of_an_extractor_has_its_owner():
-    owners = column_owners()
+    owners = KNOWN.owners
     for name, cls in REGISTRY.items():
         assert {owners[f.name] for f in cls.widest().columns()} == {name}
 
@@ -138,6 +135,6 @@ def test_every_column_of_an_extractor_has_its_owner():
 def test_a_column_of_another_type_is_refused_rather_than_lost():
     old = SCHEMA.set(SCHEMA.get_field_index("duration_s"), pa.field("duration_s", pa.string()))
     with pytest.raises(UserError, match=r"hold duration_s as string .* output\.overwrite=true"):
-        ordered_schema(SCHEMA, old)
+        ordered_schema(SCHEMA, old, KNOWN)
     with pytest.raises(pa.ArrowInvalid):
         conform(pa.table({"uri": ["a"], "duration_s": ["long"]}), SCHEMA)

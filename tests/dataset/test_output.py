@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.dataset.output import Output, blob_path, npy_bytes, stem_path
+from pipeline.dataset.output import Output, blob_path, npy_bytes
 from pipeline.errors import UserError
+from pipeline.stages.separation.spec import STEM_FILES
 
 
 def test_a_file_is_written_whole_and_leaves_nothing_else(tmp_path):
@@ -57,7 +58,7 @@ def test_clearing_removes_our_files_and_nobody_elses(tmp_path):
     asset = "ab" * 32
     output.write_table("tracks/part-0.parquet", pa.table({"a": [1]}))
     output.write(blob_path(asset, "mel", "0123", "mel"), b"ours")
-    output.write(stem_path(asset, "vocals"), b"ours")
+    output.write(STEM_FILES.path(asset, "vocals.flac"), b"ours")
     theirs = [
         "tracks/other.parquet",
         "stems/song/vocals.flac",
@@ -123,4 +124,4 @@ def test_npy_bytes_are_c_order_and_need_no_pickle():
 def test_names_follow_the_contract():
     asset = "ab" * 32
     assert blob_path(asset, "mel", "0123", "mel") == f"blobs/ab/{asset}/mel-0123-mel.npy"
-    assert stem_path(asset, "vocals") == f"stems/ab/{asset}/vocals.flac"
+    assert STEM_FILES.path(asset, "vocals.flac") == f"stems/ab/{asset}/vocals.flac"

@@ -6,22 +6,20 @@ import math
 import multiprocessing
 import pickle
 import struct
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cache_samples import ASSET, KEY, entry, shards
 from fsspec.implementations.local import LocalFileSystem
+from helpers.s3_server import SECRET, s3_server, weed_binary
 
 from pipeline.dataset.cache import upkeep as cache_upkeep
 from pipeline.dataset.cache import writer as cache_writer
 from pipeline.dataset.cache.cache import PAUSE_S, REFRESH_S, TOUCH_S, Cache
 from pipeline.dataset.cache.entry import Entry, pack, unpack
+from pipeline.dataset.cache.upkeep import evict
 from pipeline.errors import Fallback
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "integration"))
-from s3_server import SECRET, s3_server, weed_binary
 
 DAY = 24 * 3600.0
 
@@ -156,11 +154,11 @@ def test_results_beyond_their_time_are_misses_and_are_removed(tmp_path):
     cache.flush()
     clock.now += 47 * 3600
     assert cache.has(ASSET, KEY)
-    assert cache.evict()["removed_shards"] == 0
+    assert evict(cache)["removed_shards"] == 0
     clock.now += 2 * 3600
     assert not cache.has(ASSET, KEY), "known from before"
     assert Cache(str(tmp_path), ttl_hours=48, clock=clock).get(ASSET, KEY) is None
-    assert cache.evict()["removed_shards"] == 1
+    assert evict(cache)["removed_shards"] == 1
     assert shards(tmp_path) == []
 
 
@@ -185,7 +183,7 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path):
     size = shards(tmp_path)[0].stat().st_size
     for allowed, left in ((5, keys), (3, ["key0", "key3", "key4"]), (1, ["key3"])):
         cache = Cache(str(tmp_path), max_bytes=allowed * size + size // 2, clock=clock)
-        cache.evict()
+        evict(cache)
         assert [key for key in keys if cache.has(ASSET, key)] == left
     assert len(list((tmp_path / "used").iterdir())) == 1, "notes of shards that are gone go with them"
 
@@ -206,7 +204,7 @@ def test_a_reader_whose_shard_was_evicted_has_a_miss(tmp_path):
     spread(tmp_path, clock, 3)
     reader = Cache(str(tmp_path), clock=clock)
     assert reader.get(ASSET, "key2")
-    assert Cache(str(tmp_path), max_bytes=0, clock=clock).evict()["removed_shards"] == 3
+    assert evict(Cache(str(tmp_path), max_bytes=0, clock=clock))["removed_shards"] == 3
     assert reader.has(ASSET, "key1"), "it does not know yet"
     assert reader.get(ASSET, "key1") is None
     assert reader.take_fallbacks() == []
@@ -225,12 +223,12 @@ def test_small_shards_become_one_and_lose_nothing(tmp_path, monkeypatch):
         clock.now += 60
     reader = Cache(str(tmp_path), clock=clock)
     assert reader.get(ASSET, "key0").values == {"x": 15.0}, "the newest"
-    done = writer.evict()
+    done = evict(writer)
     assert (done["merged_shards"], done["shards"]) == (20, 1)
     assert len(shards(tmp_path)) == 1
     for n in range(15):
         assert reader.get(ASSET, f"key{n}").values == {"x": float(n + 15 if n < 5 else n)}
-    assert writer.evict()["merged_shards"] == 0
+    assert evict(writer)["merged_shards"] == 0
 
 
 def test_a_process_leaves_few_shards_however_often_it_writes(tmp_path, monkeypatch):
@@ -268,10 +266,10 @@ def test_shards_that_are_large_enough_stay_as_they_are(tmp_path, monkeypatch):
 def test_merging_stops_at_a_good_size_and_at_other_ages(tmp_path, monkeypatch):
     clock = Clock()
     spread(tmp_path, clock, 3)
-    assert Cache(str(tmp_path), clock=clock).evict()["merged_shards"] == 0
+    assert evict(Cache(str(tmp_path), clock=clock))["merged_shards"] == 0
     monkeypatch.setattr(cache_upkeep, "MERGED_AGES_S", 100 * DAY)
     monkeypatch.setattr(cache_upkeep, "MERGED_BYTES", 2 * shards(tmp_path)[0].stat().st_size)
-    done = Cache(str(tmp_path), clock=clock).evict()
+    done = evict(Cache(str(tmp_path), clock=clock))
     assert (done["merged_shards"], done["shards"]) == (2, 2)
 
 
@@ -324,7 +322,7 @@ def test_a_folder_that_cannot_be_used_is_one_fallback_and_no_error(tmp_path):
     cache.put(ASSET, KEY, entry())
     cache.flush()
     assert cache.take_fallbacks() == [], "said once"
-    assert cache.evict() == {}
+    assert evict(cache) == {}
 
 
 def test_a_store_that_failed_is_left_alone_for_a_while(tmp_path, monkeypatch):
@@ -372,11 +370,11 @@ def test_the_same_on_s3(server):
     assert reader.get(ASSET, "key1").arrays["a"].tolist() == [1.0] * 20_000
     reader.flush()
     assert reader.take_fallbacks() == []
-    done = writer.evict()
+    done = evict(writer)
     assert (done["merged_shards"], done["shards"]) == (4, 1)
     assert reader.get(ASSET, "key2").values == {"x": 2}, "merged under its feet"
     clock.now += 49 * 3600
-    assert writer.evict()["removed_shards"] == 1
+    assert evict(writer)["removed_shards"] == 1
     assert writer.listing() == []
     assert writer.take_fallbacks() == []
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pytest
+from helpers.standard_schemas import KNOWN, tracks_of
 
 from pipeline.dataset.output import Output
 from pipeline.dataset.sources.known_names import known_names
@@ -16,14 +17,14 @@ from pipeline.dataset.sources.manifest_columns import (
     manifest_columns,
     with_columns,
 )
-from pipeline.dataset.tables.merge import Update, column_owners, merge_tracks
+from pipeline.dataset.tables.merge import Update, merge_tracks
 from pipeline.dataset.tables.row_index import merged_schema, read_state
-from pipeline.dataset.tables.schemas import IDENTITY, tracks_schema
+from pipeline.dataset.tables.schemas import IDENTITY
 from pipeline.dataset.tables.user_columns import is_of_the_user, wider
 from pipeline.engine.packing import block_of, planned
 from pipeline.errors import UserError
 
-PLAIN = tracks_schema([], False, False)
+PLAIN = tracks_of([], False, False)
 
 
 def columns_of(folder: Path, rows: list[dict], old: pa.Schema | None = None) -> tuple[pa.Table, list[str]]:
@@ -89,7 +90,10 @@ def test_of_two_types_the_wider_one_is_taken(tmp_path, there, new, kind):
     old = PLAIN.append(pa.field("source_c", there))
     columns, notes = columns_of(tmp_path, [{"uri": f"{v}.wav", "c": v} for v in new], old)
     assert str(columns.schema.field("source_c").type) == kind
-    assert with_columns(PLAIN, old, columns).field("source_c").type == columns.schema.field("source_c").type
+    assert (
+        with_columns(PLAIN, old, columns, KNOWN).field("source_c").type
+        == columns.schema.field("source_c").type
+    )
     assert bool(notes) == (kind != str(there)), "said where the tables change"
     assert wider(there, columns.schema.field("source_c").type) == columns.schema.field("source_c").type
 
@@ -138,7 +142,7 @@ def test_rows_are_brought_up_to_date_and_only_those_that_differ_are_written(tmp_
     write(
         output, "part-1.parquet", [{"uri": f"{tmp_path}/{n}.wav"} for n in (2, 3)] + [{"uri": "/other.wav"}]
     )
-    schema = with_columns(PLAIN, PLAIN, columns)
+    schema = with_columns(PLAIN, PLAIN, columns, KNOWN)
     assert bring_up_to_date(output, columns, schema) == 4
     assert tracks(output)["2.wav"] == {"source_uri": "2.wav", "source_n": 2, "source_label": "old"}
     assert tracks(output)["other.wav"] == {"source_uri": None, "source_n": None, "source_label": None}
@@ -158,13 +162,13 @@ def test_rows_are_brought_up_to_date_and_only_those_that_differ_are_written(tmp_
 def test_a_column_of_another_type_is_changed_in_every_part(tmp_path):
     output = Output(str(tmp_path / "out"))
     columns, _ = columns_of(tmp_path, [{"uri": f"{n}.wav", "c": n} for n in range(2)])
-    before = with_columns(PLAIN, None, columns)
+    before = with_columns(PLAIN, None, columns, KNOWN)
     for n in range(2):
         row = {"uri": f"{tmp_path}/{n}.wav", "source_uri": f"{n}.wav", "source_c": n}
         write(output, f"part-{n}.parquet", [row], before)
     columns, [note] = columns_of(tmp_path, [{"uri": "0.wav", "c": "zero"}], before)
     assert "int64 in the tables and string in the manifest" in note
-    assert bring_up_to_date(output, columns, with_columns(before, before, columns)) == 1
+    assert bring_up_to_date(output, columns, with_columns(before, before, columns, KNOWN)) == 1
     assert [tracks(output)[f"{n}.wav"]["source_c"] for n in range(2)] == ["zero", "1"]
     assert read_state(output).uneven == []
 
@@ -191,7 +195,7 @@ def test_what_an_earlier_manifest_said_outlives_a_new_content():
         schema,
     )
     updates = [Update("a", 0, "B"), Update("b", 1, "A", ("mel",)), Update("c", 2, "C")]
-    found = merge_tracks(old, new, updates, column_owners()).table
+    found = merge_tracks(old, new, updates, KNOWN).table
     assert found["source_label"].to_pylist() == ["A", "new", "c"]
     assert found["source_version"].to_pylist() == ["2", "2", "2"]
 
@@ -201,7 +205,7 @@ def test_a_hundred_thousand_rows_are_brought_up_to_date_in_little_memory(tmp_pat
     rows = 100_000
     uris = pa.array([f"/data/{n:06d}.wav" for n in range(rows)])
     columns = pa.table({"uri": uris, "source_uri": uris, "source_n": pa.array(range(rows))})
-    schema = with_columns(PLAIN, PLAIN, columns)
+    schema = with_columns(PLAIN, PLAIN, columns, KNOWN)
     for part in range(10):
         own = uris.slice(part * rows // 10, rows // 10)
         table = pa.table({"uri": own, "asset_id": own}).cast(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from av_files import RATE, av_file, tone
+from helpers.av_files import RATE, av_file, tone
 
 from pipeline.audio.encode import encode
 from pipeline.dataset.sources.listing import SourceItem

@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_output import RUN, TRACKS, asset, build, mel_path, part_name, write_part
+from helpers.small_output import RUN, TRACKS, asset, build, mel_path, part_name, write_part
+from helpers.standard_schemas import segments_of, tracks_of
 
 import pipeline.dataset
-from pipeline.dataset.output import EMPTY_PART, TABLES, Output, npy_bytes
-from pipeline.dataset.tables.schemas import FAILURES, IDENTITY, SEGMENTS, TIMINGS, tracks_schema
+from pipeline.dataset.output import EMPTY_PART, Output, npy_bytes
+from pipeline.dataset.tables.schemas import FAILURES, IDENTITY, TIMINGS
 from pipeline.errors import UserError
 from pipeline.features.base import column
 
@@ -24,7 +25,7 @@ def output(tmp_path) -> Output:
 
 def test_the_tables_are_arrow_datasets_with_all_rows(output):
     tables = pipeline.dataset.open(output.uri)
-    for table in TABLES:
+    for table in output.tables:
         dataset = getattr(tables, table)
         assert isinstance(dataset, pa.dataset.Dataset)
         assert dataset.count_rows() == sum(batch.num_rows for batch in output.batches(table)) > 0
@@ -34,7 +35,7 @@ def test_the_tables_are_arrow_datasets_with_all_rows(output):
 
 def test_every_column_of_every_table_says_its_unit_and_definition(output):
     tables = pipeline.dataset.open(output.uri)
-    for table, schema in (("tracks", TRACKS), ("segments", SEGMENTS), ("timings", TIMINGS)):
+    for table, schema in (("tracks", TRACKS), ("segments", segments_of()), ("timings", TIMINGS)):
         rows = {row["name"]: row for row in tables.describe(table).to_pylist()}
         assert list(rows) == schema.names
         for f in schema:
@@ -44,7 +45,7 @@ def test_every_column_of_every_table_says_its_unit_and_definition(output):
     assert tables.units["mel_mean"] == "dB"
     assert tables.units["compute_s"] == "s"
     assert tables.units["first_seen"] == "UTC"
-    assert set(tables.units) == {*TRACKS.names, *SEGMENTS.names, *TIMINGS.names, *FAILURES.names}
+    assert set(tables.units) == {*TRACKS.names, *segments_of().names, *TIMINGS.names, *FAILURES.names}
     with pytest.raises(ValueError, match="'blobs' is no table; one of tracks, segments"):
         tables.describe("blobs")
 
@@ -75,12 +76,12 @@ def test_parts_of_different_runs_make_one_table(output):
 
 def test_tables_without_rows_are_empty_and_have_their_columns(tmp_path):
     output = Output(str(tmp_path / "empty"))
-    schemas = {"tracks": tracks_schema((), False, False), "segments": SEGMENTS, "timings": TIMINGS}
+    schemas = {"tracks": tracks_of((), False, False), "segments": segments_of(), "timings": TIMINGS}
     output.fill_empty(
         schemas
     )  # as a run over no files leaves it, but for failures, which is not there at all
     tables = pipeline.dataset.open(output.uri)
-    for table in TABLES:
+    for table in output.tables:
         dataset = getattr(tables, table)
         assert dataset.count_rows() == dataset.to_table().num_rows == 0
         assert dataset.to_table().schema.names == {**schemas, "failures": FAILURES}[table].names
@@ -95,7 +96,7 @@ def test_what_a_killed_run_left_without_its_tracks_is_not_read(output):
     output.discard(f"tracks/{part_name(7)}")
     output.write_table(f"failures/{EMPTY_PART}", FAILURES.empty_table())
     after = pipeline.dataset.open(output.uri)
-    for table in TABLES:
+    for table in output.tables:
         assert getattr(after, table).count_rows() == getattr(before, table).count_rows()
     assert "segments" in {part.split("/")[0] for part in output.parts("segments") if part_name(7) in part}
 

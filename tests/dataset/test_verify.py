@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_output import (
+from helpers.flac import encode_flac24
+from helpers.small_output import (
     LATER,
     RUN,
     STAGES,
@@ -22,15 +23,15 @@ from small_output import (
     unit,
     write_part,
 )
+from helpers.standard_schemas import segments_of
 
-from pipeline.audio.encode import encode_flac24
-from pipeline.dataset.output import Output, blob_path, npy_bytes, stem_path
+from pipeline.dataset.output import Output, blob_path, npy_bytes
 from pipeline.dataset.tables.failures import select_failures
-from pipeline.dataset.tables.schemas import segments_schema
 from pipeline.dataset.verify import Report, check, findings, verify
 from pipeline.dataset.verify.findings import Finding
 from pipeline.dataset.verify.repair import mend
 from pipeline.errors import UserError
+from pipeline.stages.separation.spec import STEM_FILES
 
 FIRST, SECOND = part_name(0), part_name(3)
 
@@ -214,7 +215,7 @@ def test_a_blob_outside_the_root_is_not_looked_at(output):
     ("data", "kind"), [(None, "missing_stem"), (b"RIFF", "broken_stem"), (b"", "broken_stem")]
 )
 def test_a_missing_or_broken_stem_makes_the_separation_run_again(output, data, kind):
-    path = stem_path(asset("c.wav"), "vocals")
+    path = STEM_FILES.path(asset("c.wav"), "vocals.flac")
     output.discard(path)
     if data is not None:
         output.write(path, data)
@@ -407,7 +408,9 @@ def remember(output: Output, part: str) -> None:
 
     def change(found):
         for row in found:
-            paths = [row["mel_blob"], stem_path(row["asset_id"], "vocals")] if row["mel_blob"] else []
+            paths = (
+                [row["mel_blob"], STEM_FILES.path(row["asset_id"], "vocals.flac")] if row["mel_blob"] else []
+            )
             data = {path: (Path(output.uri) / path).read_bytes() for path in paths}
             row["artifacts"] = [
                 {
@@ -430,7 +433,7 @@ def known(output) -> Output:
     return output
 
 
-@pytest.mark.parametrize("path", [mel_path("a.wav"), stem_path(asset("a.wav"), "vocals")])
+@pytest.mark.parametrize("path", [mel_path("a.wav"), STEM_FILES.path(asset("a.wav"), "vocals.flac")])
 @pytest.mark.parametrize("cut", [5, 0])
 def test_a_file_that_was_cut_is_found_by_its_size_and_mended(known, path, cut):
     data = (Path(known.uri) / path).read_bytes()
@@ -443,7 +446,7 @@ def test_a_file_that_was_cut_is_found_by_its_size_and_mended(known, path, cut):
     assert not (Path(known.uri) / path).exists()
 
 
-@pytest.mark.parametrize("path", [mel_path("a.wav"), stem_path(asset("a.wav"), "vocals")])
+@pytest.mark.parametrize("path", [mel_path("a.wav"), STEM_FILES.path(asset("a.wav"), "vocals.flac")])
 def test_a_file_with_other_bytes_is_found_by_its_content(known, path):
     data = bytearray((Path(known.uri) / path).read_bytes())
     data[-1] ^= 1
@@ -460,13 +463,16 @@ def test_content_that_nobody_wrote_down_is_read(output):
     output.write(mel_path("a.wav"), npy_bytes(nan))
     sound = 0.1 * np.sin(np.arange(20000))
     for name in ("a.wav", "b.wav", "c.wav", "d.wav"):
-        output.write(stem_path(asset(name), "vocals"), encode_flac24(sound[None], 44100)[0])
-    cut = output.read(stem_path(asset("c.wav"), "vocals"))
-    output.write(stem_path(asset("c.wav"), "vocals"), cut[: len(cut) // 2])
+        output.write(STEM_FILES.path(asset(name), "vocals.flac"), encode_flac24(sound[None], 44100)[0])
+    cut = output.read(STEM_FILES.path(asset("c.wav"), "vocals.flac"))
+    output.write(STEM_FILES.path(asset("c.wav"), "vocals.flac"), cut[: len(cut) // 2])
     assert kinds(output) == {}
     found = check(output, deep=True)[0]
     assert found.counts == {"broken_blob": 1, "broken_stem": 1}
-    assert {f.where for f in found.kept} == {mel_path("a.wav"), stem_path(asset("c.wav"), "vocals")}
+    assert {f.where for f in found.kept} == {
+        mel_path("a.wav"),
+        STEM_FILES.path(asset("c.wav"), "vocals.flac"),
+    }
 
 
 def test_half_of_an_output_is_not_taken_for_rubbish(output):
@@ -489,7 +495,7 @@ def test_what_a_first_run_left_that_was_killed_is_mended(output):
 
 def test_a_table_that_was_empty_before_clap_ran_is_clean(output):
     """It was written when nobody knew whose embeddings it would hold."""
-    output.write_table("segments/part-empty.parquet", segments_schema(None).empty_table())
+    output.write_table("segments/part-empty.parquet", segments_of(None).empty_table())
     assert kinds(output) == {}
 
 

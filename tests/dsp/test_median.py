@@ -5,17 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers.medians import sliding_median, window_medians
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import median_filter
 
-from pipeline.dsp.median import (
-    median_network,
-    reflected,
-    sliding_median,
-    window_medians,
-)
+from pipeline.dsp.median import median_network, reflected
 
 
 def by_definition(x: np.ndarray, size: int) -> np.ndarray:

@@ -33,7 +33,7 @@ from pipeline.dataset.sources.listing import list_source
 from pipeline.engine.batch import collect
 from pipeline.engine.packing import pack, planned
 from pipeline.engine.process import peak_rss_bytes
-from pipeline.stages.decode.worker import DecodeStage
+from pipeline.stages.decode.worker import DecodeWorker
 
 BATCH = 64
 RATE = 16000
@@ -247,7 +247,7 @@ def run(folder: Path, count: int, seed: int) -> dict:
         View("mono", 22050, 1),
         View("stereo", 44100, 2),
     ]
-    stage = DecodeStage(views, max_track_bytes=MAX_TRACK_BYTES, decode_timeout_s=30.0)
+    stage = DecodeWorker(views, max_track_bytes=MAX_TRACK_BYTES, decode_timeout_s=30.0)
     outcomes: Counter[str] = Counter()
     rows: list[str] = []
     lost: list[str] = []

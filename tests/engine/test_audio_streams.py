@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from av_files import RATE, av_file, loudest_hz, tone
+from helpers.av_files import RATE, av_file, loudest_hz, tone
 
 from pipeline.audio.encode import encode
 from pipeline.audio.views import View
@@ -19,7 +19,7 @@ from pipeline.engine.keys import decode_key
 from pipeline.engine.packing import pack, planned
 from pipeline.engine.results import FACTS
 from pipeline.engine.source_file import Fetcher
-from pipeline.stages.decode.worker import DecodeStage
+from pipeline.stages.decode.worker import DecodeWorker
 
 HZ = {"eng": 441.0, "deu": 882.0, "ita": 1323.0}
 VIEWS = [View("native", None, None), View("separation", RATE, 2)]
@@ -38,7 +38,7 @@ def items(tmp_path_factory):
 
 
 def decoded(items, choice=0, **more):
-    stage = DecodeStage(VIEWS, choice=choice, **more)
+    stage = DecodeWorker(VIEWS, choice=choice, **more)
     [block] = pack(planned(items), 1000.0, 100)
     table = stage(block)
     stage.decoder.close()

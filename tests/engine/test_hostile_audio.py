@@ -18,7 +18,7 @@ from pipeline.audio.views import View
 from pipeline.dataset.sources.listing import SourceItem, list_source
 from pipeline.engine.batch import collect
 from pipeline.engine.packing import pack, planned
-from pipeline.stages.decode.worker import DecodeStage
+from pipeline.stages.decode.worker import DecodeWorker
 
 GIB = 1 << 30
 OF_THE_FILE = {
@@ -90,12 +90,12 @@ def test_thousands_of_hostile_files_are_a_row_each(seed, repo, tmp_path):
 
 @pytest.fixture(scope="module")
 def stage():
-    stage = DecodeStage([View("mono", 22050, 1)])
+    stage = DecodeWorker([View("mono", 22050, 1)])
     yield stage
     stage.decoder.close()
 
 
-def decode(stage: DecodeStage, items: list[SourceItem]) -> dict[str, str]:
+def decode(stage: DecodeWorker, items: list[SourceItem]) -> dict[str, str]:
     """URI → ``decoded`` or the class of the failure, and the failure's message."""
     found = {}
     for block in pack(planned(items), 1000.0, 1000):
@@ -208,7 +208,7 @@ def test_a_manifest_may_name_what_is_no_file(tmp_path, wav, stage):
 def test_a_file_that_becomes_a_pipe_does_not_hang_the_decoder_for_ever(tmp_path):
     """A large file is opened by the decoder itself, later than it was looked at."""
     os.mkfifo(tmp_path / "pipe.wav")
-    stage = DecodeStage([View("mono", 22050, 1)], decode_timeout_s=2.0)
+    stage = DecodeWorker([View("mono", 22050, 1)], decode_timeout_s=2.0)
     with pytest.raises(Exception, match="no samples for 2 s"):
         stage.decoder.decode(AudioFile("pipe.wav", 1 << 30, path=tmp_path / "pipe.wav"))
     stage.decoder.close()

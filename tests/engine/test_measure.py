@@ -7,20 +7,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import soundfile
+from helpers.standard_schemas import tracks_of
 
 from pipeline.audio.views import View
 from pipeline.dataset.output import Output
 from pipeline.dataset.sources.listing import list_source
-from pipeline.dataset.tables.schemas import tracks_schema
 from pipeline.engine.cpu_contention import MOST, slowdown
 from pipeline.engine.measure import _Stage, measure
 from pipeline.engine.measure_child import read_block, write_block
 from pipeline.engine.node import Node
 from pipeline.engine.packing import pack, planned
-from pipeline.engine.sink import SinkStage
+from pipeline.engine.sink import SinkWorker
 from pipeline.features import REGISTRY
-from pipeline.stages.decode.worker import DecodeStage
-from pipeline.stages.features.worker import FeaturesStage
+from pipeline.stages.decode.worker import DecodeWorker
+from pipeline.stages.features.worker import FeaturesWorker
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from deadly_stage import DeadlyStage
@@ -37,11 +37,11 @@ def test_the_real_stages_say_what_they_took_and_what_failed(tmp_path):
     (source / "text.wav").write_text("no audio")
     extractors = [REGISTRY["quality"]()]
     views = [View("native", None, None), View("mono", 22050, 1)]
-    sink = {"output": output, "run_id": "r", "tracks": tracks_schema(extractors, False, False)}
+    sink = {"output": output, "run_id": "r", "tracks": tracks_of(extractors, False, False)}
     nodes = [
-        Node("decode", DecodeStage, {"views": views}),
-        Node("features", FeaturesStage, {"extractors": extractors, "sample_rate": 22050}),
-        Node("write", SinkStage, sink),
+        Node("decode", DecodeWorker, {"views": views}),
+        Node("features", FeaturesWorker, {"extractors": extractors, "sample_rate": 22050}),
+        Node("write", SinkWorker, sink),
     ]
     (tmp_path / "tables").mkdir()
     blocks = list(pack(planned(list_source(str(source))), 1e6, 2))

@@ -15,8 +15,8 @@ from pipeline.engine.batch import collect, tracks_of
 from pipeline.engine.packing import pack, planned
 from pipeline.engine.source_file import Fetcher
 from pipeline.features import REGISTRY
-from pipeline.stages.decode.worker import DecodeStage
-from pipeline.stages.features.worker import FeaturesStage
+from pipeline.stages.decode.worker import DecodeWorker
+from pipeline.stages.features.worker import FeaturesWorker
 
 RATE, DSP_RATE, SECONDS = 44100, 22050, 12
 VIEWS = [
@@ -37,8 +37,8 @@ def band() -> np.ndarray:
 
 @pytest.fixture(scope="module", params=[WHOLE, STREAMED], ids=["whole", "streamed"])
 def stages(request):
-    decode = DecodeStage(VIEWS, max_track_bytes=request.param)
-    features = FeaturesStage([cls() for cls in REGISTRY.values()], DSP_RATE, block_seconds=20.0)
+    decode = DecodeWorker(VIEWS, max_track_bytes=request.param)
+    features = FeaturesWorker([cls() for cls in REGISTRY.values()], DSP_RATE, block_seconds=20.0)
     yield request.param, decode, features
     decode.decoder.close()
 

@@ -11,8 +11,8 @@ from pipeline.dataset.sources.listing import SourceItem
 from pipeline.engine.batch import collect
 from pipeline.engine.packing import pack, planned
 from pipeline.features import REGISTRY
-from pipeline.stages.decode.worker import DecodeStage
-from pipeline.stages.features.worker import FeaturesStage
+from pipeline.stages.decode.worker import DecodeWorker
+from pipeline.stages.features.worker import FeaturesWorker
 
 DSP_RATE = 22050
 VIEWS = [View("native", None, None), View("mono", DSP_RATE, 1)]
@@ -35,7 +35,7 @@ def music(channels: int, rate: int, seconds: float = 4.0) -> np.ndarray:
 @pytest.fixture(scope="module")
 def decode():
     """The decode stage; its process starts once for all tests."""
-    return DecodeStage(VIEWS)
+    return DecodeWorker(VIEWS)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def extract(tmp_path, decode):
         soundfile.write(path, np.atleast_2d(samples).T, rate, subtype="FLOAT")
         [block] = pack(planned([SourceItem(str(path), path.stat().st_size)]), 300.0, 8)
         decoded = decode(block)
-        features = FeaturesStage([e() for e in REGISTRY.values()], DSP_RATE, blob_names=("mel", "chroma"))
+        features = FeaturesWorker([e() for e in REGISTRY.values()], DSP_RATE, blob_names=("mel", "chroma"))
         table = features(decoded)
         [row] = table.drop([n for n in table.column_names if n.startswith("pcm@")]).to_pylist()
         for kind in ("failures", "fallbacks"):

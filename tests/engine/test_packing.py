@@ -1,20 +1,30 @@
 """Packing, resources, clocks, reconciliation: what needs no Ray."""
 
+import functools
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from helpers.standard_schemas import KNOWN
 
+from pipeline.dataset.contents import Product
 from pipeline.dataset.sources.listing import SourceItem
+from pipeline.engine import resources
 from pipeline.engine.batch import Track, add_stage, collect, pcm_array, tracks_of
 from pipeline.engine.packing import PlannedFile, pack, part_name, planned
 from pipeline.engine.progress import FALLBACK_KINDS, OTHERS, Progress
 from pipeline.engine.reconcile import lost_rows, missing_files, one_by_one
-from pipeline.engine.resources import plan_resources
+from pipeline.engine.resources import DECODE_WEIGHT, WRITE_WEIGHT
 from pipeline.engine.timing import Cost, StageClock
+from pipeline.engine.worker import fields_of
 from pipeline.errors import Fallback, UserError
+from pipeline.stages.clap.spec import WEIGHT as CLAP_WEIGHT
+from pipeline.stages.features.spec import WEIGHT as FEATURES_WEIGHT
+from pipeline.stages.features.spec import known_extractors
+from pipeline.stages.separation.spec import WEIGHT as SEPARATION_WEIGHT
 
 
 def test_packing_keeps_order_and_loses_nothing():
@@ -33,6 +43,14 @@ def test_long_files_stay_alone_and_tiny_ones_share():
 
 
 STAGES = ["decode", "features", "clap", "separation", "write"]
+WEIGHTS = {
+    "decode": DECODE_WEIGHT,
+    "features": FEATURES_WEIGHT,
+    "clap": CLAP_WEIGHT,
+    "separation": SEPARATION_WEIGHT,
+    "write": WRITE_WEIGHT,
+}
+plan_resources = functools.partial(resources.plan_resources, weights=WEIGHTS)
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 4, 16, 64])
@@ -109,7 +127,7 @@ def test_a_handful_of_files_feeds_a_handful_of_actors():
 def test_a_stage_that_costs_little_takes_few_cores():
     stages = ["decode", "features", "separation", "write"]
     network = plan_resources(stages, 16, 0, {}, {}, blocks=1000)
-    plain = plan_resources(stages, 16, 0, {}, {}, blocks=1000, weights={"separation": 1.0})
+    plain = plan_resources(stages, 16, 0, {}, {}, blocks=1000, weights=WEIGHTS | {"separation": 1.0})
     assert network["separation"].actors > network["features"].actors
     assert plain["separation"].actors < plain["features"].actors
 
@@ -184,17 +202,30 @@ def test_add_stage_records_everything_and_drops_what_nobody_needs():
     assert timing["compute_s"] > 0
 
 
-def test_a_value_of_the_wrong_type_costs_its_own_track_only():
+@pytest.mark.parametrize(
+    "name", ["onset_rate_hz", "band_edges_hz", "band_energy_share", "loudness_integrated_lufs"]
+)
+def test_a_value_of_the_wrong_type_costs_its_own_track_and_product_only(name):
+    """Whose column it is says the declaration: of some the name begins with another word than its extractor's."""
+    product = next(p for p in known_extractors() if name in p.names)
+    product = replace(product, key="abc")
+    other = Product("x", (pa.field("x_value", pa.float32()),), key="def")
+    kind = next(f.type for f in product.columns if f.name == name)
+    right = [1.5] if pa.types.is_list(kind) else 1.5
     table = pa.table({"index": [0, 1], "uri": ["a", "b"], "duration_s": [1.0, 1.0], "done_at": [0.0, 0.0]})
     good, bad = tracks_of(table)
-    for track, value in ((good, 1.5), (bad, "oops")):
-        track.costs.append(Cost("x"))
-        track.values.update({"x_value": value, "key@x": "abc"})
-    fields = [pa.field("x_value", pa.float32()), pa.field("key@x", pa.string())]
-    out = add_stage(table, [good, bad], "x", fields, StageClock())
-    assert out["x_value"].to_pylist() == [1.5, None]
-    assert out["key@x"].to_pylist() == ["abc", None]
-    assert [len(f) for f in collect(out, "failures")] == [0, 1]
+    for track, value in ((good, right), (bad, "oops")):
+        track.costs.append(Cost("features"))
+        keys = {f"key@{product.name}": product.key, "key@x": other.key}
+        track.values.update({name: value, "x_value": 0.5, **keys})
+    products = (product, other)
+    out = add_stage(table, [good, bad], "features", fields_of(products), StageClock(), products=products)
+    assert out[name].to_pylist() == [right, None]
+    assert out[f"key@{product.name}"].to_pylist() == ["abc", None]
+    assert out["x_value"].to_pylist() == [0.5, 0.5]
+    assert out["key@x"].to_pylist() == ["def", "def"]
+    [[], [failure]] = collect(out, "failures")
+    assert (failure["stage"], failure["extractor_key"]) == (f"features.{product.name}", "abc")
 
 
 def test_waiting_is_split_over_the_extractors_of_a_stage():
@@ -231,7 +262,8 @@ def test_reconciliation_finds_exactly_what_is_missing():
 def test_a_file_that_is_given_up_is_a_row_that_says_where_the_worker_died():
     files = planned(SourceItem(f"{i}.wav", 10) for i in range(2))
     keys = {"decode": "d", "mel": "m", "clap": "c"}
-    in_features, unseen = lost_rows(files, {0: ("features", "a" * 64)}, keys, attempts=3)
+    keys["mfcc"] = "c"
+    in_features, unseen = lost_rows(files, {0: ("features", "a" * 64)}, keys, KNOWN, attempts=3)
     [[failure]] = in_features["failures@features"].to_pylist()
     assert (failure["worker_died"], failure["attempts"]) == (True, 3)
     assert in_features["asset_id"].to_pylist() == ["a" * 64]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import decode_poison
 import numpy as np
 import pytest
 import soundfile
+from helpers import decode_poison
 
 from pipeline.audio.isolated import IsolatedDecoder
 from pipeline.audio.views import View
 from pipeline.dataset.sources.listing import SourceItem
 from pipeline.engine.batch import collect, tracks_of
 from pipeline.engine.packing import pack, planned
-from pipeline.stages.decode.worker import DecodeStage
+from pipeline.stages.decode.worker import DecodeWorker
 
 VIEWS = [View("native", None, None), View("mono", 22050, 1)]
 # File → class of its failure.
@@ -37,7 +37,7 @@ def decoded(tmp_path_factory):
         path = folder / name
         soundfile.write(path, np.full((4000, 2), number / 10), 8000, subtype="FLOAT")
         items.append(SourceItem(str(path), path.stat().st_size))
-    stage = DecodeStage(VIEWS)
+    stage = DecodeWorker(VIEWS)
     stage.decoder.close()
     stage.decoder = IsolatedDecoder(
         stage.decoder.wanted, timeout_s=3.0, memory_bytes=512 << 20, decoder=decode_poison.DECODER

@@ -1,20 +1,43 @@
 """``hardware=auto``: what fits the cards, in which batches, what leaves them, what is refused."""
 
+import functools
 import itertools
 
 import pytest
 
-from pipeline.engine.resources import plan_resources
-from pipeline.engine.sizing import BATCHES, size_for_cards, size_for_cpu
-from pipeline.engine.vram import CONTEXT_BYTES, GIB, MEASURED, NETWORKS, batch_bytes, tensor_gib
+from pipeline.engine import resources, sizing, vram
+from pipeline.engine.resources import DECODE_WEIGHT, WRITE_WEIGHT
+from pipeline.engine.vram import CONTEXT_BYTES, GIB, MEASURED, tensor_gib
 from pipeline.errors import UserError
+from pipeline.stages.clap.spec import clap_stage
+from pipeline.stages.features.spec import features_stage
+from pipeline.stages.separation.spec import separation_stage
 
 STAGES = ["decode", "features", "clap", "separation", "write"]
+DECLARED = {
+    stage.name: stage
+    for stage in (
+        features_stage([], 22050),
+        clap_stage("checkpoint", "key", None),
+        separation_stage(["auto"], "key"),
+    )
+}
+WEIGHTS = {"decode": DECODE_WEIGHT, "write": WRITE_WEIGHT, **{n: s.weight for n, s in DECLARED.items()}}
+NETWORKS = {name: stage.gpu.networks for name, stage in DECLARED.items() if stage.gpu}
+plan_resources = functools.partial(resources.plan_resources, weights=WEIGHTS)
 ON_THE_CPU = {"clap": 0, "separation": 0}
 
 
-def used(sizing):
-    return sum(sizing.actors[s] / n for s, n in sizing.gpu_shares.items() if n)
+def size_for_cards(stages, *arguments, **more):
+    return sizing.size_for_cards([DECLARED[name] for name in stages if name in DECLARED], *arguments, **more)
+
+
+def batch_bytes(stage, items):
+    return vram.batch_bytes(NETWORKS[stage], items)
+
+
+def used(sized):
+    return sum(sized.actors[s] / n for s, n in sized.gpu_shares.items() if n)
 
 
 @pytest.mark.parametrize("network", sorted(MEASURED))
@@ -44,36 +67,36 @@ def test_a_batch_that_fits_in_bfloat16_fits_in_float32_once_it_is_halved():
 @pytest.mark.parametrize("fraction", [0.5, 0.75, 1.0])
 def test_every_batch_fits_its_actors_part_and_all_of_them_the_card(gib, count, fraction):
     card = int(gib * GIB)
-    sizing = size_for_cards(STAGES, [card] * count, fraction)
-    assert used(sizing) <= count
-    assert "features" not in sizing.gpu_shares
+    sized = size_for_cards(STAGES, [card] * count, fraction)
+    assert used(sized) <= count
+    assert "features" not in sized.gpu_shares
     on_a_card = 0
-    for stage, n in sizing.gpu_shares.items():
-        items, batch = sizing.batch_items[stage], BATCHES[stage]
+    for stage, n in sized.gpu_shares.items():
+        items, batch = sized.batch_items[stage], DECLARED[stage].gpu
         if n:
             need = batch_bytes(stage, items)
             assert need <= fraction * card / n
             assert n & (n - 1) == 0
             assert items & (items - 1) == 0
             assert batch.least <= items <= batch.most
-            assert 1 <= sizing.actors[stage] <= count, "one process per network and card"
+            assert 1 <= sized.actors[stage] <= count, "one process per network and card"
             on_a_card += need + CONTEXT_BYTES
         else:
-            assert sizing.actors[stage] == items == 0
-            assert any(r.startswith(f"{stage} runs on the CPU") for r in sizing.reasons)
-    if sum(1 / n for n in sizing.gpu_shares.values() if n) <= 1:
+            assert sized.actors[stage] == items == 0
+            assert any(r.startswith(f"{stage} runs on the CPU") for r in sized.reasons)
+    if sum(1 / n for n in sized.gpu_shares.values() if n) <= 1:
         assert on_a_card <= card
     # And the planner, which has the last word, takes it.
-    plan = plan_resources(STAGES, 16, count, sizing.gpu_shares, sizing.actors, blocks=1000)
-    assert {s for s, r in plan.items() if r.num_gpus} == {s for s, n in sizing.gpu_shares.items() if n}
+    plan = plan_resources(STAGES, 16, count, sized.gpu_shares, sized.actors, blocks=1000)
+    assert {s for s, r in plan.items() if r.num_gpus} == {s for s, n in sized.gpu_shares.items() if n}
     assert plan["decode"].actors <= 16
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 4, 8, 16, 64])
 @pytest.mark.parametrize("stages", [STAGES, ["decode", "separation", "write"], ["decode", "write"]])
 def test_no_more_actors_decode_than_there_are_cores(cpus, stages):
-    sizing = size_for_cards(stages, [24 * GIB], 0.75)
-    plan = plan_resources(stages, cpus, 1, sizing.gpu_shares, sizing.actors, blocks=1000)
+    sized = size_for_cards(stages, [24 * GIB], 0.75)
+    plan = plan_resources(stages, cpus, 1, sized.gpu_shares, sized.actors, blocks=1000)
     assert 1 <= plan["decode"].actors <= cpus
 
 
@@ -82,11 +105,11 @@ def test_no_more_actors_decode_than_there_are_cores(cpus, stages):
 )
 def test_the_usual_cards_are_shared_by_clap_and_separation(gib, clips, windows):
     for reported in (gib, 0.97 * gib):
-        sizing = size_for_cards(STAGES, [int(reported * GIB)], 0.75)
-        assert sizing.gpu_shares == {"clap": 2, "separation": 2}
-        assert sizing.actors == {"clap": 1, "separation": 1}
-        assert sizing.batch_items == {"clap": clips, "separation": windows}
-        assert (sizing.block_audio_seconds, sizing.max_files_per_block) == (300, 64)
+        sized = size_for_cards(STAGES, [int(reported * GIB)], 0.75)
+        assert sized.gpu_shares == {"clap": 2, "separation": 2}
+        assert sized.actors == {"clap": 1, "separation": 1}
+        assert sized.batch_items == {"clap": clips, "separation": windows}
+        assert (sized.block_audio_seconds, sized.max_files_per_block) == (300, 64)
 
 
 def test_on_a_small_card_the_stage_with_most_to_gain_stays():
@@ -109,8 +132,8 @@ def test_a_network_that_has_the_card_for_itself_takes_all_of_it():
 
 
 def test_cards_too_small_for_both_are_divided_among_them():
-    sizing = size_for_cards(STAGES, [6 * GIB] * 2, 0.75)
-    assert (sizing.gpu_shares, sizing.actors) == ({"clap": 1, "separation": 1}, {"clap": 1, "separation": 1})
+    sized = size_for_cards(STAGES, [6 * GIB] * 2, 0.75)
+    assert (sized.gpu_shares, sized.actors) == ({"clap": 1, "separation": 1}, {"clap": 1, "separation": 1})
 
 
 def test_the_smallest_card_decides():
@@ -118,13 +141,13 @@ def test_the_smallest_card_decides():
 
 
 def test_what_the_user_measured_replaces_the_table_and_the_reason_says_which():
-    sizing = size_for_cards(["separation"], [24 * GIB], 0.75, {"separation": 9 * GIB})
-    assert (sizing.gpu_shares, sizing.batch_items) == ({"separation": 1}, {"separation": 0})
-    assert sizing.reasons == (
+    sized = size_for_cards(["separation"], [24 * GIB], 0.75, {"separation": 9 * GIB})
+    assert (sized.gpu_shares, sized.batch_items) == ({"separation": 1}, {"separation": 0})
+    assert sized.reasons == (
         "separation: 1 actor of 1/1 GPU, 18.0 GiB each; it needs 9.0 GiB (hardware.vram_bytes)",
     )
-    sizing = size_for_cards(["separation"], [24 * GIB], 0.75, {"separation": 0})
-    assert "32 windows at a time take 11.6 GiB" in sizing.reasons[0]
+    sized = size_for_cards(["separation"], [24 * GIB], 0.75, {"separation": 0})
+    assert "32 windows at a time take 11.6 GiB" in sized.reasons[0]
     both = size_for_cards(STAGES, [24 * GIB], 0.75, {"separation": 10 * GIB})
     assert both.gpu_shares == {"clap": 0, "separation": 1}
 
@@ -147,10 +170,10 @@ def test_actors_that_the_user_fixes_are_kept_or_refused_by_name():
 
 
 def test_no_card_is_the_cpu_profile_with_its_reason():
-    sizing = size_for_cpu(STAGES, "no GPU in this cluster")
-    assert sizing.gpu_shares == sizing.actors == sizing.batch_items == ON_THE_CPU
-    assert (sizing.block_audio_seconds, sizing.max_files_per_block) == (300, 32)
-    assert sizing.reasons == ("hardware=auto takes the CPU: no GPU in this cluster",)
+    sized = sizing.size_for_cpu(list(DECLARED.values()), "no GPU in this cluster")
+    assert sized.gpu_shares == sized.actors == sized.batch_items == ON_THE_CPU
+    assert (sized.block_audio_seconds, sized.max_files_per_block) == (300, 32)
+    assert sized.reasons == ("hardware=auto takes the CPU: no GPU in this cluster",)
 
 
 def test_too_many_actors_are_refused_with_the_key_to_change():

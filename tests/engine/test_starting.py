@@ -23,7 +23,7 @@ from pipeline.engine.packing import pack, planned
 from pipeline.engine.process import note_ready, note_started, process_facts, process_note
 from pipeline.engine.progress import Progress
 from pipeline.report.performance import markdown, performance
-from pipeline.stages.decode.worker import DecodeStage
+from pipeline.stages.decode.worker import DecodeWorker
 
 WANTED = Wanted((View("native", None, None),), 10_000_000, 60.0)
 SLOW = 0.3
@@ -83,7 +83,7 @@ def test_no_file_pays_for_a_child_that_starts(tmp_path):
         path = tmp_path / f"{number}.wav"
         soundfile.write(path, np.full(8000, number / 10), 8000)
         items.append(SourceItem(str(path), path.stat().st_size))
-    stage = DecodeStage([View("native", None, None)])
+    stage = DecodeWorker([View("native", None, None)])
     stage.decoder.close()
     stage.decoder = SlowToStart(stage.decoder.wanted)
     [block] = pack(planned(items), 1000.0, 100)
@@ -108,7 +108,8 @@ def test_an_actor_says_when_it_could_work_and_what_that_took():
     assert process_facts("s")["ready_at"] is None
     stage = guarded(Node("s", Stage, {"number": 3}))()
     facts = process_facts("s")
-    assert stage.number == 3
+    [(name, worker)] = stage.workers
+    assert (name, worker.number) == ("s", 3)
     assert (facts["stage"], facts["pid"]) == ("s", os.getpid())
     assert facts["ready_at"] <= time.time()
     assert facts["startup_s"] > 0

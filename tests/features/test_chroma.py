@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.features.chroma import Chroma, cqt_obstacle
+from pipeline.dsp.cqt import cqt_obstacle
+from pipeline.features.chroma import Chroma
 
 librosa = pytest.importorskip("librosa")
 

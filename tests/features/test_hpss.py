@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers.medians import sliding_median
 
 from pipeline.dsp.masks import Masking, masks, separate
-from pipeline.dsp.median import sliding_median
 from pipeline.features.hpss import Hpss
 from pipeline.features.mel import Mel
 

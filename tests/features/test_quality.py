@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import firwin, oaconvolve
 
-from pipeline.features.quality import Quality, clipped_samples, effective_bandwidth
+from pipeline.features.quality import Bandwidth, ClippedRuns, Quality
 from pipeline.features.spectra import SharedSpectra
+from pipeline.features.track import Axis
 
 RATE = 8000
 
@@ -62,14 +63,16 @@ def test_an_unclipped_sine_at_full_scale_does_not_clip():
 
 @settings(max_examples=50)
 @given(st.lists(st.sampled_from([0.0, 0.5, 1.0, -1.0]), min_size=1, max_size=60), st.integers(1, 5))
-def test_clipped_samples_equal_a_plain_loop(samples, run):
+def test_clipped_runs_equal_a_plain_loop(samples, run):
     expected, start = 0, 0
     for stop in range(1, len(samples) + 1):
         if stop == len(samples) or samples[stop] != samples[start]:
             if abs(samples[start]) == 1.0 and stop - start >= run:
                 expected += stop - start
             start = stop
-    assert clipped_samples(np.array(samples, dtype=np.float32), 0.999, run) == expected
+    runs = ClippedRuns(0.999, run)
+    runs.add(np.array(samples, dtype=np.float32), max(map(abs, samples)))
+    assert runs.total() == expected
 
 
 def test_silence_ratio_counts_frames():
@@ -178,8 +181,10 @@ def test_a_click_and_a_pause_have_no_say_in_the_bandwidth():
 
 def test_bandwidth_range_decides_how_faint_counts():
     faint = low_passed(4000) + 10 ** (-65 / 20) * noise(6, 2, 5 * 44100)
-    assert effective_bandwidth(faint.astype(np.float32), 44100, 50.0) == pytest.approx(4000, rel=0.05)
-    assert effective_bandwidth(faint.astype(np.float32), 44100, 80.0) == pytest.approx(22050, rel=0.01)
+    bandwidth = Bandwidth(faint.shape[1])
+    bandwidth.add(faint.astype(np.float32), Axis.whole(faint.shape[1]))
+    assert bandwidth.hertz(44100, 50.0) == pytest.approx(4000, rel=0.05)
+    assert bandwidth.hertz(44100, 80.0) == pytest.approx(22050, rel=0.01)
 
 
 @pytest.mark.parametrize("samples", [np.zeros((2, RATE)), np.full((1, 255), 0.1), np.full((1, 1), 0.5)])

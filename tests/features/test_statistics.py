@@ -10,12 +10,11 @@ from hypothesis.extra.numpy import arrays
 
 from pipeline.features.statistics import (
     STATISTICS,
-    aggregate,
     decibels,
     decibels_above,
     frames_per_group,
-    group_means,
     percentiles,
+    statistics_of,
 )
 
 matrices = arrays(
@@ -36,7 +35,7 @@ def test_statistics_equal_numpy_in_float64(matrix):
         "median": np.median(exact, axis=1),
         **{f"p{p}": np.percentile(exact, p, axis=1) for p in (10, 25, 75, 90)},
     }
-    found = aggregate(matrix, STATISTICS)
+    found = statistics_of(matrix, STATISTICS)
     assert list(found) == list(STATISTICS)
     for name, values in found.items():
         assert values.dtype == np.float64
@@ -54,30 +53,20 @@ def test_percentiles_are_those_of_numpy(matrix, percents):
     np.testing.assert_array_equal(matrix, before)
 
 
-@given(matrices, st.integers(1, 60))
-def test_group_means_keep_the_sum(matrix, group):
-    means = group_means(matrix, group)
-    frames = matrix.shape[1]
-    assert means.shape == (matrix.shape[0], -(-frames // group))
-    lengths = [min(group, frames - start) for start in range(0, frames, group)]
-    np.testing.assert_allclose(means @ lengths, matrix.sum(axis=1, dtype=np.float64), rtol=1e-9, atol=1e-3)
-
-
 def test_mean_of_many_float32_values_does_not_drift():
     series = np.full((1, 5_000_000), 0.1, dtype=np.float32)
-    assert aggregate(series, ["mean"])["mean"][0] == pytest.approx(float(np.float32(0.1)), rel=1e-12)
+    assert statistics_of(series, ["mean"])["mean"][0] == pytest.approx(float(np.float32(0.1)), rel=1e-12)
 
 
 def test_a_vector_gives_scalars():
-    assert aggregate(np.array([1.0, 2.0, 6.0]), ["median"])["median"].shape == ()
+    assert statistics_of(np.array([1.0, 2.0, 6.0]), ["median"])["median"].shape == ()
 
 
 def test_no_frames_and_unknown_names_are_refused():
     with pytest.raises(ValueError, match="no frames"):
-        aggregate(np.zeros((3, 0)), ["mean"])
+        statistics_of(np.zeros((3, 0)), ["mean"])
     with pytest.raises(ValueError, match="unknown statistic 'mode'"):
-        aggregate(np.zeros((3, 2)), ["mode"])
-    assert group_means(np.zeros((3, 0)), 4).shape == (3, 0)
+        statistics_of(np.zeros((3, 2)), ["mode"])
 
 
 @pytest.mark.parametrize(

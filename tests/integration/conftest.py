@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.demo_data import DemoTrack, write_demo
 from pipeline.workflows.outcome import Result
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
 SECONDS = 8.0
 # File name → the class its failure must have.
 BAD = {
@@ -75,7 +73,7 @@ def spleeter() -> Path:
 @pytest.fixture(scope="session")
 def clap_checkpoint(tmp_path_factory) -> Path:
     """A seeded random HTSAT-tiny in LAION's format: a stand-in for trained weights, which no package carries."""
-    from clap_reference import tiny_checkpoint
+    from helpers.clap_reference import tiny_checkpoint
 
     return tiny_checkpoint(tmp_path_factory.mktemp("clap"))
 
@@ -91,14 +89,21 @@ def local_run(tmp_path_factory, spleeter, clap_checkpoint) -> Run:
     root = tmp_path_factory.mktemp("local")
     truth = write_demo(root / "in" / "demo", seconds=SECONDS)
     write_bad_files(root / "in" / "bad")
+    config = every_stage(root / "in", root / "out", clap_checkpoint)
+    config.ray.address = "local"
+    return Run(features.run(config), root / "in", root / "out", truth)
+
+
+def every_stage(source: Path, output: Path, clap_checkpoint: Path) -> ExtractConfig:
+    """A config that leaves out nothing."""
     config = ExtractConfig()
-    config.source.uri, config.output.uri = str(root / "in"), str(root / "out")
+    config.source.uri, config.output.uri = str(source), str(output)
     config.clap.checkpoint = str(clap_checkpoint)
     config.separation.backends = ["demucs", "spleeter", "midside"]
     config.separation.save_stems = True
     config.blobs.max_inline_elements = 200
     config.hardware.actors = one_actor_each()
-    return Run(features.run(config), root / "in", root / "out", truth)
+    return config
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow.dataset
 import pytest
-from undisturbed import REPO, command, parts, workers_of, write_files
+from helpers.undisturbed import REPO, command, parts, workers_of, write_files
 
 pytestmark = pytest.mark.timeout(240)
 FILES = 60

@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from documents import all_commands, blocks
-from ray_head import REPO, Head, clean_environment, ray_head
-from s3_server import KEY, SECRET, s3_server, weed_binary
+from helpers.documents import all_commands, blocks
+from helpers.ray_head import REPO, Head, clean_environment, ray_head
+from helpers.s3_server import KEY, SECRET, s3_server, weed_binary
 
 from pipeline.models import weights
 
@@ -163,8 +163,8 @@ WAVES, README_SQL, README_PANDAS = (
     "loudness_integrated_lufs, tempo_bpm",
     "loudness_true_peak_dbtp > 0",
 )
-SCALE_SQL, README_EXTRACTOR = "COPY (FROM", "class ZeroCrossings"
-PYTHON_WITH = (WAVES, README_SQL, README_PANDAS, SCALE_SQL, README_EXTRACTOR)
+SCALE_SQL, README_EXTRACTOR, README_FUNCTION = "COPY (FROM", "class ZeroCrossings", "pipeline.extract("
+PYTHON_WITH = (WAVES, README_SQL, README_PANDAS, SCALE_SQL, README_EXTRACTOR, README_FUNCTION)
 """A word of each piece of Python that only it has."""
 
 
@@ -344,6 +344,13 @@ def write_waves(place: Workplace) -> None:
     assert [pd.read_csv(wave)["uri"].tolist() for wave in waves] == [[listed[0]], [listed[1]], [listed[0]]]
     for wave in waves:
         fsspec.filesystem("s3", **place.storage).put(str(wave), f"my-bucket/waves/{wave.name}")
+
+
+def test_the_function_of_the_readme(place):
+    shutil.copy(place.folder / "music" / "0.flac", place.folder / "song.flac")
+    loudness, key, *tempi = place.python(python_with(README_FUNCTION)).split(maxsplit=2)
+    assert -60 < float(loudness) < 0
+    assert tempi[0].count(",") == FILES - 1
 
 
 def test_the_sql_of_the_readme(place):

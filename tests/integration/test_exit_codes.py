@@ -25,6 +25,7 @@ def bare(source, output) -> ExtractConfig:
     config.source.uri, config.output.uri = str(source), str(output)
     config.features.enabled = []
     config.clap.enabled = config.separation.enabled = False
+    config.ray.address = "inline"
     return config
 
 
@@ -134,7 +135,7 @@ def test_a_sweep_has_an_output_per_combination_and_a_table_in_the_end(repo, tmp_
         [
             sys.executable, "jobs/extract_features.py", "--multirun", f"source.uri={tmp_path}/in", "source.glob=*.wav",
             f"output.uri={tmp_path}/out", "features.enabled=[]", "clap.enabled=false", "separation.enabled=false",
-            "+source.storage_options={key: not-for-files}", "perf.threads=1,2", "ray.num_cpus=2",
+            "+source.storage_options={key: not-for-files}", "perf.threads=1,2", "ray.address=inline",
         ],
         cwd=repo, capture_output=True, text=True, check=False, timeout=240,
     )  # fmt: skip
@@ -151,7 +152,7 @@ def test_a_sweep_has_an_output_per_combination_and_a_table_in_the_end(repo, tmp_
         assert numbers["moments"]["shell"] < numbers["moments"]["models"] < numbers["moments"]["ray"]
         assert numbers["command_s"] > max(numbers["startup_s"], numbers["wall_s"])
     # What is waited for is said before it is waited for, in each of the two.
-    waits = ("loading packages", "listing ", "Ray local", "starting the actors", "writing the report")
+    waits = ("loading packages", "listing ", "one process: ", "starting the workers", "writing the report")
     said = [next((w for w in waits if w in line), None) for line in done.stderr.splitlines()]
     assert [w for w in said if w] == [*waits, *waits[1:]]
     assert "not-for-files" not in done.stdout + done.stderr

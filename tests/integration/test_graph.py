@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 import ray
 
+from pipeline.engine.driver import root_cause
 from pipeline.engine.graph import build_dataset, receipts
 from pipeline.engine.node import Node
 from pipeline.engine.resources import StageResources
-from pipeline.engine.session import root_cause
 
 # Workers cannot import a test module: its classes travel by value.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from documents import all_commands
-from ray_head import REPO, clean_environment, ray_head
+from helpers.documents import all_commands
+from helpers.ray_head import REPO, clean_environment, ray_head
 
 from pipeline.commands import SCRIPTS
 from soundmill.cli import ABOUT

@@ -15,7 +15,7 @@ import pytest
 import requests
 import soundfile
 import yaml
-from ray_head import REPO, Head, ray_head, run
+from helpers.ray_head import REPO, Head, ray_head, run
 
 pytestmark = pytest.mark.timeout(300)
 FILES = 3

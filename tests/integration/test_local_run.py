@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 from conftest import BAD, ODD, SECONDS
+from helpers.standard_schemas import products, segments_of
 
 from pipeline.audio.resample import make_view
-from pipeline.dataset.output import Output, stem_path
-from pipeline.dataset.tables.schemas import FAILURES, SEGMENTS, TIMINGS, separation_columns, tracks_schema
+from pipeline.dataset.output import Output
+from pipeline.dataset.tables.schemas import FAILURES, TIMINGS, tracks_schema
 from pipeline.features import REGISTRY
 from pipeline.report.overview import overview
+from pipeline.stages.separation.spec import STEM_FILES, separation_product
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -91,9 +93,9 @@ def test_more_channels_than_two_are_an_input(tracks):
 
 def test_columns_units_and_order_follow_the_contract(local_run):
     extractors = [REGISTRY[name]() for name in sorted(REGISTRY)]
-    stems = separation_columns(("vocals", "accompaniment"), arrays=False)
-    tracks = tracks_schema(extractors, True, True, separation_fields=stems)
-    expected = {"tracks": tracks, "segments": SEGMENTS, "timings": TIMINGS}
+    stems = separation_product("key", ("vocals", "accompaniment"), arrays=False)
+    tracks = tracks_schema((*products(extractors, clap=True), stems))
+    expected = {"tracks": tracks, "segments": segments_of(), "timings": TIMINGS}
     for table, schema in {**expected, "failures": FAILURES}.items():
         for part in (local_run.output / table).glob("*.parquet"):
             found = pq.read_schema(part)
@@ -186,7 +188,7 @@ def test_saved_stems_add_up_to_each_track_once_their_gains_are_undone(local_run,
         mix = make_view(np.ascontiguousarray(audio.T), rate, 44100, 2)
         total = np.zeros(mix.shape)
         for stem in ("vocals", "accompaniment"):
-            path = local_run.output / stem_path(row["asset_id"], stem)
+            path = local_run.output / STEM_FILES.path(row["asset_id"], f"{stem}.flac")
             samples, _ = soundfile.read(path, dtype="float64", always_2d=True)
             total += samples.T / 10 ** (row[f"stem_gain_{stem}_db"] / 20)
         error = np.square(total - mix).sum() / np.square(mix.astype(np.float64)).sum()

@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import one_actor_each
 
 from pipeline.workflows import features
 from pipeline.workflows.config import ExtractConfig
@@ -22,7 +21,7 @@ def run(folder, output, checkpoint, **hardware) -> Result:
     config.clap.checkpoint = str(checkpoint)
     config.clap.amp = "false"
     config.separation.backends = ["spleeter", "midside"]
-    config.hardware.actors = one_actor_each()
+    config.ray.address = "inline"
     for name, value in hardware.items():
         setattr(config.hardware, name, value)
     return features.run(config, quiet=True)

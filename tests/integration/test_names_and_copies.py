@@ -6,7 +6,7 @@ import shutil
 
 import pyarrow.parquet as pq
 import pytest
-from undisturbed import config, contents, write_files
+from helpers.undisturbed import config, contents, write_files
 
 from pipeline.dataset.output import Output
 from pipeline.dataset.tables.failures import summarise

@@ -1,5 +1,6 @@
 """What an actor is given: threads of every library, a part of a card; and what ``auto`` makes of a cluster."""
 
+import dataclasses
 import json
 import os
 import sys
@@ -12,10 +13,10 @@ import ray
 
 from pipeline.engine.graph import build_dataset, receipts
 from pipeline.engine.node import Node
-from pipeline.engine.process import limit_gpu_memory, start_torch
+from pipeline.engine.process import THREAD_VARIABLES, limit_gpu_memory, start_torch
 from pipeline.engine.resources import StageResources
-from pipeline.engine.session import THREAD_VARIABLES, connect, disconnect, gpu_cards
-from pipeline.workflows.config import HardwareConfig
+from pipeline.engine.session import connect, disconnect, gpu_cards
+from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.hardware import resolve_hardware
 
 # Workers cannot import a test module: its classes travel by value.
@@ -170,14 +171,15 @@ def test_a_card_that_ray_counts_but_that_does_not_run_is_no_card(ray_before_us):
     if torch.cuda.is_available():
         pytest.skip("needs a machine without a GPU")
     assert gpu_cards() == ([], "no CUDA device is visible to this process")
-    hardware, reasons = resolve_hardware(
-        HardwareConfig("auto", block_audio_seconds=0, max_files_per_block=9), ["decode", "clap", "write"]
+    auto = dataclasses.replace(
+        ExtractConfig().hardware, name="auto", block_audio_seconds=0, max_files_per_block=9
     )
+    hardware, reasons = resolve_hardware(auto, ["decode", "clap", "write"])
     assert hardware.gpu_shares == hardware.batch_items == {"clap": 0, "separation": 0}
     assert (hardware.block_audio_seconds, hardware.max_files_per_block) == (300, 9)
     assert reasons == ("hardware=auto takes the CPU: no CUDA device is visible to this process",)
 
 
 def test_a_profile_stays_as_it_is():
-    profile = HardwareConfig()
+    profile = ExtractConfig().hardware
     assert resolve_hardware(profile, ["decode"]) == (profile, ())

@@ -6,7 +6,7 @@ import shutil
 
 import pandas as pd
 import pytest
-from undisturbed import config, contents, write_files
+from helpers.undisturbed import config, contents, write_files
 
 from pipeline.dataset.lock import OutputLock
 from pipeline.dataset.output import Output

@@ -10,12 +10,13 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 from conftest import SECONDS
-from s3_server import KEY, SECRET, s3_server, weed_binary
+from helpers.s3_server import KEY, SECRET, s3_server, weed_binary
 
 import pipeline.dataset
 from pipeline.dataset.storage import filesystem
 from pipeline.errors import UserError
 from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.extract_job import EXTRACT
 from pipeline.workflows.plan import plan
 
 pytestmark = pytest.mark.timeout(600)
@@ -47,7 +48,7 @@ def finished(repo, server, local_run, clap_checkpoint):
     done = job(
         repo, server, "source.uri=s3://mill-in/audio", "output.uri=s3://tables/run", "blobs.max_inline_elements=200",
         f"clap.checkpoint={clap_checkpoint}", "separation.backends=[demucs,spleeter,midside]",
-        "separation.save_stems=true",
+        "separation.save_stems=true", "ray.address=local",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return fs, done
@@ -151,7 +152,7 @@ def test_a_plan_reads_headers_in_the_bucket_and_leaves_itself_there(server, fini
     config.source.storage_options = server.options
     config.clap.enabled = config.separation.enabled = False
     config.plan.sample = 0
-    told = plan(config, quiet=True)
+    told = plan(EXTRACT, config, quiet=True)
     assert (told["files"], told["headers"]) == (3, {"read": 3, "unreadable": 1})
     assert 3600 * told["audio_hours"] == pytest.approx(2 * SECONDS, abs=0.2)
     assert [(f["container"], f["files"]) for f in told["formats"]] == [("wav", 1), ("m4a", 1)]

@@ -4,7 +4,7 @@ import io
 import zipfile
 
 import pytest
-from s3_server import s3_server, weed_binary
+from helpers.s3_server import s3_server, weed_binary
 
 from pipeline.dataset.output import Output
 from pipeline.dataset.sources.listing import list_source

@@ -6,7 +6,7 @@ import zipfile
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from undisturbed import config, write_files
+from helpers.undisturbed import config, write_files
 
 from pipeline.dataset.output import Output
 from pipeline.dataset.verify import verify

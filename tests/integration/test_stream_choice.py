@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from av_files import RATE, av_file, tone
-from undisturbed import config
+from helpers.av_files import RATE, av_file, tone
+from helpers.undisturbed import config
 
 from pipeline.audio.encode import encode
 from pipeline.dataset.output import Output

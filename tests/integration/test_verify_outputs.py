@@ -6,10 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from s3_server import KEY, SECRET, s3_server, weed_binary
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "dataset"))
-from small_output import asset, build, mel_path, part_name, write_part
+from helpers.s3_server import KEY, SECRET, s3_server, weed_binary
+from helpers.small_output import asset, build, mel_path, part_name, write_part
 
 from pipeline.dataset.output import Output, blob_path
 from pipeline.dataset.storage import filesystem

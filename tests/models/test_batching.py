@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from pipeline.errors import Fallback
-from pipeline.models.batching import BatchRunner, forget_fits
+from pipeline.models.batching import FITS, BatchRunner
 from pipeline.models.memory import TorchMemory
 
 
 @pytest.fixture(autouse=True)
 def fresh_fits():
-    forget_fits()
+    FITS.clear()
     yield
-    forget_fits()
+    FITS.clear()
 
 
 class Card:

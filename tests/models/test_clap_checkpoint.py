@@ -5,7 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from clap_reference import tiny_checkpoint, write_checkpoint
+from helpers.clap_reference import tiny_checkpoint, write_checkpoint
 
 from pipeline.errors import UserError
 from pipeline.models.clap.checkpoint import ARCHITECTURES, read_checkpoint

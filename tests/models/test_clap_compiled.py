@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clap_reference import synthetic_clips, tiny_checkpoint
+from helpers.clap_reference import synthetic_clips, tiny_checkpoint
+from helpers.clap_towers import load_tower
 
-from pipeline.models.clap import compiled
-from pipeline.models.clap.tower import load_tower
+from pipeline.models.clap import fast_paths
 
-HERE = Path(__file__).parent
-REPO = HERE.parents[1]
+REPO = Path(__file__).resolve().parents[2]
+TESTS = REPO / "tests"
 
 
 @pytest.fixture(scope="module")
@@ -28,28 +28,28 @@ def tiny(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def found(tiny) -> dict:
     pytest.importorskip("triton")
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": f"{REPO}{os.pathsep}{HERE}"}
-    command = [sys.executable, str(HERE / "compiled_checks.py"), str(tiny)]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": f"{REPO}{os.pathsep}{TESTS}"}
+    command = [sys.executable, str(TESTS / "helpers" / "compiled_checks.py"), str(tiny)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_compiling_pays_for_hundreds_of_hours_only():
-    assert not compiled.compile_pays(3600.0, 10.0, 5.0)
-    assert not compiled.compile_pays(200 * 3600.0, 10.0, 5.0)
-    assert compiled.compile_pays(300 * 3600.0, 10.0, 5.0)
+    assert not fast_paths.compile_pays(3600.0, 10.0, 5.0)
+    assert not fast_paths.compile_pays(200 * 3600.0, 10.0, 5.0)
+    assert fast_paths.compile_pays(300 * 3600.0, 10.0, 5.0)
     # Twice as many windows, half as much audio.
-    assert compiled.compile_pays(150 * 3600.0, 10.0, 2.5)
-    assert not compiled.compile_pays(300 * 3600.0, 10.0, 10.0)
-    assert not compiled.compile_pays(0.0, 10.0, 5.0)
+    assert fast_paths.compile_pays(150 * 3600.0, 10.0, 2.5)
+    assert not fast_paths.compile_pays(300 * 3600.0, 10.0, 10.0)
+    assert not fast_paths.compile_pays(0.0, 10.0, 5.0)
 
 
 def test_compiled_networks_are_kept_between_runs(monkeypatch, tmp_path):
     monkeypatch.delenv("SOUNDMILL_COMPILE_CACHE", raising=False)
-    assert compiled.cache_folder() == Path.home() / ".cache" / "soundmill" / "compile"
+    assert fast_paths.cache_folder() == Path.home() / ".cache" / "soundmill" / "compile"
     monkeypatch.setenv("SOUNDMILL_COMPILE_CACHE", str(tmp_path))
-    assert compiled.cache_folder() == tmp_path
+    assert fast_paths.cache_folder() == tmp_path
 
 
 def test_on_a_cpu_the_tower_stays_as_it_is(tiny):

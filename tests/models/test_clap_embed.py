@@ -4,15 +4,18 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from clap_reference import SAMPLE_RATE, synthetic_clips, tiny_checkpoint
+from helpers.clap_reference import SAMPLE_RATE, synthetic_clips, tiny_checkpoint
 
-from pipeline.audio.windows import cut_windows, repeat_pad
 from pipeline.errors import Fallback, UserError
 from pipeline.models import precision
-from pipeline.models.batching import forget_fits
+from pipeline.models.batching import FITS
 from pipeline.models.clap import clips, embed
 from pipeline.models.clap.clips import ClipBlock, quantise
 from pipeline.models.clap.embed import ClapEmbedder
+
+
+def filled(window: np.ndarray, length: int) -> np.ndarray:
+    return clips.repeat_pad(torch.from_numpy(window), length).numpy()
 
 
 @pytest.fixture(scope="session")
@@ -118,9 +121,7 @@ def test_a_shorter_window_is_repeated_up_to_the_clip(tiny, embedder):
     results, report = ClapEmbedder(tiny, amp="false", window_seconds=3, hop_seconds=3).embed_tracks(
         [SWEEP[: 6 * SAMPLE_RATE]]
     )
-    by_hand = [
-        repeat_pad(SWEEP[i * 3 * SAMPLE_RATE :][: 3 * SAMPLE_RATE], 10 * SAMPLE_RATE) for i in range(2)
-    ]
+    by_hand = [filled(SWEEP[i * 3 * SAMPLE_RATE :][: 3 * SAMPLE_RATE], 10 * SAMPLE_RATE) for i in range(2)]
     expected, _ = embedder.embed_tracks(by_hand)
     np.testing.assert_allclose(vectors(results)[0], np.concatenate(vectors(expected)), atol=1e-5)
     assert report.batches[0].padding_fraction == pytest.approx(0.7)
@@ -216,11 +217,11 @@ class StandInMemory:
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), MemoryError()])
 def test_out_of_memory_halves_the_batch_and_is_told(tiny, embedded, error):
-    forget_fits()
+    FITS.clear()
     embedder = ClapEmbedder(tiny, amp="false", max_batch_audio_seconds=50)
     with StandInMemory(embedder.tower, 2, error) as memory:
         results, report = embedder.embed_tracks(tracks())
-    forget_fits()
+    FITS.clear()
     assert memory.batches == [5, 2, 2, 1, 2]
     assert [batch.items for batch in report.batches] == [2, 2, 1, 2]
     step = Fallback("clap", "batches of 5", "batches of 2", "out of memory")
@@ -247,12 +248,12 @@ def test_a_track_that_the_device_has_no_memory_for_fails_alone(tiny, embedded, m
 
 
 def test_a_single_window_that_does_not_fit_costs_its_track_only(tiny, embedded):
-    forget_fits()
+    FITS.clear()
     embedder = ClapEmbedder(tiny, amp="false", max_batch_audio_seconds=30)
     error = torch.OutOfMemoryError("out of memory")
     with StandInFault(embedder.tower, SHORT, error):
         results, _ = embedder.embed_tracks(tracks())
-    forget_fits()
+    FITS.clear()
     assert [type(result.error) for result in results] == [type(None), type(error), type(None), type(None)]
     for i in (0, 2, 3):
         np.testing.assert_allclose(vectors([results[i]])[0], vectors(embedded[0])[i], atol=1e-5)
@@ -322,11 +323,12 @@ def test_a_shared_tower_is_loaded_once(tiny, embedder):
     assert ClapEmbedder(tiny, amp="false", max_batch_audio_seconds=10).tower is embedder.tower
 
 
-def test_windows_are_views_of_the_track():
-    x = np.zeros(25 * SAMPLE_RATE, np.float32)
-    windows = list(cut_windows(x, 10 * SAMPLE_RATE, 5 * SAMPLE_RATE))
-    assert len(windows) == 4
-    assert all(np.shares_memory(x, window) for window in windows)
+@pytest.mark.parametrize("samples", [1, 3, 333, 500, 501, 999, 1000])
+def test_short_windows_are_filled_by_laions_formula(samples):
+    window = np.random.default_rng(samples).standard_normal(samples).astype(np.float32)
+    tiled = np.tile(window, int(1000 / samples))
+    expected = np.pad(tiled, (0, 1000 - len(tiled)))
+    np.testing.assert_array_equal(filled(window, 1000), expected)
 
 
 def test_the_tail_weighs_as_much_as_it_is_long(embedder):

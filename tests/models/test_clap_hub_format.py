@@ -6,14 +6,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from clap_hub import load_hub_model, write_hub_model
-from clap_reference import SAMPLE_RATE, synthetic_clips
+from helpers.clap_hub import load_hub_model, write_hub_model
+from helpers.clap_reference import SAMPLE_RATE, synthetic_clips
+from helpers.clap_towers import load_tower
 from torch.nn import functional as F
 
 from pipeline.errors import UserError
 from pipeline.models.clap.checkpoint import ARCHITECTURES, read_checkpoint
 from pipeline.models.clap.embed import ClapEmbedder
-from pipeline.models.clap.tower import load_tower
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)

@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from clap_hub import TEXT, load_hub_model, write_hub_model, write_tokenizer
-from clap_reference import REPO, tiny_checkpoint
+from helpers.clap_hub import TEXT, load_hub_model, write_hub_model, write_tokenizer
+from helpers.clap_reference import REPO, tiny_checkpoint
 
 from pipeline.errors import UserError
 from pipeline.models.clap.text import TextQueries, TextUnavailable, embed_queries

@@ -7,13 +7,15 @@ import pytest
 import soundfile
 import soxr
 import torch
-from clap_reference import REPO, SAMPLE_RATE, laion_embeddings, synthetic_clips, tiny_checkpoint
+from helpers.clap_reference import REPO, SAMPLE_RATE, laion_embeddings, synthetic_clips, tiny_checkpoint
+from helpers.clap_towers import load_tower
 from torch.nn.functional import cosine_similarity
 
 from pipeline.errors import UserError
 from pipeline.models.clap.checkpoint import read_checkpoint
+from pipeline.models.clap.clips import CLIP_SAMPLES
 from pipeline.models.clap.embed import ClapEmbedder
-from pipeline.models.clap.tower import CLIP_SAMPLES, AudioTower, load_tower
+from pipeline.models.clap.tower import AudioTower
 
 SYNTHETIC = len(synthetic_clips())
 

@@ -12,7 +12,7 @@ import yaml
 pytest.importorskip("demucs")
 from demucs.apply import BagOfModels, apply_model
 from demucs.hdemucs import HDemucs
-from separation_models import RATE, SEGMENT, SOURCES, small_htdemucs
+from helpers.separation_models import RATE, SEGMENT, SOURCES, small_htdemucs
 
 from pipeline.audio.reader import Spool
 from pipeline.audio.resample import make_view

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 pytest.importorskip("demucs")
-from separation_models import RATE, SEGMENT, small_htdemucs
+from helpers.separation_models import RATE, SEGMENT, small_htdemucs
 
 from pipeline.models.separation import fused_demucs
 from pipeline.models.separation.demucs import Demucs
@@ -20,15 +20,15 @@ from pipeline.models.separation.networks import parameters_hash
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-HERE = Path(__file__).parent
-REPO = HERE.parents[1]
+REPO = Path(__file__).resolve().parents[2]
+TESTS = REPO / "tests"
 
 
 @pytest.fixture(scope="module")
 def found() -> dict:
     pytest.importorskip("triton")
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": f"{REPO}{os.pathsep}{HERE}"}
-    command = [sys.executable, str(HERE / "fused_checks.py")]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": f"{REPO}{os.pathsep}{TESTS}"}
+    command = [sys.executable, str(TESTS / "helpers" / "fused_checks.py")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -87,7 +87,7 @@ def test_on_a_cpu_the_network_stays_as_it_is_and_triton_is_not_needed():
 import sys
 sys.modules["triton"] = None
 import torch
-from separation_models import small_htdemucs
+from helpers.separation_models import small_htdemucs
 from pipeline.models.separation import fused_demucs
 from pipeline.models.separation.demucs import Demucs
 model = small_htdemucs()
@@ -99,7 +99,7 @@ from pipeline.models.separation import fused_norm
 fused_demucs.DEVICES = ("cpu",)
 assert "plain torch" in fused_demucs.fuse(model, torch.device("cpu"), amp=False)
 """
-    environment = {**os.environ, "PYTHONPATH": f"{REPO}{os.pathsep}{HERE}"}
+    environment = {**os.environ, "PYTHONPATH": f"{REPO}{os.pathsep}{TESTS}"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from separation_models import small_htdemucs
+from helpers.separation_models import small_htdemucs
 from test_openunmix import folder as openunmix_folder  # noqa: F401  a fixture
 from test_openunmix import load as load_openunmix
 
 from pipeline.audio.reader import ArrayReader, Spool
 from pipeline.models import weights
 from pipeline.models.separation import SeparationStream, device_audio, load_backend, separate_track
-from pipeline.models.separation.base import Level, Separator, Window
+from pipeline.models.separation.base import Separator
 from pipeline.models.separation.device_audio import DeviceTrack
 from pipeline.models.separation.midside import MidSide
 from pipeline.models.separation.names import RESIDUALS, stems_written
 from pipeline.models.separation.residual import HOP, Remainder
+from pipeline.models.separation.window import Level, Window
 
 RATE = 44100
 

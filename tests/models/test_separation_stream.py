@@ -11,8 +11,9 @@ import torch
 
 from pipeline.audio.reader import ArrayReader
 from pipeline.models.separation import SeparationPool, SeparationStream, StemFold
-from pipeline.models.separation.base import Separator, Window
+from pipeline.models.separation.base import Separator
 from pipeline.models.separation.midside import MidSide
+from pipeline.models.separation.window import Window
 
 
 class Halves(Separator):

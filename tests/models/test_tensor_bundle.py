@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 import pytest
-from tensor_bundle_writer import MAGIC, block, entries, message, seal, table, varint, write_bundle
+from helpers.tensor_bundle_writer import MAGIC, block, entries, message, seal, table, varint, write_bundle
 
 from pipeline.models.separation.tensor_bundle import masked_crc32c, read_tensor_bundle
 

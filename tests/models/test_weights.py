@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers.tensor_bundle_writer import write_bundle
 from safetensors.numpy import load_file
-from tensor_bundle_writer import write_bundle
 
 from pipeline.errors import UserError
 from pipeline.models import weights

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from helpers.standard_schemas import tracks_of
 
 from pipeline.audio import synth
 from pipeline.dataset.output import Output, blob_path, npy_bytes
-from pipeline.dataset.tables.schemas import FAILURES, tracks_schema
+from pipeline.dataset.tables.schemas import FAILURES
 from pipeline.features import REGISTRY
 from pipeline.features.spectra import SharedSpectra
 from pipeline.report.table_reading import identities
@@ -81,7 +82,7 @@ def build_small(output: Output) -> Output:
     rows.append({**rows[0], "uri": "/audio/a copy.wav"})
     lost = {"asset_id": digest("lost"), "uri": "/audio/lost.mp3"}
     rows.append({**lost, "status": "failed", "run_id": RUN, "extractor_keys": [], "fallbacks": []})
-    schema = tracks_schema([REGISTRY[name]() for name in EXTRACTORS], True, False)
+    schema = tracks_of([REGISTRY[name]() for name in EXTRACTORS], True, False)
     for start, stop in ((0, 6), (6, 10)):
         part = pa.Table.from_pylist(rows[start:stop], schema=schema)
         output.write_table(f"tracks/part-{start:09d}-0123abcd.parquet", part)

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.engine.progress import Progress
-from pipeline.engine.watch import StageState
+from pipeline.engine.stage_state import StageState
 from pipeline.report.live import ProgressView, Rates, mean_audio_s, progress_text, stages_text
 
 STATES = {"decode": StageState(40, 3, 2, 2), "clap": StageState(25, 1, 1, 1)}

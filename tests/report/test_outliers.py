@@ -118,7 +118,7 @@ def test_near_duplicates_name_both_and_each_track_once():
     assert kind.total == 3
     assert [set(ids) <= {7, 9, 10} for ids, _ in kind.items] == [True, True]
     assert not kind.note, "all were looked at"
-    assert "no CLAP embeddings" in near_duplicates(dataset(3)).why_none
+    assert "no embeddings" in near_duplicates(dataset(3)).why_none
 
 
 def test_equal_contents_are_counted_by_content():

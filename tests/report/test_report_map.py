@@ -46,7 +46,7 @@ def test_the_map_separates_what_lies_apart():
     found = Overview()
     found.embeddings.add(np.arange(400, dtype=np.uint64), clusters(400, 512, 60.0))
     atlas = embedding_map(found)
-    assert atlas.source == "clap_embedding"
+    assert atlas.source == "embeddings"
     x = atlas.places[:, 0]
     assert (np.sign(x[::2]) == np.sign(x[0])).all()
     assert (np.sign(x[1::2]) == -np.sign(x[0])).all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from import_trap import NETWORKS, trapped
+from helpers.import_trap import NETWORKS, trapped
 from report_tables import build_small
 
 from pipeline.dataset.output import Output

@@ -1,30 +1,30 @@
 """Runs of the job in this process and without Ray, for tests of what they leave behind.
 
-Stand-ins, and named as such: blocks go through the stages one after another instead of through Ray Data's pools, and
-CLAP's network is a hash of the audio. All else is the real thing: decoding, extractors, mid/side separation, the sink,
-the planning of what is left to do, and what is done at a run's end.
+The driver is the one that small jobs get (`pipeline.engine.inline`), but for its child process. One stand-in, and named
+as such: CLAP's network is a hash of the audio. All else is the real thing: decoding, extractors, mid/side separation,
+the sink, the planning of what is left to do, and what is done at a run's end.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import json
-from collections.abc import Iterator, Sequence
-from types import SimpleNamespace
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from pipeline.dataset.lock import PATH as LOCK
 from pipeline.dataset.output import Output
-from pipeline.engine.batch import Track, add_stage, tracks_of
-from pipeline.engine.keys import clap_key
-from pipeline.engine.ledger import Ledger
-from pipeline.engine.session import Cluster
+from pipeline.engine.batch import Track
+from pipeline.engine.inline import InlineDriver
 from pipeline.engine.timing import Cost, StageClock
-from pipeline.stages.clap.worker import FIELDS, NAME
-from pipeline.workflows import availability
+from pipeline.engine.worker import Worker
+from pipeline.stages.clap.spec import NAME, clap_key
+from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.drivers import Choice, Drivers
+from pipeline.workflows.extract_job import EXTRACT, ExtractModels, find_models
+from pipeline.workflows.job import Job
 
 STAND_IN = "stand-in"
 
@@ -33,21 +33,21 @@ class Killed(BaseException):
     """The process ends here, without a chance to do anything more."""
 
 
-class StandInClap:
+class StandInClap(Worker):
     """CLAP with a hash of each window in the place of its network."""
 
-    def __init__(self, window_seconds: float, hop_seconds: float, aggregate: str, **others: Any) -> None:
+    def __init__(
+        self, checkpoint: str, window_seconds: float, hop_seconds: float, aggregate: str, **others: Any
+    ) -> None:
+        own = ("max_batch_audio_seconds", "batch_items", "compile", "amp", "queries")
+        super().__init__(**{name: value for name, value in others.items() if name not in own})
         self.window, self.hop = round(48000 * window_seconds), round(48000 * hop_seconds)
-        self.aggregate, self.drop = aggregate, others["drop"]
-        self.key = clap_key(STAND_IN, window_seconds, hop_seconds, aggregate, others["amp"])
+        self.aggregate = aggregate
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """The table with CLAP's columns."""
-        clock, tracks = StageClock(), tracks_of(table)
+    def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
+        """Fill in CLAP's columns and windows."""
         for track in tracks:
-            if track.decoded and track.wants(NAME):
-                self._store(track)
-        return add_stage(table, tracks, NAME, FIELDS, clock, drop=self.drop.__contains__)
+            self._store(track)
 
     def _store(self, track: Track) -> None:
         audio = track.audio("clap")[0]
@@ -59,12 +59,12 @@ class StandInClap:
             "clap_windows": len(vectors),
             "clap_aggregate": self.aggregate,
             "clap_model": STAND_IN,
-            f"key@{NAME}": self.key,
-            "segments": [
-                {"segment_index": i, "start_s": s / 48000, "end_s": s / 48000, "clap_embedding": v}
-                for i, (s, v) in enumerate(zip(starts, vectors, strict=True))
-            ],
         }
+        track.rows["segments"] = [
+            {"segment_index": i, "start_s": s / 48000, "end_s": s / 48000, "clap_embedding": v}
+            for i, (s, v) in enumerate(zip(starts, vectors, strict=True))
+        ]
+        self.done(track, NAME)
 
 
 def _vector(window: np.ndarray) -> np.ndarray:
@@ -74,7 +74,7 @@ def _vector(window: np.ndarray) -> np.ndarray:
 
 
 class InProcess:
-    """Puts itself in the place of Ray within ``monkeypatch``'s life.
+    """Has the workers of runs in this process within ``monkeypatch``'s life.
 
     ``writes_left`` is how many files may still be written before the process is `Killed`; None for ever.
     """
@@ -89,24 +89,16 @@ class InProcess:
         import pipeline.stages.decode.worker as decode
         from pipeline.dataset.lock import OutputLock
         from pipeline.dataset.run_folder import RunFolder
-        from pipeline.workflows import attempts as passes
-        from pipeline.workflows import execution, features, keys
+        from pipeline.workflows import execution, features, run
 
-        real_decoder, real_models = decode.IsolatedDecoder, availability.find_models
+        real_decoder = decode.IsolatedDecoder
         monkeypatch.setattr(decode, "IsolatedDecoder", lambda *a: self._decoder(real_decoder, *a))
-        monkeypatch.setattr(decode, "Claims", _Claims)
-        monkeypatch.setattr(passes, "start_ledger", Ledger)
-        monkeypatch.setattr(passes, "build_dataset", lambda blocks, nodes, *others: (blocks, nodes))
-        monkeypatch.setattr(passes, "receipts", self._receipts)
-        monkeypatch.setattr(passes, "busy_seconds", lambda dataset, nodes: {})
-        monkeypatch.setattr(features, "RayAhead", _NoRay)
-        monkeypatch.setattr(features, "LAST_WRITES_S", 0.0)
-        monkeypatch.setattr(features, "find_models", lambda config: _models(real_models, config))
+        monkeypatch.setattr(run, "Drivers", _InThisProcess)
+        monkeypatch.setattr(run, "LAST_WRITES_S", 0.0)
+        monkeypatch.setattr(features, "EXTRACT", dataclasses.replace(EXTRACT, find=_models))
         monkeypatch.setattr(execution, "settle_golden", lambda *a: None)
         monkeypatch.setattr(execution, "_report_writer", lambda: lambda folder, numbers, env: "")
-        monkeypatch.setattr("pipeline.stages.clap.worker.ClapStage", StandInClap)
-        info = SimpleNamespace(info=SimpleNamespace(sha256=STAND_IN))
-        monkeypatch.setattr(keys, "read_checkpoint", lambda path: info)
+        monkeypatch.setattr("pipeline.stages.clap.worker.ClapWorker", StandInClap)
         for cls, name in ((Output, "write"), (OutputLock, "release"), (RunFolder, "mark")):
             monkeypatch.setattr(cls, name, self._until_killed(getattr(cls, name)))
 
@@ -141,51 +133,29 @@ class InProcess:
             self._decoders[name] = real(*arguments)
         return self._decoders[name]
 
-    def _receipts(self, dataset: tuple[Sequence[pa.Table], Sequence[Any]]) -> Iterator[dict[str, Any]]:
-        blocks, nodes = dataset
-        made = [node.make() for node in nodes]
-        for table in blocks:
-            for stage in made:
-                table = stage(table)
-            for receipt in table["receipt"].to_pylist():
-                yield json.loads(receipt)
+
+class _InThisProcess(Drivers):
+    """The in-process driver without its child, whatever the config says."""
+
+    def __init__(self, config: ExtractConfig, job: Job) -> None:
+        super().__init__(config, job)
+        self.choice = Choice(True, "this is a test")
+
+    def _made(self, inline: bool) -> InlineDriver:
+        return InlineDriver(1.0, child=False)
 
 
-class _Claims:
-    def __init__(self, ledger: Ledger | None) -> None:
-        self._ledger = ledger
-
-    def owner(self, asset_id: str, uri: str) -> str:
-        return uri if self._ledger is None else self._ledger.claim(asset_id, uri)
-
-
-class _NoRay:
-    def __init__(self, arguments: dict[str, Any], ask_cards: bool = False) -> None:
-        pass
-
-    def begin(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-    def waits_for(self) -> None:
-        pass
-
-    def cards(self) -> None:
-        pass
-
-    def cluster(self) -> Cluster:
-        return Cluster("in process", 1.0, 0.0, 1, node_cpus=(1.0,))
-
-
-def _models(real: Any, config: Any) -> availability.Models:
+def _models(config: ExtractConfig) -> ExtractModels:
     """The real answer for separation, and the stand-in for CLAP."""
     wanted, config.clap.enabled = config.clap.enabled, False
     try:
-        models = real(config)
+        models = find_models(config)
     finally:
         config.clap.enabled = wanted
     if wanted:
         models.clap_checkpoint = models.clap_model = STAND_IN
+        clap = config.clap
+        models.clap_key = clap_key(
+            STAND_IN, clap.window_seconds, clap.hop_seconds, clap.aggregate, clap.amp, models.clap_queries
+        )
     return models

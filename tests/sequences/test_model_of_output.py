@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from helpers.standard_schemas import KNOWN
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -31,7 +32,6 @@ from hypothesis.stateful import (
 from in_process import InProcess, Killed
 
 from pipeline.dataset.output import Output
-from pipeline.dataset.tables.merge import column_owners
 from pipeline.dataset.verify import check, verify
 from pipeline.workflows import features
 from pipeline.workflows import retry as failures
@@ -338,7 +338,7 @@ class Model(RuleBasedStateMachine):
         return self.at_once[what, settings]
 
 
-OWNERS = column_owners()
+OWNERS = KNOWN
 
 
 def assert_same(found: Found, expected: Found, wanted: set[str]) -> None:

@@ -11,11 +11,12 @@ import pyarrow as pa
 import pytest
 import soundfile
 import torch
-from clap_reference import tiny_checkpoint
+from helpers.clap_reference import tiny_checkpoint
 
 from pipeline.audio.views import View
 from pipeline.dataset.cache.cache import Cache
 from pipeline.dataset.cache.entry import Entry
+from pipeline.dataset.cache.upkeep import evict
 from pipeline.dataset.sources.listing import list_source
 from pipeline.engine.batch import collect
 from pipeline.engine.packing import pack, planned
@@ -23,10 +24,10 @@ from pipeline.engine.results import DECODE, Results
 from pipeline.features import REGISTRY
 from pipeline.models.separation import base
 from pipeline.models.separation.choose import forget_backends
-from pipeline.stages.clap.worker import ClapStage
-from pipeline.stages.decode.worker import DecodeStage
-from pipeline.stages.features.worker import FeaturesStage
-from pipeline.stages.separation.worker import SeparationStage
+from pipeline.stages.clap.worker import ClapWorker
+from pipeline.stages.decode.worker import DecodeWorker
+from pipeline.stages.features.worker import FeaturesWorker
+from pipeline.stages.separation.worker import SeparationWorker
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from test_separation_stage import Louder
@@ -93,13 +94,13 @@ class Job:
     def table(self, between=lambda: None) -> pa.Table:
         [block] = pack(planned(list_source(str(self.source))), 1000, 10)
         extractors = [REGISTRY[name]() for name in self.extractors]
-        decoded = DecodeStage(VIEWS, results=self.results())(block)
+        decoded = DecodeWorker(VIEWS, results=self.results())(block)
         between()
         stages = [
-            FeaturesStage(extractors, 22050, blob_names=("mel", "hpss_harmonic"), max_inline_elements=1000,
+            FeaturesWorker(extractors, 22050, blob_names=("mel", "hpss_harmonic"), max_inline_elements=1000,
                           results=self.results()),
-            ClapStage(self.checkpoint, 4.0, 2.0, results=self.results()),
-            SeparationStage(["louder"], results=self.results()),
+            ClapWorker(self.checkpoint, window_seconds=4.0, hop_seconds=2.0, results=self.results()),
+            SeparationWorker(["louder"], results=self.results()),
         ]  # fmt: skip
         for stage in stages:
             decoded = stage(decoded)
@@ -168,7 +169,7 @@ def test_off_cold_and_warm_give_the_same_rows_and_blobs(job, off, monkeypatch):
     assert_bits(cold, off)
     assert not any(map(any, hits(cold).values()))
     forbid(
-        monkeypatch, (FeaturesStage, "_computed"), (SeparationStage, "_choose"), (DecodeStage, "_describe")
+        monkeypatch, (FeaturesWorker, "_computed"), (SeparationWorker, "_choose"), (DecodeWorker, "_describe")
     )
     warm = job().table()
     assert_bits(warm, off)
@@ -187,13 +188,13 @@ def test_no_cache_leaves_no_trace(off):
 def test_only_what_is_missing_is_computed(job, off, monkeypatch):
     job(extractors=("mel", "hpss")).table()
     computed = []
-    whole = FeaturesStage._computed
+    whole = FeaturesWorker._computed
 
     def spy(stage, track, extractors):
         computed.append(tuple(e.name for e in extractors))
         return whole(stage, track, extractors)
 
-    monkeypatch.setattr(FeaturesStage, "_computed", spy)
+    monkeypatch.setattr(FeaturesWorker, "_computed", spy)
     found = job().table()
     assert_bits(found, off)
     assert computed == [tuple(e for e in EXTRACTORS if e not in ("mel", "hpss"))] * 3
@@ -220,7 +221,7 @@ def test_what_is_never_kept_makes_decoding_necessary(job, off):
 
 def test_decoded_audio_is_kept_where_that_is_asked_for(job, off, monkeypatch):
     job(audio=True).table()
-    forbid(monkeypatch, (DecodeStage, "_describe"))
+    forbid(monkeypatch, (DecodeWorker, "_describe"))
     found = job(audio=True, keys={**KEYS, "mel": "new", "clap": "new", "separation": "new"}).table()
     assert_bits(found, off)
     assert hits(found)["decode"] == [True, True, True, False]
@@ -230,7 +231,7 @@ def test_decoded_audio_is_kept_where_that_is_asked_for(job, off, monkeypatch):
 def test_audio_of_another_form_is_not_taken(job, off):
     results = job(audio=True).results()
     [block] = pack(planned(list_source(str(job().source))), 1000, 10)
-    stage = DecodeStage(VIEWS, results=results)
+    stage = DecodeWorker(VIEWS, results=results)
     asset = off["asset_id"][0].as_py()
     good = {"container": "wav", "codec": "pcm", "sample_rate": 44100, "channels": 2, "duration_s": 1.0}
     places = {v.name: ("x", v.sample_rate or 44100, v.channels or 2) for v in VIEWS}
@@ -247,10 +248,10 @@ def test_audio_of_another_form_is_not_taken(job, off):
 def test_what_is_evicted_after_decoding_is_still_there_for_the_later_stages(job, off, tmp_path):
     job().table()
 
-    def evict():
-        assert Cache(str(tmp_path / "cache"), max_bytes=0).evict()["removed_shards"]
+    def evict_all():
+        assert evict(Cache(str(tmp_path / "cache"), max_bytes=0))["removed_shards"]
 
-    found = job().table(between=evict)
+    found = job().table(between=evict_all)
     assert_bits(found, off)
     assert hits(found)["features.mel"] == hits(found)["separation"] == [True] * 3
 
@@ -294,7 +295,7 @@ def test_an_entry_with_columns_of_others_fills_its_own_only(job, off):
     assert row["mel_blob"] is None
     assert row["asset_id"] == asset
     assert row["key@loudness"] == off["key@loudness"][0].as_py()
-    assert [f["stage"] for f in row["failures@features"]] == ["features"]
+    assert [f["stage"] for f in row["failures@features"]] == ["features.mel"]
     assert row["blobs@features"] == [b for b in off["blobs@features"][0].as_py() if b["name"] != "mel"]
 
 
@@ -326,7 +327,7 @@ def test_what_moved_to_another_device_is_not_kept_under_the_wanted_ones_key(sour
     cache = Cache(str(tmp_path / "cache"))
     results = Results(cache, KEYS, {"clap": "clap"})
     [block] = pack(planned(list_source(str(source))), 1000, 10)
-    stage = ClapStage(checkpoint, 4.0, 2.0, device="cuda", results=results)
-    row = stage(DecodeStage(VIEWS, results=results)(block))
+    stage = ClapWorker(checkpoint, window_seconds=4.0, hop_seconds=2.0, device="cuda", results=results)
+    row = stage(DecodeWorker(VIEWS, results=results)(block))
     assert row["key@clap"][0].as_py()
     assert not cache.has(row["asset_id"][0].as_py(), KEYS["clap"])

@@ -13,8 +13,8 @@ from pipeline.dataset.sources.listing import SourceItem
 from pipeline.engine.batch import collect
 from pipeline.engine.packing import pack, planned
 from pipeline.features import REGISTRY
-from pipeline.stages.decode.worker import DecodeStage
-from pipeline.stages.features.worker import FeaturesStage
+from pipeline.stages.decode.worker import DecodeWorker
+from pipeline.stages.features.worker import FeaturesWorker
 
 RATE = 22050
 VIEWS = [View("native", None, None), View("mono", RATE, 1)]
@@ -36,12 +36,12 @@ def block(tmp_path):
             path.write_bytes(b"")
         items.append(SourceItem(str(path), path.stat().st_size))
     (found,) = pack(planned(items), 300.0, 8)
-    return DecodeStage(VIEWS)(found)
+    return DecodeWorker(VIEWS)(found)
 
 
 @pytest.fixture
 def stage():
-    return FeaturesStage([REGISTRY[name]() for name in NAMES], RATE, blob_names=("mel",))
+    return FeaturesWorker([REGISTRY[name]() for name in NAMES], RATE, blob_names=("mel",))
 
 
 def test_each_track_has_its_own_costs_which_add_up_to_no_more_than_the_block(block, stage):

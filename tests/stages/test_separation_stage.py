@@ -14,9 +14,10 @@ from pipeline.dataset.output import Output
 from pipeline.engine.batch import pcm_array
 from pipeline.features.base import stable_key
 from pipeline.models.separation import base
-from pipeline.models.separation.base import Separator, Window
+from pipeline.models.separation.base import Separator
 from pipeline.models.separation.choose import forget_backends
-from pipeline.stages.separation.worker import SeparationStage
+from pipeline.models.separation.window import Window
+from pipeline.stages.separation.worker import SeparationWorker
 
 RATE = 44100
 
@@ -75,7 +76,7 @@ def tone(seconds: float, gain: float = 0.5) -> np.ndarray:
 def test_rows_costs_and_failures():
     bad = tone(1.0)
     bad[:, 5] = np.nan
-    stage = SeparationStage(["louder"], residual="drop")
+    stage = SeparationWorker(["louder"], residual="drop")
     table = stage(block(tone(1.0), None, bad, tone(3.0), tone(1.0, 0.0)))
     rows = table.to_pylist()
     assert [row["separation_backend"] for row in rows] == ["louder", None, None, "louder", "louder"]
@@ -95,15 +96,15 @@ def test_rows_costs_and_failures():
 
 
 def test_neighbours_change_nothing():
-    alone = SeparationStage(["louder"])(block(tone(1.3))).to_pylist()[0]
-    among = SeparationStage(["louder"])(block(tone(0.2), tone(1.3), tone(2.0))).to_pylist()[1]
+    alone = SeparationWorker(["louder"])(block(tone(1.3))).to_pylist()[0]
+    among = SeparationWorker(["louder"])(block(tone(0.2), tone(1.3), tone(2.0))).to_pylist()[1]
     for name in ("stem_share_vocals", "stem_rms_vocals_dbfs", "key@separation"):
         assert alone[name] == among[name]
 
 
 def test_saved_stems_never_clip_and_lie_where_the_row_says(tmp_path):
     output = Output(str(tmp_path))
-    stage = SeparationStage(["louder"], save_stems=True, save_arrays=True, output=output)
+    stage = SeparationWorker(["louder"], save_stems=True, save_arrays=True, output=output)
     [row] = stage(block(tone(1.0))).to_pylist()
     assert row["stem_gain_vocals_db"] == pytest.approx(20 * np.log10(1 / 1.5), abs=0.01)
     assert row["stem_gain_other_db"] == 0.0
@@ -131,9 +132,9 @@ def test_saved_stems_never_clip_and_lie_where_the_row_says(tmp_path):
 )
 def test_levels_and_shares_are_those_of_the_stems_with_the_residual(tmp_path, residual, vocals, other):
     """Whether they are written or not: three times the mix and a tenth of it are 2.1 times too much."""
-    saving = SeparationStage(["louder"], save_arrays=True, output=Output(str(tmp_path)), residual=residual)
+    saving = SeparationWorker(["louder"], save_arrays=True, output=Output(str(tmp_path)), residual=residual)
     [saved] = saving(block(tone(1.0))).to_pylist()
-    [counted] = SeparationStage(["louder"], residual=residual)(block(tone(1.0))).to_pylist()
+    [counted] = SeparationWorker(["louder"], residual=residual)(block(tone(1.0))).to_pylist()
     stems = {s: np.load(tmp_path / saved[f"stem_{s}_blob"], allow_pickle=False) for s in ("vocals", "other")}
     energy = {s: np.square(array.astype(np.float64)).sum() for s, array in stems.items()}
     for row in (saved, counted):
@@ -148,7 +149,7 @@ def test_saved_files_add_up_to_the_mix_within_quantisation(tmp_path, residual):
     """Each FLAC with its own gain undone."""
     rng = np.random.default_rng(3)
     mix = (0.3 * rng.standard_normal((2, RATE))).astype(np.float32)
-    stage = SeparationStage(["louder"], save_stems=True, output=Output(str(tmp_path)), residual=residual)
+    stage = SeparationWorker(["louder"], save_stems=True, output=Output(str(tmp_path)), residual=residual)
     [row] = stage(block(mix)).to_pylist()
     total = np.zeros(mix.shape)
     for path in tmp_path.rglob("*.flac"):
@@ -162,13 +163,16 @@ def test_saved_files_add_up_to_the_mix_within_quantisation(tmp_path, residual):
 def test_a_model_without_a_stem_for_the_rest_gets_the_columns_of_one(monkeypatch):
     monkeypatch.setattr(Louder, "sources", ("vocals", "drums"))
     forget_backends()
-    [row] = SeparationStage(["louder"])(block(tone(1.0))).to_pylist()
+    [row] = SeparationWorker(["louder"])(block(tone(1.0))).to_pylist()
     assert row["stem_rms_other_dbfs"] == pytest.approx(20 * np.log10(2.1 * 0.5) - 3.0103, abs=0.001)
     assert row["stem_share_vocals"] + row["stem_share_drums"] + row["stem_share_other"] == pytest.approx(1.0)
 
 
 def test_another_residual_is_another_key_and_none_is_the_key_of_before():
-    keys = {r: SeparationStage(["louder"], residual=r).key for r in ("accompaniment", "share", "drop")}
+    keys = {
+        r: SeparationWorker(["louder"], residual=r).key("separation")
+        for r in ("accompaniment", "share", "drop")
+    }
     assert len(set(keys.values())) == 3
     assert keys["drop"] == stable_key(
         {
@@ -184,7 +188,7 @@ def test_another_residual_is_another_key_and_none_is_the_key_of_before():
 
 def test_stems_need_a_place():
     with pytest.raises(ValueError, match="no output"):
-        SeparationStage(["louder"], save_stems=True)
+        SeparationWorker(["louder"], save_stems=True)
 
 
 def test_what_cannot_be_written_is_a_failure_of_its_track(tmp_path, monkeypatch):
@@ -195,7 +199,7 @@ def test_what_cannot_be_written_is_a_failure_of_its_track(tmp_path, monkeypatch)
             raise OSError("disk full")
 
     monkeypatch.setattr(output, "upload", refuse)
-    stage = SeparationStage(["louder"], save_stems=True, output=output)
+    stage = SeparationWorker(["louder"], save_stems=True, output=output)
     first, second, third = stage(block(tone(1.0), tone(1.0), tone(1.0))).to_pylist()
     assert first["key@separation"]
     assert third["key@separation"]

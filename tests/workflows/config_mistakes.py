@@ -26,6 +26,8 @@ CLUSTER = ("ray.address=auto",)
 MISTAKES = [
     # Places
     wrong("source.uri=null"),
+    wrong("ray.address=inlien"),
+    wrong("ray.address=ray-head"),
     wrong("output.uri=null"),
     wrong("output.uri=memory://x"),
     wrong("source.uri=s3://k:s@bucket/x"),
@@ -36,6 +38,7 @@ MISTAKES = [
     wrong("source.uri=s3://a_b!/x"),
     wrong("source.uri=s3://bucket/x", "source.storage_options={access_key: K, secret_key: S}"),
     wrong("source.uri=s3://bucket/x", "source.storage_options={endpoint: 'host:8333'}"),
+    wrong("output.uri=s3://bucket/x", "output.storage_options={access_key: K, secret_key: S}"),
     wrong("source.manifest=/list.csv", 'source.glob="*.flac"'),
     wrong("source.compare=size"),
     wrong("source.limit=0"),

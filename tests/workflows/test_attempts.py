@@ -4,15 +4,20 @@ from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
+from helpers.standard_schemas import tracks_of
 
 from pipeline.dataset.output import Output
 from pipeline.dataset.sources.listing import SourceItem
-from pipeline.dataset.tables.schemas import tracks_schema
+from pipeline.engine.inline import InlineDriver
 from pipeline.engine.packing import planned
 from pipeline.engine.progress import Progress
-from pipeline.workflows.attempts import LockLost, Passes, TooManyFailures
+from pipeline.workflows.attempts import Attempts, Layout, LockLost, TooManyFailures
+from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.context import Run
+from pipeline.workflows.drivers import Drivers
+from pipeline.workflows.extract_job import EXTRACT
 
-SCHEMA = tracks_schema([], clap=False, separation=False)
+SCHEMA = tracks_of()
 
 
 def receipt(indexes, failed: int = 0) -> dict:
@@ -23,46 +28,53 @@ def receipt(indexes, failed: int = 0) -> dict:
 
 
 @pytest.fixture
-def passes(tmp_path) -> Passes:
+def run(tmp_path) -> Run:
+    """As far as it is read here."""
+    config = ExtractConfig(max_failure_rate=0.5)
     folder = SimpleNamespace(run_id="now", log=lambda *arguments, **fields: None)
-    return Passes(
-        Output(str(tmp_path)), folder, SimpleNamespace(lost=False), None, None, {}, None, SCHEMA, {},
-        Progress(files=10_000), 0.75, 3, 0.5,
-    )  # fmt: skip
+    lock = SimpleNamespace(lost=False)
+    output, drivers = Output(str(tmp_path)), Drivers(config, EXTRACT)
+    return Run(EXTRACT, config, output, folder, lock, EXTRACT.unsought(), drivers, {})
 
 
-def test_a_run_that_goes_wrong_is_stopped_early_but_not_for_a_bad_beginning(passes):
-    passes._take(receipt(range(99), failed=99))
+@pytest.fixture
+def attempts(run) -> Attempts:
+    layout = Layout(lambda ledger: [], lambda files: [], SCHEMA)
+    return Attempts(run, InlineDriver(child=False), layout, Progress(files=10_000))
+
+
+def test_a_run_that_goes_wrong_is_stopped_early_but_not_for_a_bad_beginning(attempts):
+    attempts._take(receipt(range(99), failed=99))
     with pytest.raises(
         TooManyFailures, match=r"99 of the first 100 files failed, more than max_failure_rate=0\.5"
     ):
-        passes._take(receipt([99]))
+        attempts._take(receipt([99]))
 
 
-def test_failures_below_the_limit_stop_nothing(passes):
+def test_failures_below_the_limit_stop_nothing(attempts):
     for start in range(0, 10_000, 100):
-        passes._take(receipt(range(start, start + 100), failed=50))
-    assert passes.progress.failed() == 5000
+        attempts._take(receipt(range(start, start + 100), failed=50))
+    assert attempts.progress.failed() == 5000
 
 
-def test_the_last_file_does_not_stop_a_run_that_is_over(passes):
-    passes.progress.files = 100
-    passes._take(receipt(range(100), failed=100))
-    assert passes.progress.failed() == len(passes.progress.committed) == 100
+def test_the_last_file_does_not_stop_a_run_that_is_over(attempts):
+    attempts.progress.files = 100
+    attempts._take(receipt(range(100), failed=100))
+    assert attempts.progress.failed() == len(attempts.progress.committed) == 100
 
 
-def test_a_job_whose_lock_was_taken_stops(passes):
-    passes.lock.lost = True
+def test_a_job_whose_lock_was_taken_stops(run, attempts):
+    run.lock.lost = True
     with pytest.raises(LockLost):
-        passes._take(receipt([0]))
+        attempts._take(receipt([0]))
 
 
-def test_a_part_whose_receipt_was_lost_with_its_worker_counts(passes):
+def test_a_part_whose_receipt_was_lost_with_its_worker_counts(run, attempts):
     files = planned(SourceItem(name, 1) for name in "abc")
     rows = [
         {"uri": "a", "run_id": "now", "status": "partial"},
         {"uri": "b", "run_id": "an older one", "status": "ok"},
     ]
-    passes.output.write_table("tracks/part-0.parquet", pa.Table.from_pylist(rows, schema=SCHEMA))
-    assert [f.item.uri for f in passes._missing(files)] == ["b", "c"]
-    assert passes.progress.status["partial"] == 1
+    run.output.write_table("tracks/part-0.parquet", pa.Table.from_pylist(rows, schema=SCHEMA))
+    assert [f.item.uri for f in attempts._missing(files)] == ["b", "c"]
+    assert attempts.progress.status["partial"] == 1

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from clap_hub import write_hub_model, write_tokenizer
-from clap_reference import tiny_checkpoint
+from helpers.clap_hub import write_hub_model, write_tokenizer
+from helpers.clap_reference import tiny_checkpoint
 
 from pipeline.errors import UserError
-from pipeline.workflows.availability import find_models
 from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.extract_job import find_models
 
 
 def config(checkpoint=None, **clap):

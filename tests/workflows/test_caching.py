@@ -6,8 +6,15 @@ import pytest
 
 from pipeline.workflows.caching import open_cache, run_results, tidy
 from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.extract_job import ExtractModels
 
-KEYS = {"decode": "d", "mel": "m", "key": "k", "clap": "c", "separation": "s"}
+NAMES = {"decode", "mel", "key", "clap", "separation"}
+
+
+def results_of(config, **more):
+    """What a run with all models keeps, but for ``more``."""
+    found = {"clap_checkpoint": "c", "clap_model": "c", "clap_key": "c", "separation_key": "s", **more}
+    return run_results(config, ExtractModels(**found).pipeline(config))
 
 
 @pytest.fixture
@@ -18,8 +25,8 @@ def config(tmp_path) -> ExtractConfig:
     return config
 
 
-def cache_keys(config, keys=KEYS) -> dict:
-    return dict(run_results(config, keys).keys)
+def cache_keys(config) -> dict:
+    return dict(results_of(config).keys)
 
 
 def changed(before: dict, after: dict) -> set[str]:
@@ -28,14 +35,14 @@ def changed(before: dict, after: dict) -> set[str]:
 
 def test_a_cache_that_is_off_is_not_there(config):
     config.cache.enabled = False
-    assert run_results(config, KEYS) is None
+    assert results_of(config) is None
     assert tidy(config, pytest.fail) is None
 
 
 def test_each_result_has_a_key_and_the_stage_that_computes_it(config):
-    results = run_results(config, KEYS)
-    assert set(results.keys) == set(KEYS)
-    assert len(set(results.keys.values())) == len(KEYS)
+    results = results_of(config)
+    assert set(results.keys) == NAMES
+    assert len(set(results.keys.values())) == len(NAMES)
     assert results.stages == {
         "mel": "features",
         "key": "features",
@@ -46,8 +53,11 @@ def test_each_result_has_a_key_and_the_stage_that_computes_it(config):
 
 def test_a_key_follows_its_extractor(config):
     before = cache_keys(config)
-    assert changed(before, cache_keys(config, {**KEYS, "mel": "m2"})) == {"mel"}
-    assert changed(before, cache_keys(config, {**KEYS, "decode": "d2"})) == set(KEYS)
+    config.features.mel.n_mels += 1
+    assert changed(before, cache_keys(config)) == {"mel"}
+    config.features.mel.n_mels -= 1
+    config.source.audio_stream = "1"
+    assert changed(before, cache_keys(config)) == NAMES
 
 
 def test_what_may_change_a_bit_is_in_the_key_and_what_may_not_is_not(config):
@@ -67,18 +77,18 @@ def test_what_may_change_a_bit_is_in_the_key_and_what_may_not_is_not(config):
 @pytest.mark.parametrize("wanted", ["save_stems", "save_arrays"])
 def test_where_stems_are_saved_separation_is_computed(config, wanted):
     setattr(config.separation, wanted, True)
-    results = run_results(config, KEYS)
+    results = results_of(config)
     assert results.keys["separation"] is None
     assert results.stages["separation"] == "separation", "and so the track has to be decoded"
 
 
 def test_a_stage_without_a_model_still_says_so_in_every_row(config):
-    keys = {name: key for name, key in KEYS.items() if name not in ("clap", "separation")}
-    results = run_results(config, keys)
+    missing = {"clap_checkpoint": None, "clap_key": None, "separation_key": None}
+    results = results_of(config, **missing)
     assert "clap" not in results.stages, "its stage does not run"
     assert results.keys["separation"] is None, "its stage runs, and says why there is nothing"
     config.separation.enabled = False
-    assert "separation" not in run_results(config, keys).stages
+    assert "separation" not in results_of(config, **missing).stages
 
 
 def test_the_cache_takes_the_source_s_credentials_or_its_own(config):

@@ -8,8 +8,9 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.features import REGISTRY
-from pipeline.workflows.config import ExtractConfig, config_from, redacted
+from pipeline.workflows.config import ExtractConfig, config_from
 from pipeline.workflows.hardware import resolve_hardware
+from pipeline.workflows.run_config import redacted
 
 BASE = ["source.uri=in", "output.uri=out"]
 
@@ -183,6 +184,13 @@ def test_the_config_of_a_run_that_had_descriptors_on_a_gpu_is_taken_over_without
     assert config.hardware.vram_bytes == {}
     assert config.hardware.actors["features"] == 1
     assert config.hardware.batch_items == {"clap": 0, "separation": 0}
+
+
+def test_the_files_of_conf_say_what_the_classes_say(compose):
+    """A default that reads the environment stands in ``conf/``, too; it is the same one."""
+    composed, plain = compose.load(BASE), ExtractConfig()
+    plain.source.uri, plain.output.uri = composed.source.uri, composed.output.uri
+    assert dataclasses.asdict(composed) == dataclasses.asdict(plain)
 
 
 def test_what_auto_worked_out_for_one_run_is_worked_out_anew_for_the_next(compose):

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from helpers.standard_schemas import segments_of
 
 from pipeline.audio.choice import chosen_audio
 from pipeline.audio.validate import UnrecognizedFormat
 from pipeline.dataset.lock import OutputLock
 from pipeline.dataset.output import Output
 from pipeline.dataset.storage import explain
-from pipeline.dataset.tables.schemas import segments_schema
 from pipeline.engine.resources import plan_resources
 from pipeline.engine.session import _no_ray
 from pipeline.errors import UserError
@@ -157,7 +157,7 @@ def test_tables_with_embeddings_of_another_model(audio):
     from pipeline.dataset.tables.embedding_space import require_space
 
     output = Output(str(audio / "out"))
-    output.write_table("segments/part-0.parquet", segments_schema("HTSAT-base:aaaa").empty_table())
+    output.write_table("segments/part-0.parquet", segments_of("HTSAT-base:aaaa").empty_table())
     with pytest.raises(UserError) as caught:
         require_space(output, "HTSAT-tiny:bbbb")
     assert "output.overwrite=true" in lines(caught.value)["type"]

@@ -12,14 +12,14 @@ import soundfile
 
 from pipeline.dataset.output import Output
 from pipeline.dataset.run_folder import RunFolder
+from pipeline.engine.driver import root_cause
 from pipeline.engine.guard import StageFailed
-from pipeline.engine.session import root_cause
 from pipeline.errors import UserError
 from pipeline.features.golden import Golden, OtherNumbersError
-from pipeline.stages.features.worker import FeaturesStage
+from pipeline.stages.features.worker import FeaturesWorker
 from pipeline.workflows import execution, features
-from pipeline.workflows.availability import Models
 from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.extract_job import ExtractModels
 from pipeline.workflows.golden_job import PATH, settle_golden
 
 
@@ -40,7 +40,7 @@ def settle(config):
     """`settle_golden` as a run calls it; the models it was given and what it returned."""
 
     def call():
-        output, models = Output(config.output.uri), Models()
+        output, models = Output(config.output.uri), ExtractModels()
         output.check()
         folder = RunFolder(output, "20260101T000000-0000", quiet=True)
         try:
@@ -115,7 +115,7 @@ def test_other_numbers_are_refused_in_one_line_that_says_what_to_type(settle, co
 def test_a_refused_job_computes_nothing(config, settle, monkeypatch):
     settle()
     change(config, "loudness")
-    monkeypatch.setattr(execution, "Passes", lambda *a: pytest.fail("something was computed"))
+    monkeypatch.setattr(execution, "Attempts", lambda *a: pytest.fail("something was computed"))
     with pytest.raises(UserError, match="features.loudness"):
         features.run(config, quiet=True)
     assert Output(config.output.uri).parts("tracks") == []
@@ -163,9 +163,9 @@ def test_without_extractors_there_is_nothing_to_compare(settle, config):
 def test_an_actor_with_other_numbers_takes_no_table(settle, config):
     _, golden = settle()
     nothing = pa.table({"index": pa.array([], pa.int64()), "uri": pa.array([], pa.string())})
-    assert FeaturesStage(config.extractors(), 22050, golden=golden)(nothing).num_rows == 0
+    assert FeaturesWorker(config.extractors(), 22050, golden=golden)(nothing).num_rows == 0
     values = {**golden.values, "mel": [x + 1 for x in golden.values["mel"]]}
-    stage = FeaturesStage(config.extractors(), 22050, golden=Golden(values, golden.versions))
+    stage = FeaturesWorker(config.extractors(), 22050, golden=Golden(values, golden.versions))
     with pytest.raises(OtherNumbersError, match="mel: "):
         stage(nothing)
 

@@ -18,21 +18,29 @@ BASE = ("source.uri=/in", "output.uri=/out")
 PLACEHOLDERS = {"FOLDER": "/folder", "BUCKET": "bucket", "BYTES": "1000000000", "DEFAULT": "3"}
 COMMANDS = ("python jobs/extract_features.py --cfg job",)
 REFUSING_FILES = (
+    "pipeline/workflows/config.py",
     "pipeline/workflows/config_checks.py",
+    "pipeline/workflows/features_config.py",
+    "pipeline/workflows/hardware_config.py",
     "pipeline/workflows/place_checks.py",
     "pipeline/workflows/cache_config.py",
     "pipeline/workflows/plan_config.py",
+    "pipeline/workflows/run_config.py",
     "jobs/commandline.py",
     "jobs/explaining.py",
 )
-# What makes an error there; `_no_number` and `_refuse` are called with one in mind, too.
+# What makes an error there; `_no_number` and `refused` are called with one in mind, too.
 REFUSING = {
     "UserError",
-    "_refuse",
-    "_positive",
-    "_one_of",
-    "_each_of",
-    "_stage_of",
+    "refused",
+    "positive",
+    "one_of",
+    "each_of",
+    "stage_of",
+    "check_place",
+    "check_options",
+    "check_writable",
+    "check_path_on_a_cluster",
     "_no_number",
     "no_option",
 }

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline.engine.keys import clap_key
 from pipeline.errors import UserError
-from pipeline.workflows.availability import find_models
+from pipeline.stages.clap.spec import clap_key
+from pipeline.workflows.extract_job import find_models
 
 BASE = ["source.uri=/in", "output.uri=/out"]
 MINE = "defaults: [extract, _self_]\nsource: {uri: /music}\nclap: {enabled: false, hop_seconds: 2.5}\n"

@@ -4,7 +4,6 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.workflows.config import ExtractConfig
-from pipeline.workflows.place_checks import check_places
 
 
 def config(source_uri: str = "/in", output_uri: str = "/out", **options) -> ExtractConfig:
@@ -17,7 +16,7 @@ def config(source_uri: str = "/in", output_uri: str = "/out", **options) -> Extr
 
 def refused(made: ExtractConfig) -> UserError:
     with pytest.raises(UserError) as caught:
-        check_places(made)
+        made.check_places()
     assert caught.value.why
     assert caught.value.do
     return caught.value
@@ -32,7 +31,7 @@ def refused(made: ExtractConfig) -> UserError:
     ],
 )  # fmt: skip
 def test_places_that_can_be(source):
-    check_places(config(source))
+    config(source).check_places()
 
 
 @pytest.mark.parametrize(
@@ -83,5 +82,5 @@ def test_options_that_other_clients_know(given, instead, side):
 def test_an_endpoint_without_its_scheme(name):
     error = refused(config("s3://bucket/x", source={name: "localhost:8333"}))
     assert error.do.startswith(f"source.storage_options.{name}=http://localhost:8333")
-    check_places(config("s3://bucket/x", source={name: "http://localhost:8333"}))
-    check_places(config("/in", source={name: "localhost:8333"}))  # nobody reads it
+    config("s3://bucket/x", source={name: "http://localhost:8333"}).check_places()
+    config("/in", source={name: "localhost:8333"}).check_places()  # nobody reads it

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.dataset.sources.listing import SourceItem
 from pipeline.engine.packing import planned
-from pipeline.workflows.config import HardwareConfig
+from pipeline.workflows.hardware_config import HardwareConfig
 from pipeline.workflows.stages import BLOCKS_PER_CPU, plan_blocks
 
 

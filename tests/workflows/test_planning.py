@@ -13,7 +13,10 @@ from pipeline.dataset.run_folder import RunFolder, new_run_id
 from pipeline.dataset.sources.sampling import Range
 from pipeline.engine.resources import StageResources
 from pipeline.errors import UserError
-from pipeline.workflows.config import ExtractConfig, HardwareConfig
+from pipeline.stages.clap.spec import GPU as CLAP_ON_A_CARD
+from pipeline.stages.separation.spec import GPU as SEPARATION_ON_A_CARD
+from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.hardware_config import HardwareConfig
 from pipeline.workflows.plan.advice import advise, command
 from pipeline.workflows.plan.cost import (
     FIRST_BLOCK_S,
@@ -219,7 +222,8 @@ def test_the_command_of_a_plan_is_the_run(compose, given):
 def test_a_network_that_takes_more_of_a_card_than_its_batch_should_is_told_to_auto():
     config = ExtractConfig()
     config.hardware = HardwareConfig("auto", batch_items={"clap": 64, "separation": 8})
-    resources = SimpleNamespace(gpu="a card", memory_bytes=None)
+    networks = {"clap": CLAP_ON_A_CARD.networks, "separation": SEPARATION_ON_A_CARD.networks}
+    resources = SimpleNamespace(gpu="a card", memory_bytes=None, networks=networks)
     peaks = {"decode": 0, "features": 0, "clap": 1 << 30, "separation": 5 << 30}
     tried = SimpleNamespace(
         stages=[SimpleNamespace(stage=s, vram_bytes=n) for s, n in peaks.items()], files=0

@@ -4,18 +4,18 @@ import dataclasses
 
 import pyarrow as pa
 import pytest
+from helpers.standard_schemas import tracks_of
 
 from pipeline.dataset.output import Output
 from pipeline.dataset.sources.listing import SourceItem
 from pipeline.dataset.tables.row_index import read_state
-from pipeline.dataset.tables.schemas import tracks_schema
 from pipeline.engine.keys import decode_key
 from pipeline.errors import UserError
 from pipeline.features import REGISTRY
 from pipeline.workflows.resume import plan_work
 
 KEYS = {"decode": "d", "mel": "m", "chroma": "c"}
-SCHEMA = tracks_schema([REGISTRY["mel"]()], clap=False, separation=False)
+SCHEMA = tracks_of([REGISTRY["mel"]()], clap=False, separation=False)
 
 
 def done(name: str, keys=("mel", "chroma"), asset=None, version="1", size=None, failed=()) -> dict:

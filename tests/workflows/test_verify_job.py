@@ -6,9 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "dataset"))
-from small_output import build, mel_path
+from helpers.small_output import build, mel_path
 
 from pipeline.dataset.output import Output
 

@@ -30,8 +30,8 @@ from pipeline.dataset.cache.shard import (
     read_index,
 )
 from pipeline.dataset.cache.writer import ShardWriter
-from pipeline.dataset.output import Output
 from pipeline.dataset.storage import one_line
+from pipeline.dataset.store import Store
 from pipeline.errors import Fallback
 
 STAGE = "cache"
@@ -76,7 +76,7 @@ class Cache:
         max_bytes: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.store = Output(uri, options)
+        self.store = Store(uri, options)
         self.ttl_s = None if ttl_hours is None else 3600.0 * ttl_hours
         self.max_bytes = max_bytes
         self.clock = clock
@@ -106,8 +106,8 @@ class Cache:
 
     def get(self, asset_id: str, key: str) -> Entry | None:
         """The result, exactly as it was put; None where there is none."""
-        found = self.get_many(asset_id, [key])
-        return unpack(found[key], asset_id, key) if found else None
+        entries = self.get_many(asset_id, [key])
+        return unpack(entries[key], asset_id, key) if entries else None
 
     def has(self, asset_id: str, key: str) -> bool:
         """Whether there seems to be a result; whether it is whole shows only in reading it."""
@@ -116,29 +116,29 @@ class Cache:
 
     def get_many(self, asset_id: str, keys: Iterable[str]) -> dict[str, bytes]:
         """Of ``keys`` those whose results are there, as `pack` made them, and whole."""
-        found: dict[str, bytes] = {}
-        wanted = list(dict.fromkeys(keys))
+        entries: dict[str, bytes] = {}
+        asked = list(dict.fromkeys(keys))
         self._gone = False
-        self._look_up(asset_id, wanted, found)
+        self._look_up(asset_id, asked, entries)
         if self._gone:
             self._refreshed = float("-inf")
-            self._look_up(asset_id, [key for key in wanted if key not in found], found)
-        self.hits += len(found)
-        self.misses += len(wanted) - len(found)
-        return found
+            self._look_up(asset_id, [key for key in asked if key not in entries], entries)
+        self.hits += len(entries)
+        self.misses += len(asked) - len(entries)
+        return entries
 
-    def _look_up(self, asset_id: str, keys: Iterable[str], found: dict[str, bytes]) -> None:
+    def _look_up(self, asset_id: str, keys: Iterable[str], entries: dict[str, bytes]) -> None:
         candidates: dict[str, list[np.void]] = {}
         for key in keys:
             hashed = key_hash(asset_id, key)
             if hashed in self._writer.pending:
-                self._keep(found, asset_id, key, self._writer.pending[hashed])
+                self._keep(entries, asset_id, key, self._writer.pending[hashed])
             else:
                 candidates[key] = self._find(hashed)
-        while pending := {key: places for key, places in candidates.items() if places and key not in found}:
+        while pending := {key: places for key, places in candidates.items() if places and key not in entries}:
             # The newest copy of each; an older one only where that is damaged or gone.
             for key, data in self._read({key: places.pop(0) for key, places in pending.items()}).items():
-                self._keep(found, asset_id, key, data)
+                self._keep(entries, asset_id, key, data)
 
     def put(self, asset_id: str, key: str, entry: Entry) -> None:
         """Keep a result. It can be read at once in this process, and elsewhere after `flush`."""
@@ -169,25 +169,17 @@ class Cache:
         try:
             written = self._writer.flush()
         except Exception as error:  # noqa: BLE001  every fsspec backend raises its own classes
-            self._failed("written", error)
+            self.failed("written", error)
             return
         self._add(written.added)
         self._drop(written.removed)
         self._touch()
 
-    def evict(self) -> dict[str, int]:
-        """Remove what is too old or too much, see `pipeline.dataset.cache.upkeep.evict`; nothing where it fails.
-
-        Returns:
-            ``shards`` and ``bytes`` that are left, ``removed_shards``, ``removed_bytes`` and ``merged_shards``.
-        """
-        from pipeline.dataset.cache.upkeep import evict
-
-        try:
-            return evict(self)
-        except Exception as error:  # noqa: BLE001  every fsspec backend raises its own classes
-            self._failed("tidied", error)
-            return {}
+    def failed(self, how: str, error: Exception) -> None:
+        """Leave the store alone for a while, as it could not be ``how`` (read, written, tidied); a fallback says so."""
+        self._paused_until = self.clock() + PAUSE_S
+        reason = f"it cannot be {how} ({type(error).__name__}: {one_line(error, 160)})"
+        self._note("cache", "none", reason, "store")
 
     def take_fallbacks(self) -> list[Fallback]:
         """What went wrong since the last call; each kind is told once per process."""
@@ -199,21 +191,21 @@ class Cache:
     def listing(self) -> list[Shard]:
         """The shards that are there, oldest first. Raises what the store raises."""
         try:
-            found = self.store.fs.ls(self.store.path("shards"), detail=True)
+            files = self.store.fs.ls(self.store.path("shards"), detail=True)
         except FileNotFoundError:
             return []
-        shards = (parse_name(str(f["name"]).rsplit("/", 1)[-1], int(f["size"] or 0)) for f in found)
+        shards = (parse_name(str(file["name"]).rsplit("/", 1)[-1], int(file["size"] or 0)) for file in files)
         return sorted((s for s in shards if s is not None), key=lambda shard: shard.name)
 
     def indexes(self, shards: Sequence[Shard]) -> list[np.ndarray | Exception]:
         """The index of each shard, or why it cannot be had."""
-        found: list[np.ndarray | Exception] = []
+        indexes: list[np.ndarray | Exception] = []
         for start in range(0, len(shards), _TAILS_AT_ONCE):
             some = shards[start : start + _TAILS_AT_ONCE]
             tails = self._tails([(s, TAIL_BYTES) for s in some])
             for shard, tail in zip(some, tails, strict=True):
-                found.append(self._index(shard, tail))
-        return found
+                indexes.append(self._index(shard, tail))
+        return indexes
 
     def _index(self, shard: Shard, tail: bytes | Exception) -> np.ndarray | Exception:
         if isinstance(tail, Exception):
@@ -228,17 +220,17 @@ class Cache:
         except DamagedShard as error:
             return error
 
-    def _tails(self, wanted: Sequence[tuple[Shard, int]]) -> list[bytes | Exception]:
-        paths = [self.store.path(f"shards/{shard.name}") for shard, _ in wanted]
-        starts = [max(0, shard.size - length) for shard, length in wanted]
-        ends = [shard.size for shard, _ in wanted]
+    def _tails(self, lengths: Sequence[tuple[Shard, int]]) -> list[bytes | Exception]:
+        paths = [self.store.path(f"shards/{shard.name}") for shard, _ in lengths]
+        starts = [max(0, shard.size - length) for shard, length in lengths]
+        ends = [shard.size for shard, _ in lengths]
         return self.store.fs.cat_ranges(paths, starts, ends, on_error="return")
 
     def _find(self, hashed: int) -> list[np.void]:
         """Where entries of that hash lie, the newest shard first."""
         self._refresh()
-        keys, wanted = self._places["key"], np.uint64(hashed)
-        low, high = (int(np.searchsorted(keys, wanted, side)) for side in ("left", "right"))
+        keys, key = self._places["key"], np.uint64(hashed)
+        low, high = (int(np.searchsorted(keys, key, side)) for side in ("left", "right"))
         alive = [p for p in self._places[low:high] if self._alive(p)]
         return sorted(alive, key=lambda place: self._shards[place["shard"]].name, reverse=True)
 
@@ -259,7 +251,7 @@ class Cache:
         try:
             listed = {shard.name: shard for shard in self.listing() if not self.expired(shard)}
         except Exception as error:  # noqa: BLE001  every fsspec backend raises its own classes
-            self._failed("read", error)
+            self.failed("read", error)
             return
         known = {shard.name for shard in self._shards if shard is not None}
         self._drop(known - listed.keys())
@@ -271,7 +263,7 @@ class Cache:
             elif isinstance(rows, np.ndarray):
                 pairs.append((shard, rows))
             elif not isinstance(rows, FileNotFoundError):
-                self._failed("read", rows)
+                self.failed("read", rows)
         self._add(pairs)
 
     def _add(self, pairs: Sequence[tuple[Shard, np.ndarray]]) -> None:
@@ -298,10 +290,10 @@ class Cache:
             for number in gone:
                 self._shards[number] = None
 
-    def _read(self, wanted: dict[str, np.void]) -> dict[str, bytes]:
+    def _read(self, places: dict[str, np.void]) -> dict[str, bytes]:
         """The bytes at each place; places that lie close together are read at once."""
-        found: dict[str, bytes] = {}
-        ordered = sorted(wanted.items(), key=lambda item: (item[1]["shard"], item[1]["offset"]))
+        entries: dict[str, bytes] = {}
+        ordered = sorted(places.items(), key=lambda item: (item[1]["shard"], item[1]["offset"]))
         while ordered:
             run = [ordered.pop(0)]
             while ordered and _follows(run[-1][1], ordered[0][1]):
@@ -312,8 +304,8 @@ class Cache:
             if data is not None:
                 for key, place in run:
                     at = int(place["offset"]) - start
-                    found[key] = data[at : at + int(place["length"])]
-        return found
+                    entries[key] = data[at : at + int(place["length"])]
+        return entries
 
     def _range(self, number: int, start: int, stop: int) -> bytes | None:
         shard = self._shards[number]
@@ -326,20 +318,20 @@ class Cache:
             self._gone = True
             return None
         except Exception as error:  # noqa: BLE001  every fsspec backend raises its own classes
-            self._failed("read", error)
+            self.failed("read", error)
             return None
         self._used.add(shard.name)
         return data
 
-    def _keep(self, found: dict[str, bytes], asset_id: str, key: str, data: bytes) -> None:
-        """Put ``data`` into ``found`` unless it is damaged."""
+    def _keep(self, entries: dict[str, bytes], asset_id: str, key: str, data: bytes) -> None:
+        """Put ``data`` into ``entries`` unless it is damaged."""
         try:
             unpack(data, asset_id, key)
         except DamagedEntry as error:
             self.corrupt += 1
             self._damaged(f"an entry is computed anew: {error}")
         else:
-            found[key] = data
+            entries[key] = data
 
     def _touch(self) -> None:
         now = self.clock()
@@ -352,15 +344,10 @@ class Cache:
             try:
                 self.store.write(f"used/{int(now):010d}-{name}", b"")
             except Exception as error:  # noqa: BLE001  every fsspec backend raises its own classes
-                self._failed("written", error)
+                self.failed("written", error)
 
     def _paused(self) -> bool:
         return self.clock() < self._paused_until
-
-    def _failed(self, how: str, error: Exception) -> None:
-        self._paused_until = self.clock() + PAUSE_S
-        reason = f"it cannot be {how} ({type(error).__name__}: {one_line(error, 160)})"
-        self._note("cache", "none", reason, "store")
 
     def _damaged(self, reason: str) -> None:
         self._note("cached results", "computed", reason, "damaged")

@@ -10,17 +10,14 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.dataset.cache.cache import Cache
 from pipeline.dataset.cache.entry import intact
 from pipeline.dataset.cache.shard import DamagedShard, Shard, build, new_name
 from pipeline.dataset.cache.writer import MERGED_AGES_S, SMALL_BYTES
 from pipeline.dataset.storage import is_local
-
-if TYPE_CHECKING:
-    from pipeline.dataset.cache.cache import Cache
 
 MERGED_BYTES = 64 << 20
 _LEFTOVER_S = 24 * 3600.0
@@ -29,11 +26,20 @@ _USED = re.compile(r"(\d{10})-(\d{13}-[0-9a-f]{16}\.shard)")
 
 def evict(cache: Cache) -> dict[str, int]:
     """Remove expired and unreadable shards; then, while more than ``max_bytes`` are left, those whose last use is
-    longest ago; then merge small ones.
+    longest ago; then merge small ones. Nothing raises: what fails is a fallback of the cache.
 
     Returns:
-        as `Cache.evict`.
+        ``shards`` and ``bytes`` that are left, ``removed_shards``, ``removed_bytes`` and ``merged_shards``; empty
+        where it failed.
     """
+    try:
+        return _evict(cache)
+    except Exception as error:  # noqa: BLE001  every fsspec backend raises its own classes
+        cache.failed("tidied", error)
+        return {}
+
+
+def _evict(cache: Cache) -> dict[str, int]:
     uses = _Uses(cache)
     shards = cache.listing()
     indexes = dict(zip((s.name for s in shards), cache.indexes(shards), strict=True))
@@ -60,7 +66,7 @@ class _Uses:
     def __init__(self, cache: Cache) -> None:
         self.cache = cache
         self.found: dict[str, list[tuple[float, str]]] = {}
-        for name in _names(cache, "used"):
+        for name in cache.store.names("used"):
             if match := _USED.fullmatch(name):
                 self.found.setdefault(match[2], []).append((float(match[1]), name))
 
@@ -148,14 +154,6 @@ def _remove(cache: Cache, shards: Iterable[Shard]) -> None:
 def _discard(cache: Cache, relative: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         cache.store.fs.rm_file(cache.store.path(relative))
-
-
-def _names(cache: Cache, folder: str) -> list[str]:
-    try:
-        found = cache.store.fs.ls(cache.store.path(folder), detail=False)
-    except FileNotFoundError:
-        return []
-    return [str(path).rsplit("/", 1)[-1] for path in found]
 
 
 def _remove_leftovers(cache: Cache) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.dataset.cache.shard import Shard, build, new_name
-from pipeline.dataset.output import Output
+from pipeline.dataset.store import Store
 
 SMALL_BYTES = 8 << 20
 """Smaller shards are merged. Those of this process are kept in memory until they are so large together."""
@@ -48,7 +48,7 @@ class ShardWriter:
     ``pending`` holds what waits, hash → bytes, ``pending_bytes`` how much that is.
     """
 
-    def __init__(self, store: Output, clock: Callable[[], float]) -> None:
+    def __init__(self, store: Store, clock: Callable[[], float]) -> None:
         self.store = store
         self.clock = clock
         self.pending: dict[int, bytes] = {}

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.dataset.contents import Contents
 from pipeline.dataset.output import Output, read_part
 from pipeline.dataset.sources.file_list import URI
 from pipeline.dataset.sources.items import Listing, SourceItem
@@ -110,17 +111,20 @@ def _cast(values: pa.ChunkedArray, kind: pa.DataType, name: str) -> pa.ChunkedAr
         ) from None
 
 
-def with_columns(schema: pa.Schema, old: pa.Schema | None, columns: pa.Table | None) -> pa.Schema:
-    """The schema of a run, given what it computes, what is there and what a manifest says."""
+def with_columns(
+    schema: pa.Schema, old: pa.Schema | None, columns: pa.Table | None, contents: Contents
+) -> pa.Schema:
+    """The schema of a run, given what it computes, what is there and what a manifest says, in the order of
+    ``contents``."""
     if columns is None:
-        return ordered_schema(schema, old)
+        return ordered_schema(schema, old, contents)
     for f in columns.schema:
         if f.name != URI:
             place = schema.get_field_index(f.name)
             schema = schema.append(f) if place < 0 else schema.set(place, f)
             place = -1 if old is None else old.get_field_index(f.name)
             old = old if place < 0 else old.set(place, f)
-    return ordered_schema(schema, old)
+    return ordered_schema(schema, old, contents)
 
 
 def add_columns(blocks: Sequence[pa.Table], columns: pa.Table | None) -> list[pa.Table]:

@@ -1,7 +1,4 @@
-"""The data dictionary: every column of the tables with type, unit, definition and source, as Markdown.
-
-Loads every extractor, and torch with them.
-"""
+"""The data dictionary: every column of the tables with type, unit, definition and source, as Markdown."""
 
 from __future__ import annotations
 
@@ -9,18 +6,9 @@ from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
+from pipeline.dataset.contents import Contents
 from pipeline.dataset.tables.reading import described
-from pipeline.dataset.tables.schemas import (
-    CLAP,
-    CLAP_SIMILARITY,
-    FAILURES,
-    IDENTITY,
-    SEGMENTS,
-    SEPARATION,
-    TAGS,
-    TIMINGS,
-)
-from pipeline.features import REGISTRY
+from pipeline.dataset.tables.schemas import FAILURES, IDENTITY, TAGS, TIMINGS, table_schema
 
 HEAD = """# Columns
 
@@ -39,7 +27,6 @@ Written by `python jobs/columns.py > docs/columns.md` from the schemas that the 
 
 _ROWS = {
     "tracks": "One row per input file, those that failed included. What a run did not compute has no columns.",
-    "segments": "One row per CLAP window of a track.",
     "timings": "One row per (asset, stage): what it cost.",
     "failures": "One row per failure.",
 }
@@ -49,12 +36,12 @@ where `Tables` is what `pipeline.dataset.open(output_uri)` gives.
 """
 
 
-def dictionary() -> str:
-    """Every column that this version can write, as a Markdown text."""
-    return "\n".join([HEAD, *_tracks(), *_others()])
+def dictionary(contents: Contents) -> str:
+    """Every column of ``contents``, and of what every output has, as a Markdown text."""
+    return "\n".join([HEAD, *_tracks(contents), *_others(contents)])
 
 
-def _tracks() -> Iterator[str]:
+def _tracks(contents: Contents) -> Iterator[str]:
     yield from (
         "## tracks",
         "",
@@ -70,16 +57,17 @@ def _tracks() -> Iterator[str]:
         *table(TAGS),
         "",
     )
-    for name in sorted(REGISTRY):
-        extractor = REGISTRY[name].widest()
-        yield from (f"### {name}: {extractor.description}", "", *table(extractor.columns()), "")
-    yield from ("### clap: embedding of the sound", "", *table((*CLAP, CLAP_SIMILARITY)), "")
-    yield from ("### separation: stems", "", *table(SEPARATION), "")
+    for product in contents.ordered():
+        yield from (f"### {product.name}: {product.title}", "", *table(product.columns), "")
 
 
-def _others() -> Iterator[str]:
-    for name, schema in (("segments", SEGMENTS), ("timings", TIMINGS), ("failures", FAILURES)):
-        yield from (f"## {name}", "", _ROWS[name], "", *table(schema), "")
+def _others(contents: Contents) -> Iterator[str]:
+    declared = [(t.name, t.description, table_schema(t)) for t in contents.tables.values()]
+    standing = [
+        (name, _ROWS[name], schema) for name, schema in (("timings", TIMINGS), ("failures", FAILURES))
+    ]
+    for name, description, schema in (*declared, *standing):
+        yield from (f"## {name}", "", description, "", *table(schema), "")
 
 
 def table(fields: Iterable[pa.Field]) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.dataset.contents import Contents
 from pipeline.dataset.output import Output
 from pipeline.errors import UserError
 
@@ -20,7 +21,7 @@ def embedding_space(schema: pa.Schema) -> str | None:
 def output_spaces(output: Output) -> dict[str, str]:
     """Embedding space → a part that carries it. Only the footers of the parts are read."""
     found: dict[str, str] = {}
-    for table in ("tracks", "segments"):
+    for table in ("tracks", *output.contents.tables):
         for part in output.parts(table):
             with output.fs.open(output.path(part), "rb") as handle:
                 space = embedding_space(pq.read_schema(handle))
@@ -42,3 +43,11 @@ def require_space(output: Output, space: str) -> None:
                 f"the two do not compare, and {part} has the former",
                 "another output.uri, the clap.checkpoint of that output, or output.overwrite=true to replace it",
             )
+
+
+def require_spaces(output: Output, contents: Contents) -> None:
+    """`require_space` of each product of a run that has vectors. Raises `UserError`."""
+    for product in contents:
+        space = product.metadata.get(_KEY.decode())
+        if space is not None and product.key is not None:
+            require_space(output, space)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.counting import plural
-from pipeline.dataset.output import EMPTY_PART, TABLES, Output
+from pipeline.dataset.output import EMPTY_PART, Output
 from pipeline.dataset.run_folder import run_ids, run_status
 from pipeline.errors import UserError
 
@@ -18,7 +18,9 @@ def require_tracks(output: Output) -> None:
     """
     if output.parts("tracks"):
         return
-    others = [p for table in TABLES[1:] for p in output.parts(table) if not p.endswith(f"/{EMPTY_PART}")]
+    others = [
+        p for table in output.tables[1:] for p in output.parts(table) if not p.endswith(f"/{EMPTY_PART}")
+    ]
     if others and any(run_status(output, run) == "done" for run in run_ids(output)):
         tables = sorted({part.partition("/")[0] for part in others})
         raise UserError(

@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.dataset.output import Output, read_part, stem_path
-from pipeline.dataset.tables.schemas import CLAP, CLAP_SIMILARITY, IDENTITY, SEPARATION, TAGS
+from pipeline.dataset.contents import ARRAYS_SUFFIX, Contents
+from pipeline.dataset.output import Output, read_part
+from pipeline.dataset.tables.schemas import IDENTITY, TAGS
 from pipeline.dataset.tables.user_columns import is_of_the_user
 from pipeline.errors import UserError
-from pipeline.features.base import Extractor
 
-DECODE, FEATURES = "decode", "features"
+DECODE = "decode"
 SHARED_STAGES = frozenset({DECODE, "write"})
 # Columns of a row that are about the file and this run, and so are always the new ones.
 ABOUT_FILE = frozenset({"uri", "size_bytes", "source_version", "run_id", "schema_version"})
@@ -45,52 +45,57 @@ class Update:
     todo: tuple[str, ...] | None = None
     kept: bool = False
 
-    def redone(self, stage: str) -> bool:
+    def redone(self, stage: str, contents: Contents) -> bool:
         """Whether rows of ``stage`` in ``timings`` and ``failures`` are replaced."""
         if self.todo is None or stage in SHARED_STAGES:
             return True
         if self.kept:
             return False
-        return stage == FEATURES or stage.rpartition(".")[2] in self.todo
+        # What a stage says of itself as a whole is said anew with any of its products.
+        return any(product in self.todo for product in contents.products_of(stage))
+
+    def takes_back(self, fallback: Mapping[str, str], contents: Contents) -> bool:
+        """Whether an entry of ``fallbacks`` is replaced: what its product is computed anew of is said anew."""
+        stage = fallback["stage"]
+        # Older versions said the stage only, and the product in what was wanted: ``chroma.method=cqt``.
+        product = fallback["wanted"].partition(".")[0]
+        several = contents.products_of(stage)
+        if len(several) > 1 and product in several:
+            stage = contents.timed(product)
+        return self.redone(stage, contents)
 
 
 @dataclass
 class OldPart:
-    """A part as it is on disk, None for a table it has no rows in."""
+    """A part as it is on disk.
 
-    tracks: pa.Table | None = None
-    segments: pa.Table | None = None
-    timings: pa.Table | None = None
-    failures: pa.Table | None = None
+    Args:
+        tables: name → its rows, of those that have some.
+    """
+
+    tables: dict[str, pa.Table] = field(default_factory=dict)
+
+    @property
+    def tracks(self) -> pa.Table | None:
+        """Its rows of `tracks`."""
+        return self.tables.get("tracks")
 
     @classmethod
     def read(cls, output: Output, name: str) -> OldPart:
-        """The four tables of part ``name``; those without it stay None."""
+        """All tables of part ``name``."""
         part = cls()
-        for table in ("tracks", "segments", "timings", "failures"):
+        for table in output.tables:
             path = output.path(f"{table}/{name}")
             try:
                 with output.fs.open(path, "rb") as handle:
-                    setattr(part, table, read_part(handle))
+                    part.tables[table] = read_part(handle)
             except FileNotFoundError:
                 continue
         return part
 
 
-def column_owners(extractors: Sequence[Extractor] = ()) -> dict[str, str]:
-    """Column of `tracks` → the extractor or network that fills it; ``extractors`` beside those that are registered."""
-    # Loads every extractor, and torch: not for a process that only writes.
-    from pipeline.features import REGISTRY
-
-    owners = {f.name: "clap" for f in (*CLAP, CLAP_SIMILARITY)}
-    owners |= {f.name: "separation" for f in SEPARATION}
-    for extractor in (*(REGISTRY[name].widest() for name in sorted(REGISTRY)), *extractors):
-        owners |= {f.name: extractor.name for f in extractor.columns()}
-    return owners
-
-
-def ordered_schema(new: pa.Schema, old: pa.Schema | None) -> pa.Schema:
-    """The columns of both, in one order whatever the two are: identity, extractors by name, CLAP, separation.
+def ordered_schema(new: pa.Schema, old: pa.Schema | None, contents: Contents) -> pa.Schema:
+    """The columns of both, in one order whatever the two are: the file, then product by product.
 
     Definitions are those of ``new`` where it has the column.
 
@@ -107,17 +112,15 @@ def ordered_schema(new: pa.Schema, old: pa.Schema | None) -> pa.Schema:
                 "output.overwrite=true to begin anew"
             )
     fields = {f.name: f for f in (*old, *new)}
-    owners = column_owners()
-    standard = [f.name for f in (*IDENTITY, *TAGS)] + list(owners)
-    place = {name: number for number, name in enumerate(dict.fromkeys(standard))}
-    rank = {"clap": 1, "separation": 2}
-
-    def order(name: str) -> tuple:
-        owner = owners.get(name, "")
-        return bool(owner), rank.get(owner, 0), owner, place.get(name, len(place))
-
+    order = contents.ordered()
+    about = {f.name for f in (*IDENTITY, *TAGS)}
+    standard = [*(f.name for f in (*IDENTITY, *TAGS)), *(n for p in order for n in p.names if n not in about)]
+    place = {name: number for number, name in enumerate(standard)}
+    owned = contents.owners.keys() - about
     metadata = {**(old.metadata or {}), **(new.metadata or {})}
-    return pa.schema([fields[name] for name in sorted(fields, key=order)], metadata=metadata)
+    # What nobody declares, as a user's own columns, stands between the file and the products.
+    names = sorted(fields, key=lambda name: (name in owned, place.get(name, len(place))))
+    return pa.schema([fields[name] for name in names], metadata=metadata)
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -143,14 +146,14 @@ class MergedTracks:
 
 
 def merge_tracks(
-    old: pa.Table | None, new: pa.Table, updates: Sequence[Update], owners: Mapping[str, str]
+    old: pa.Table | None, new: pa.Table, updates: Sequence[Update], contents: Contents
 ) -> MergedTracks:
     """Put ``new`` rows into the ``old`` ones, column by column according to who fills it.
 
     Args:
         new: with the wanted schema; its ``extractor_keys``, ``failed_keys`` and ``fallbacks`` are of this run alone.
         updates: one per row of ``new``.
-        owners: see `column_owners`.
+        contents: of the output.
     """
     if old is None:
         return MergedTracks(new, list(range(new.num_rows)))
@@ -175,6 +178,7 @@ def merge_tracks(
         **{number: base[number] for number in replaced},
         **{number: new for number, (new, _) in merged.items()},
     }
+    owners = contents.owners
     arrays = [
         _kept(both[f.name], base, given, news)
         if is_of_the_user(f.name)
@@ -182,7 +186,7 @@ def merge_tracks(
         for f in new.schema
     ]
     table = pa.table(arrays, schema=new.schema)
-    return MergedTracks(_with_identity(table, both, base, merged), updated)
+    return MergedTracks(_with_identity(table, both, base, merged, contents), updated)
 
 
 def _kept(
@@ -212,7 +216,11 @@ def _column(
 
 
 def _with_identity(
-    table: pa.Table, both: pa.Table, base: Sequence[int], merged: Mapping[int, tuple[int, Update]]
+    table: pa.Table,
+    both: pa.Table,
+    base: Sequence[int],
+    merged: Mapping[int, tuple[int, Update]],
+    contents: Contents,
 ) -> pa.Table:
     """``table`` with keys and fallbacks of old and new together in the rows that are ``merged``."""
     for name in ("extractor_keys", "failed_keys", "fallbacks"):
@@ -221,7 +229,7 @@ def _with_identity(
             before = both[name][base[number]].as_py() or []
             now = both[name][new].as_py() or []
             if name == "fallbacks":
-                values[number] = [f for f in before if not update.redone(f["stage"])] + now
+                values[number] = [f for f in before if not update.takes_back(f, contents)] + now
             else:
                 values[number] = sorted([(k, v) for k, v in before if not _replaces(update, k)] + now)
         table = table.set_column(
@@ -229,17 +237,21 @@ def _with_identity(
             table.schema.field(name),
             pa.array(values, table.schema.field(name).type),
         )
-    return _with_artifacts(table, both, base, merged) if merged else table
+    return _with_artifacts(table, both, base, merged, contents) if merged else table
 
 
 def _with_artifacts(
-    table: pa.Table, both: pa.Table, base: Sequence[int], merged: Mapping[int, tuple[int, Update]]
+    table: pa.Table,
+    both: pa.Table,
+    base: Sequence[int],
+    merged: Mapping[int, tuple[int, Update]],
+    contents: Contents,
 ) -> pa.Table:
     """``table`` with what is known of its files: of those that are new, and of older ones that are still used."""
     values = table["artifacts"].to_pylist()
     for number, (new, _) in merged.items():
         found = {a["path"]: a for row in (base[number], new) for a in both["artifacts"][row].as_py() or ()}
-        used = referred(table.slice(number, 1)) if found else ()
+        used = referred(table.slice(number, 1), contents) if found else ()
         values[number] = [found[path] for path in sorted(found) if path in used]
     return replaced(table, {"artifacts": values})
 
@@ -249,26 +261,30 @@ def _replaces(update: Update, extractor: str) -> bool:
 
 
 def kept_rows(
-    old: pa.Table | None, updates: Collection[Update], stages: bool, still_used: Collection[str] = ()
+    old: OldPart,
+    name: str,
+    updates: Collection[Update],
+    contents: Contents,
+    still_used: Collection[str] = (),
 ) -> pa.Table | None:
-    """The rows of ``segments``, ``timings`` or ``failures`` that stay.
+    """The rows of a table beside `tracks` that stay; None where it has none.
 
     Args:
-        stages: whether rows are of a stage; those of ``segments`` are CLAP's.
+        name: of the table: ``timings`` or ``failures``, whose rows are of a stage, or one that a product fills.
         still_used: assets that files have which are not among ``updates``: theirs stay.
     """
-    if old is None:
+    table = old.tables.get(name)
+    if table is None:
         return None
     by_asset = {u.asset_id: u for u in updates}
     by_uri = {u.uri: u for u in updates}
-    keep = [_stays(row, by_asset, by_uri, still_used) for row in _heads(old, stages)]
-    return old.filter(pa.array(keep, pa.bool_()))
-
-
-def _heads(old: pa.Table, stages: bool) -> list[dict[str, Any]]:
-    names = [n for n in ("asset_id", "uri", "stage", "extractor_key") if n in old.column_names]
-    rows = old.select(names).to_pylist()
-    return rows if stages else [{**row, "stage": "clap"} for row in rows]
+    names = [n for n in ("asset_id", "uri", "stage", "extractor_key") if n in table.column_names]
+    rows = table.select(names).to_pylist()
+    if name in contents.tables:
+        filler = contents.filler(name)
+        rows = [{**row, "stage": filler.timed or filler.stage or filler.name} for row in rows]
+    keep = [_stays(row, by_asset, by_uri, still_used, contents) for row in rows]
+    return table.filter(pa.array(keep, pa.bool_()))
 
 
 def _stays(
@@ -276,13 +292,14 @@ def _stays(
     by_asset: Mapping[str, Update],
     by_uri: Mapping[str, Update],
     still_used: Collection[str],
+    contents: Contents,
 ) -> bool:
     update = by_uri.get(row["uri"]) if "uri" in row else by_asset.get(row["asset_id"])
     if update is not None and update.kept and "uri" in row:
         # Why it could not be read the last time does not matter any more; what is wrong with the content does.
         return row["stage"] != DECODE or row.get("extractor_key") is not None
     if update is not None and update.asset_id == row["asset_id"]:
-        return not update.redone(row["stage"])
+        return not update.redone(row["stage"], contents)
     return (row["asset_id"] in still_used and "uri" not in row) or (update is None and "uri" in row)
 
 
@@ -320,24 +337,26 @@ def timings_of(timings: pa.Table, tracks: pa.Table) -> pa.Table:
     return timings.filter(pa.array(keep, pa.bool_()))
 
 
-def superseded_files(old: pa.Table, new: pa.Table, shared: Collection[str] = ()) -> list[str]:
-    """The arrays and stems that rows of ``old`` refer to and none of ``new`` does.
+def superseded_files(
+    old: pa.Table, new: pa.Table, contents: Contents, shared: Collection[str] = ()
+) -> list[str]:
+    """The arrays and artifacts that rows of ``old`` refer to and none of ``new`` does.
 
     Not those of ``shared``, contents that rows of other parts have, which refer to them, too.
     """
-    gone = sorted(referred(old) - referred(new))
+    gone = sorted(referred(old, contents) - referred(new, contents))
     return [path for path in gone if path.split("/")[2] not in shared]
 
 
-def referred(tracks: pa.Table) -> set[str]:
-    """The files that rows refer to: an array by its path, a stem by the gain that it was saved with."""
-    columns = [name for name in tracks.column_names if name.endswith("_blob")]
+def referred(tracks: pa.Table, contents: Contents) -> set[str]:
+    """The files that rows refer to: an array by its path, an artifact by the column that says that it is there."""
+    columns = [name for name in tracks.column_names if name.endswith(ARRAYS_SUFFIX)]
     paths = {path for name in columns for path in tracks[name].to_pylist() if path}
     found = {path for path in paths if path.count("/") == 3 and path.startswith("blobs/")}
     assets = tracks["asset_id"].to_pylist()
-    for name in tracks.column_names:
-        if name.startswith("stem_gain_"):
-            stem = name.removeprefix("stem_gain_").removesuffix("_db")
-            gains = zip(assets, tracks[name].to_pylist(), strict=True)
-            found |= {stem_path(asset, stem) for asset, gain in gains if gain is not None}
+    for artifact in contents.artifacts.values():
+        for column, file in artifact.files.items():
+            if column in tracks.column_names:
+                there = np.asarray(tracks[column].is_valid())
+                found |= {artifact.path(assets[row], file) for row in np.flatnonzero(there).tolist()}
     return found

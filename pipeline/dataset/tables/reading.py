@@ -17,18 +17,13 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow.fs import FileSystem, FSSpecHandler, LocalFileSystem, PyFileSystem
 
-from pipeline.dataset.output import EMPTY_PART, TABLES, Output
+from pipeline.dataset.output import EMPTY_PART, EVERY_OUTPUT, Output
 from pipeline.dataset.run_folder import run_ids, run_status
 from pipeline.dataset.storage import explain, is_local, one_line, public_uri
-from pipeline.dataset.tables.schemas import FAILURES, SEGMENTS, TIMINGS, tracks_schema
+from pipeline.dataset.tables.schemas import FAILURES, TIMINGS, table_schema, tracks_schema
 from pipeline.errors import UserError
 
-STANDARD = {
-    "tracks": tracks_schema((), clap=False, separation=False),
-    "segments": SEGMENTS,
-    "timings": TIMINGS,
-    "failures": FAILURES,
-}
+STANDARD = {"tracks": tracks_schema(), "timings": TIMINGS, "failures": FAILURES}
 """Table → the columns it has whatever was computed."""
 
 # Footers are small and far away.
@@ -63,7 +58,10 @@ def open(output_uri: str, storage_options: Mapping[str, Any] | None = None) -> T
 
 
 class Tables:
-    """The four tables of an output, each a ``pyarrow.dataset.Dataset``, and what belongs to them.
+    """The tables of an output, each a ``pyarrow.dataset.Dataset``, and what belongs to them.
+
+    ``tracks``, ``timings`` and ``failures`` are there whatever the job was; what else it filled (``segments``, for
+    example) is an attribute, too, and `names` lists all.
 
     A dataset has the columns of all its parts, null where a part lacks one. Each field's metadata holds ``unit``,
     ``description`` and, where there is one, ``source``. Which parts there are is looked up once, when the output is
@@ -89,15 +87,22 @@ class Tables:
     def __repr__(self) -> str:
         return f"Tables({self.uri!r})"
 
+    def __getattr__(self, name: str) -> ds.Dataset:
+        """A table that a stage of the job declares."""
+        if name[:1] == "_" or name not in self._output.contents.tables:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        found = self.__dict__[name] = self._dataset(name)
+        return found
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its tables."""
+        return self._output.tables
+
     @cached_property
     def tracks(self) -> ds.Dataset:
         """One row per input file, those that failed included."""
         return self._dataset("tracks")
-
-    @cached_property
-    def segments(self) -> ds.Dataset:
-        """One row per CLAP window."""
-        return self._dataset("segments")
 
     @cached_property
     def timings(self) -> ds.Dataset:
@@ -117,16 +122,16 @@ class Tables:
     @cached_property
     def units(self) -> dict[str, str]:
         """Column → unit, of all tables; ``1`` where there is none. A name that several tables have means the same."""
-        return {name: unit for table in TABLES for name, unit in zip(*self._columns(table), strict=True)}
+        return {name: unit for table in self.names for name, unit in zip(*self._columns(table), strict=True)}
 
     def describe(self, table: str = "tracks") -> pa.Table:
         """The columns of a table: ``name``, ``type``, ``unit``, ``definition``, ``source``, all text.
 
         Raises:
-            ValueError: ``table`` is none of the four.
+            ValueError: ``table`` is none of `names`.
         """
-        if table not in TABLES:
-            raise ValueError(f"{table!r} is no table; one of {', '.join(TABLES)}")
+        if table not in self.names:
+            raise ValueError(f"{table!r} is no table; one of {', '.join(self.names)}")
         return pa.Table.from_pylist(
             [described(field) for field in getattr(self, table).schema],
             schema=pa.schema([(name, pa.string()) for name in DESCRIBED]),
@@ -173,7 +178,9 @@ class Tables:
         form = ds.ParquetFileFormat()
         with ThreadPoolExecutor(_READERS) as pool:
             schemas = list(pool.map(lambda part: self._part_schema(part, form, system), self._parts[table]))
-        schema = _of_all([*schemas, STANDARD[table]])
+        declared = self._output.contents.tables.get(table)
+        standard = STANDARD[table] if declared is None else table_schema(declared)
+        schema = _of_all([*schemas, standard])
         return ds.FileSystemDataset.from_paths(paths, schema=schema, format=form, filesystem=system)
 
     def _part_schema(self, part: str, form: ds.ParquetFileFormat, system: FileSystem) -> pa.Schema:
@@ -217,7 +224,7 @@ def _parts(output: Output) -> dict[str, list[str]]:
     whole = {part.partition("/")[2] for part in tracks} | {EMPTY_PART}
     others = {
         table: [part for part in output.parts(table) if part.partition("/")[2] in whole]
-        for table in TABLES
+        for table in output.tables
         if table != "tracks"
     }
     return {"tracks": tracks, **others}
@@ -242,6 +249,6 @@ def _arrow_file_system(output: Output) -> FileSystem:
 
 def _where_they_are(uri: str) -> str:
     parent, _, last = uri.rpartition("/")
-    if last in TABLES and parent:
+    if last in EVERY_OUTPUT and parent:
         return f"type the folder above, {parent}"
     return "type the output.uri of a run"

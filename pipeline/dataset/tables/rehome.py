@@ -1,4 +1,4 @@
-"""Rows of ``segments`` and ``timings`` belong to a content and lie in a part that has a file of it.
+"""Rows of ``timings`` and of declared tables belong to a content and lie in a part that has a file of it.
 
 They are written into the part of the file that was computed. Once that file has another content, or is gone, they move
 to a part that has another file with the old one.
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from pipeline.dataset.output import Output
 from pipeline.dataset.tables.merge import among, conform, referred
-from pipeline.dataset.tables.rewrite import read_if_there, write_or_discard
+from pipeline.dataset.tables.rewrite import by_asset, read_if_there, write_or_discard
 from pipeline.dataset.tables.row_index import State
 
 
@@ -26,7 +26,7 @@ def rehome(output: Output, names: Collection[str], state: State) -> None:
     """
     homes = _homes(state)
     for name in sorted(names):
-        for table in ("segments", "timings"):
+        for table in by_asset(output):
             there = read_if_there(output, f"{table}/{name}")
             if there is None:
                 continue
@@ -44,17 +44,17 @@ def rehome(output: Output, names: Collection[str], state: State) -> None:
 
 
 def sweep(output: Output, assets: Collection[str], state: State) -> None:
-    """Remove the arrays and stems of ``assets`` that no row refers to any more, whichever part it is in.
+    """Remove the arrays and artifacts of ``assets`` that no row refers to any more, whichever part it is in.
 
     A part alone cannot know that of a content that other parts have, too.
     """
-    homes = _homes(state)
+    homes, contents = _homes(state), output.contents
     for asset in sorted(assets):
         rows = [read_if_there(output, f"tracks/{name}") for name in set(homes[asset])]
         used = set().union(
-            *(referred(t.filter(pc.equal(t["asset_id"], asset))) for t in rows if t is not None)
+            *(referred(t.filter(pc.equal(t["asset_id"], asset)), contents) for t in rows if t is not None)
         )
-        for kind, suffix in (("blobs", ".npy"), ("stems", ".flac")):
+        for kind, suffix in output.folders().items():
             folder = output.path(f"{kind}/{asset[:2]}/{asset}")
             for path in output.fs.ls(folder, detail=False) if output.fs.exists(folder) else ():
                 name = f"{kind}/{asset[:2]}/{asset}/{str(path).rsplit('/', 1)[-1]}"

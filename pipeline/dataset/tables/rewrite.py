@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,41 +23,59 @@ from pipeline.dataset.tables.user_columns import is_of_the_user
 
 @dataclass(frozen=True)
 class Held:
-    """Of which contents a part has windows, and of which it has times of which stages."""
+    """Of which contents a part has rows in which declared tables, and of which it has times of which stages."""
 
-    assets: frozenset[str]
-    stages: frozenset[tuple[str, str]]
+    tables: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    stages: frozenset[tuple[str, str]] = frozenset()
 
     @classmethod
     def by(cls, output: Output, name: str, assets: Collection[str]) -> Held:
         """What part ``name`` holds of ``assets``."""
-        found: dict[str, set] = {"segments": set(), "timings": set()}
-        for table, columns in (("segments", ("asset_id",)), ("timings", ("asset_id", "stage"))):
+        stages: set[tuple[str, str]] = set()
+        tables: dict[str, frozenset[str]] = {}
+        for table in by_asset(output):
             there = read_if_there(output, f"{table}/{name}")
             if there is not None:
                 own = there.filter(among(there["asset_id"], assets))
-                found[table] = set(zip(*(own[c].to_pylist() for c in columns), strict=True))
-        return cls(frozenset(asset for (asset,) in found["segments"]), frozenset(found["timings"]))
+                if table == "timings":
+                    stages = set(zip(*(own[c].to_pylist() for c in ("asset_id", "stage")), strict=True))
+                else:
+                    tables[table] = frozenset(own["asset_id"].to_pylist())
+        return cls(tables, frozenset(stages))
 
     def __or__(self, other: Held) -> Held:
-        return Held(self.assets | other.assets, self.stages | other.stages)
+        names = self.tables.keys() | other.tables.keys()
+        tables = {n: self.assets(n) | other.assets(n) for n in sorted(names)}
+        return Held(tables, self.stages | other.stages)
 
     def __and__(self, other: Held) -> Held:
-        return Held(self.assets & other.assets, self.stages & other.stages)
+        names = self.tables.keys() & other.tables.keys()
+        tables = {n: self.assets(n) & other.assets(n) for n in sorted(names)}
+        return Held(tables, self.stages & other.stages)
+
+    def assets(self, table: str) -> frozenset[str]:
+        """The contents that have rows in a declared table."""
+        return self.tables.get(table, frozenset())
 
     def of(self, assets: Collection[str]) -> Held:
         """Of these contents only, and of no file's own reading and writing."""
         stages = {(a, stage) for a, stage in self.stages if a in assets and stage not in SHARED_STAGES}
-        return Held(self.assets & frozenset(assets), frozenset(stages))
+        tables = {name: found & frozenset(assets) for name, found in self.tables.items()}
+        return Held(tables, frozenset(stages))
 
-    def others(self, table: pa.Table) -> pa.Table:
-        """The rows of ``segments`` or ``timings`` that are not of what is held."""
+    def others(self, name: str, table: pa.Table) -> pa.Table:
+        """The rows of ``timings`` or a declared table that are not of what is held."""
         assets = table["asset_id"].to_pylist()
-        if "stage" in table.column_names:
+        if name == "timings":
             keep = [pair not in self.stages for pair in zip(assets, table["stage"].to_pylist(), strict=True)]
         else:
-            keep = [asset not in self.assets for asset in assets]
+            keep = [asset not in self.assets(name) for asset in assets]
         return table.filter(pa.array(keep, pa.bool_()))
+
+
+def by_asset(output: Output) -> tuple[str, ...]:
+    """The tables whose rows belong to a content, and lie in a part that has a file of it."""
+    return (*output.contents.tables, "timings")
 
 
 def rewrite_part(
@@ -95,19 +113,20 @@ def rewrite_part(
     kept = kept if failures is None else pa.concat_tables([kept, failures])
     write_or_discard(output, f"failures/{name}", kept)
     left_behind = {*old["asset_id"].to_pylist()} - {*tracks["asset_id"].to_pylist()} - {*shared}
-    for table, new in (("segments", None), ("timings", timings)):
+    for table in by_asset(output):
+        new = timings if table == "timings" else None
         there = read_if_there(output, f"{table}/{name}")
         there = new if there is None else there
         if there is None:
             continue
         kept = there.filter(pc.invert(among(there["asset_id"], left_behind)))
         if moved is not None and there is not new:
-            kept = moved.others(kept)
+            kept = moved.others(table, kept)
         if new is not None and new is not there:
             kept = pa.concat_tables([kept, conform(new, kept.schema)])
         write_or_discard(output, f"{table}/{name}", timings_of(kept, tracks) if table == "timings" else kept)
     output.write_table(f"tracks/{name}", tracks)
-    for file in superseded_files(old, tracks, shared):
+    for file in superseded_files(old, tracks, output.contents, shared):
         output.discard(file)
 
 

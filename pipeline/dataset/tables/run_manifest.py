@@ -11,77 +11,72 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.dataset.contents import ARRAYS_SUFFIX, Contents, Product, Table
 from pipeline.dataset.output import Output
 from pipeline.dataset.tables.schemas import MANIFEST_VERSION
 
 # Above this many assets the manifest is JSON lines: nobody can load a larger one as a single object.
 LARGE = 10_000
+# Of each row of `tracks` a list.
+Rows = Sequence[Sequence[dict[str, Any]]]
 
 
-def asset_entry(
-    tracks: pa.Table,
-    timings: Sequence[Sequence[dict[str, Any]]],
-    failures: Sequence[Sequence[dict[str, Any]]],
-    blobs: Sequence[Sequence[dict[str, Any]]],
-    segments: Sequence[Sequence[dict[str, Any]]],
-    extractors: Mapping[str, str],
+def asset_entries(
+    tracks: pa.Table, found: Mapping[str, Rows], declared: Mapping[str, Rows], contents: Contents
 ) -> Iterator[dict[str, Any]]:
-    """Yield the manifest entry of each row of ``tracks``; the sequences hold one entry per row too.
+    """Yield the manifest entry of each row of ``tracks``.
 
-    ``extractors`` are the run's DSP extractors and their versions.
+    Args:
+        found: ``timings``, ``failures`` and ``blobs``, of each row a list.
+        declared: table → its rows, of each row of ``tracks`` a list.
+        contents: whose products the entries are of, as far as ``tracks`` has columns of them.
     """
+    products = [p for p in contents.ordered() if p.key is not None or p.version_column in tracks.column_names]
     for number, row in enumerate(tracks.to_pylist()):
-        errors = {f["stage"]: f"{f['error_class']}: {f['message']}" for f in failures[number]}
-        seconds = {t["stage"]: t["compute_s"] for t in timings[number]}
-        shapes = {b["path"]: b["shape"] for b in blobs[number]}
-        versions = _versions(row, extractors)
-        entries = [_extractor(name, versions[name], row, errors, seconds, shapes) for name in versions]
+        errors = {f["stage"]: f"{f['error_class']}: {f['message']}" for f in found["failures"][number]}
+        seconds = {t["stage"]: t["compute_s"] for t in found["timings"][number]}
+        shapes = {b["path"]: b["shape"] for b in found["blobs"][number]}
         yield {
             "asset_id": row["asset_id"],
             "uri": row["uri"],
             "status": row["status"],
             "error": errors.get("decode"),
-            "extractors": entries,
-            "segments": [
-                {"index": s["segment_index"], "start_s": s["start_s"], "end_s": s["end_s"]}
-                for s in segments[number]
-            ],
+            "extractors": [_product(p, row, (errors, seconds, shapes)) for p in products],
+            **{name: _spans(contents.tables[name], rows[number]) for name, rows in declared.items()},
             "aggregate_strategy": row.get("clap_aggregate"),
         }
 
 
-# Stages whose version is the model that the row names.
-NETWORKS = {"clap": "clap_model", "separation": "separation_backend"}
+def _spans(table: Table, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Where in time the rows of a declared table lie; of one without times, how many there are."""
+    if not {"start_s", "end_s"} <= {f.name for f in table.fields}:
+        return [{"rows": len(rows)}] if rows else []
+    return [{"index": r[table.key], "start_s": r["start_s"], "end_s": r["end_s"]} for r in rows]
 
 
-def _versions(row: dict[str, Any], extractors: Mapping[str, str]) -> dict[str, str | None]:
-    return {**extractors, **{name: row[column] for name, column in NETWORKS.items() if column in row}}
-
-
-def _extractor(
-    name: str,
-    version: str | None,
-    row: dict[str, Any],
-    errors: dict[str, str],
-    seconds: dict[str, float],
-    shapes: dict[str, list[int]],
+def _product(
+    product: Product,
+    row: Mapping[str, Any],
+    found: tuple[Mapping[str, str], Mapping[str, float], Mapping[str, list[int]]],
 ) -> dict[str, Any]:
-    stage = name if name in NETWORKS else f"features.{name}"
-    prefixes = ("separation_", "stem_") if name == "separation" else (f"{name}_",)
+    errors, seconds, shapes = found
     payload: dict[str, Any] = {}
-    for column, value in row.items():
-        if column.startswith(prefixes):
-            if column.endswith("_blob") and value is not None:
-                shape = shapes.get(value, [])
-                value = {"path": value, "shape": shape, "elements": math.prod(shape)}
-            payload[column] = value
+    for column in product.names:
+        if column not in row:
+            continue
+        value = row[column]
+        if column.endswith(ARRAYS_SUFFIX) and value is not None:
+            shape = shapes.get(value, [])
+            value = {"path": value, "shape": shape, "elements": math.prod(shape)}
+        payload[column] = value
     keys = dict(row["extractor_keys"] or [])
+    stage = product.timed or product.stage or product.name
     return {
-        "name": name,
-        "version": version,
-        "key": keys.get(name),
-        "success": name in keys,
-        "payload": payload if name in keys else None,
+        "name": product.name,
+        "version": row.get(product.version_column) if product.version_column else product.version,
+        "key": keys.get(product.name),
+        "success": product.name in keys,
+        "payload": payload if product.name in keys else None,
         "error": errors.get(stage),
         "processing_time": seconds.get(stage),
     }

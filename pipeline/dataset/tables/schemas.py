@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import pyarrow as pa
 
 from pipeline.audio.tags import TEXT_BYTES
-from pipeline.features.base import Extractor, column
-from pipeline.models.separation.names import STEMS
+from pipeline.dataset.contents import Contents, Product, Table
+from pipeline.features.base import column
 
 SCHEMA_VERSION = "soundmill_tracks_v1"
 MANIFEST_VERSION = "audio_manifest_v1"
-CLAP_DIMENSIONS = 512
 GONE = "gone"
 """Status of a row whose file is there no longer."""
 
@@ -68,45 +66,6 @@ TAGS = (
       for of in ("track", "album")),
 )  # fmt: skip
 
-CLAP = (
-    column("clap_embedding", pa.list_(pa.float32()), "1", "512 values, unit norm; null where undefined",
-           "Wu et al. 2023, LAION-CLAP"),
-    column("clap_windows", pa.int32(), "1", "windows with sound that the embedding aggregates"),
-    column("clap_aggregate", pa.string(), "name", "mean, weighted or robust"),
-    column("clap_model", pa.string(), "name", "architecture and weights hash: the embedding space"),
-)  # fmt: skip
-
-CLAP_SIMILARITY = column(
-    "clap_similarity", pa.list_(pa.float32()), "1",
-    "cosine of clap_embedding to each of clap.text_queries, -1..1, in the order of this field's `queries`",
-)  # fmt: skip
-
-SEPARATION = (
-    column("separation_backend", pa.string(), "name", "backend used"),
-    column("separation_model", pa.string(), "name", "name and weights hash of its model"),
-    column("separation_choice", pa.string(), "1", "auto or listed, and why the backends before it were passed over"),
-    *(column(f"stem_share_{s}", pa.float32(), "ratio", f"energy of {s} over that of all stems, with the residual in it")
-      for s in STEMS),
-    *(column(f"stem_rms_{s}_dbfs", pa.float32(), "dBFS", f"RMS level of {s}") for s in STEMS),
-    *(column(f"stem_gain_{s}_db", pa.float32(), "dB",
-             f"gain of the saved FLAC of {s}: below 0 where it would have clipped, to be undone before stems are "
-             "added; null where none was saved")
-      for s in STEMS),
-    *(column(f"stem_{s}_blob", pa.string(), "path", f"samples of {s}, float32 [2, samples] at 44.1 kHz")
-      for s in STEMS),
-)  # fmt: skip
-
-SEGMENTS = pa.schema(
-    [
-        _ASSET,
-        column("segment_index", pa.int32(), "1", "number of the window in its track, from 0"),
-        column("start_s", pa.float64(), "s", "start of the window"),
-        column("end_s", pa.float64(), "s", "end of the window, padding excluded"),
-        column("clap_embedding", pa.list_(pa.float32()), "1", "512 values, unit norm; null for silence"),
-        column("rms_dbfs", pa.float32(), "dBFS", "RMS level of the window; null for silence"),
-    ]
-)
-
 TIMINGS = pa.schema(
     [
         _ASSET,
@@ -141,66 +100,15 @@ FAILURES = pa.schema(
 )
 
 
-def separation_columns(
-    stems: Sequence[str] = STEMS, *, gains: bool = True, arrays: bool = True
-) -> tuple[pa.Field, ...]:
-    """The columns of a run whose backends can make ``stems``.
-
-    Args:
-        gains: stems are saved, each with a gain.
-        arrays: samples of stems are saved.
-    """
-    names = {"separation_backend", "separation_model", "separation_choice"}
-    for stem in stems:
-        names |= {f"stem_share_{stem}", f"stem_rms_{stem}_dbfs"}
-        names |= {f"stem_gain_{stem}_db"} if gains else set()
-        names |= {f"stem_{stem}_blob"} if arrays else set()
-    return tuple(f for f in SEPARATION if f.name in names)
+def table_schema(table: Table) -> pa.Schema:
+    """Schema of the parts of a declared table."""
+    return table.schema(_ASSET)
 
 
-def segments_schema(embedding_space: str | None) -> pa.Schema:
-    """Schema of ``segments``, which says in its metadata whose embeddings they are."""
-    return _in_space(SEGMENTS, embedding_space)
-
-
-def tracks_schema(
-    extractors: Sequence[Extractor],
-    clap: bool,
-    separation: bool,
-    *,
-    embedding_space: str | None = None,
-    text_queries: Sequence[str] = (),
-    separation_fields: Sequence[pa.Field] = SEPARATION,
-) -> pa.Schema:
-    """Schema of ``tracks`` for what a run computes, in a stable order.
-
-    Args:
-        embedding_space: of CLAP's vectors, as in ``clap_model``; goes into the schema's metadata and into
-            that of the column.
-        text_queries: where there are any, ``clap_similarity`` is there, with them in its metadata as JSON.
-        separation_fields: those of the backends that can run, see `separation_columns`.
-    """
-    fields = [*IDENTITY, *TAGS]
-    for extractor in extractors:
-        fields.extend(extractor.columns())
-    if clap:
-        fields.extend(CLAP)
-        if text_queries:
-            queries = json.dumps(list(text_queries), ensure_ascii=False)
-            fields.append(
-                CLAP_SIMILARITY.with_metadata({**CLAP_SIMILARITY.metadata, b"queries": queries.encode()})
-            )
-    if separation:
-        fields.extend(separation_fields)
-    schema = pa.schema(fields, metadata={"schema_version": SCHEMA_VERSION})
-    return _in_space(schema, embedding_space if clap else None)
-
-
-def _in_space(schema: pa.Schema, embedding_space: str | None) -> pa.Schema:
-    if embedding_space is None:
-        return schema
-    space = {b"embedding_space": embedding_space.encode()}
-    position = schema.get_field_index("clap_embedding")
-    field = schema.field(position)
-    schema = schema.set(position, field.with_metadata({**(field.metadata or {}), **space}))
-    return schema.with_metadata({**(schema.metadata or {}), **space})
+def tracks_schema(products: Iterable[Product] = ()) -> pa.Schema:
+    """Schema of `tracks` for what a run computes, in a stable order: the file, its tags, then product by product."""
+    found = Contents(tuple(products)).ordered()
+    metadata = {"schema_version": SCHEMA_VERSION}
+    for product in found:
+        metadata |= product.metadata
+    return pa.schema([*IDENTITY, *TAGS, *(f for p in found for f in p.filled)], metadata=metadata)

@@ -1,8 +1,8 @@
 """Whether an output holds what it promises, and mending it where it does not.
 
 Everything is read part by part. What has to be known of all rows at once takes, beside one part and the listing
-of one of 256 folders: 99 bytes per track, 21 more with segments and 37 with timings, 29 per failure and 49 per
-blob or stem; see `Report.index_bytes`.
+of one of 256 folders: 97 bytes per track, 23 more with each declared table and 37 with timings, 29 per failure and
+49 per array or artifact; see `Report.index_bytes`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def check(
     Args:
         prune: rows of files that are there no longer are findings, too.
         empty: an output without tables is no mistake.
-        deep: read arrays and stems, too, and compare them with what was written.
+        deep: read arrays and artifacts, too, and compare them with what was written.
 
     Returns:
         the findings, the rows of `tracks`, and the bytes that the index of all rows took.
@@ -97,7 +97,8 @@ def check(
     if prune:
         tracks.check_gone()
     others = OtherTables(parts, tracks, findings)
-    others.check_segments()
+    for declared in output.contents.tables.values():
+        others.check_declared(declared)
     others.check_timings()
     others.check_failures()
     parts.check_schemas()
@@ -109,7 +110,7 @@ def check(
 
 def _check_orphan_files(files: Files, findings: Findings, whole: bool) -> None:
     for name in files.unseen():
-        noun = "blob" if name.startswith("blobs/") else "stem"
+        noun = files.noun(name)
         said = "no row refers to it"
         if whole:
             findings.add(Finding(f"orphan_{noun}", name, said, "remove the file", remove=name))
@@ -132,8 +133,8 @@ def verify(
         output: root of the tables.
         repair: change what can be mended; must not run beside a job that writes there.
         said: told in one line what each round of repair did.
-        deep: read arrays and stems, too: every byte of the output.
-        prune: repair, and remove the rows of files that are there no longer with their arrays and stems.
+        deep: read arrays and artifacts, too: every byte of the output.
+        prune: repair, and remove the rows of files that are there no longer with their arrays and artifacts.
 
     Raises:
         UserError: there are no tables, the storage fails, or a job is writing there.

@@ -1,4 +1,4 @@
-"""Blobs and stems: what lies there against what the rows say. 49 bytes of memory a file."""
+"""Arrays and artifacts: what lies there against what the rows say. 49 bytes of memory a file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from pipeline.dataset.output import Output
 from pipeline.dataset.storage import one_line
 from pipeline.dataset.verify.ids import Columns, Lookup, digests
 
-FOLDERS = {"blobs": ".npy", "stems": ".flac"}
 _ASSET = re.compile(r"([0-9a-f]{2})/(\1[0-9a-f]{62})")
 TEMPORARY = re.compile(r"\.[A-Za-z0-9_][A-Za-z0-9_.-]*\.[0-9a-f]{8}\.tmp")
 _HEAD_BYTES = 4096
@@ -37,26 +36,30 @@ def below(output: Output, folder: str) -> Iterator[tuple[str, int]]:
             yield relative, int(info["size"] or 0)
 
 
-def is_ours(relative: str) -> bool:
-    """Whether a file has the name of one of our blobs or stems: nothing else is ever removed."""
+def is_ours(relative: str, folders: Mapping[str, str]) -> bool:
+    """Whether a file has the name of one of our arrays or artifacts: nothing else is ever removed.
+
+    Args:
+        folders: see `Output.folders`.
+    """
     kind, _, rest = relative.partition("/")
     folder, _, name = rest.rpartition("/")
-    return kind in FOLDERS and bool(_ASSET.fullmatch(folder)) and name.endswith(FOLDERS[kind])
+    return kind in folders and bool(_ASSET.fullmatch(folder)) and name.endswith(folders[kind])
 
 
-def is_temporary(relative: str) -> bool:
+def is_temporary(relative: str, folders: Mapping[str, str]) -> bool:
     """Whether a file is what an interrupted write of ours leaves."""
     folder, _, name = relative.rpartition("/")
     if not TEMPORARY.fullmatch(name):
         return False
     kind, _, rest = folder.partition("/")
-    if kind in FOLDERS:
+    if kind in folders:
         return bool(_ASSET.fullmatch(rest))
-    return kind == "runs" or name.startswith(".part-")
+    return kind == "runs" or name.startswith((".part-", ".contents.json."))
 
 
 class Files:
-    """The blobs and stems that are there, and which of them a row refers to.
+    """The arrays and artifacts that are there, and which of them a row refers to.
 
     Args:
         output: where they lie.
@@ -65,18 +68,24 @@ class Files:
 
     def __init__(self, output: Output, deep: bool = False) -> None:
         self.output, self.deep = output, deep
+        self.folders, self.artifacts = output.folders(), output.contents.artifacts
         columns = Columns(name="S16", size="i8", seen="?")
         self.temporary: list[str] = []
-        for folder in FOLDERS:
+        for folder in self.folders:
             for chunk in _chunks(below(output, folder), 4096):
-                self.temporary += [name for name, _ in chunk if is_temporary(name)]
-                ours = [(name, size) for name, size in chunk if is_ours(name)]
+                self.temporary += [name for name, _ in chunk if is_temporary(name, self.folders)]
+                ours = [(name, size) for name, size in chunk if is_ours(name, self.folders)]
                 columns.append(
                     len(ours), name=digests(n for n, _ in ours), size=[s for _, s in ours], seen=False
                 )
         self._rows = columns.table()
         self._find = Lookup(self._rows["name"])
         self.nbytes = self._rows.nbytes + self._find.nbytes
+
+    def noun(self, relative: str) -> str:
+        """What the file is called: ``blob``, or as its artifact is declared."""
+        artifact = self.artifacts.get(relative.partition("/")[0])
+        return "blob" if artifact is None else artifact.noun
 
     def size(self, relative: str) -> int | None:
         """Size of a file in bytes, which from now on is referred to; None where it is not there."""
@@ -91,9 +100,9 @@ class Files:
         """Names of the files that no row referred to."""
         if self._rows["seen"].all():
             return
-        for folder in FOLDERS:
+        for folder in self.folders:
             for relative, _ in below(self.output, folder):
-                if is_ours(relative) and not self._is_seen(relative):
+                if is_ours(relative, self.folders) and not self._is_seen(relative):
                     yield relative
 
     def _is_seen(self, relative: str) -> bool:
@@ -109,12 +118,12 @@ class Files:
     ) -> str | None:
         """What is wrong with a file that a row refers to; None where nothing is.
 
-        Of ``.npy`` files the header is read, of stems the mark at their start, and all of both where `deep`.
+        Of ``.npy`` files the header is read, of artifacts the mark at their start, and all of both where `deep`.
 
         Args:
             written: size and sha256 that the row has of it; None of rows that older versions wrote.
         """
-        size = self.size(relative) if is_ours(relative) else None
+        size = self.size(relative) if is_ours(relative, self.folders) else None
         if size is None:
             return "is not there"
         if written is not None and written[0] not in (None, size):
@@ -122,7 +131,9 @@ class Files:
         if relative.endswith(".npy"):
             found = _wrong_npy(self._head(relative, size), size, shape)
         else:
-            found = None if self._head(relative, min(size, 4)) == b"fLaC" else "is not a FLAC file"
+            artifact = self.artifacts[relative.partition("/")[0]]
+            begins = self._head(relative, size).startswith(artifact.magic)
+            found = None if begins else f"is not a {artifact.suffix.lstrip('.').upper()} file"
         return self._wrong_content(relative, written) if found is None and self.deep else found
 
     def _wrong_content(self, relative: str, written: tuple[int | None, str | None] | None) -> str | None:
@@ -134,6 +145,8 @@ class Files:
             values = np.load(io.BytesIO(data), allow_pickle=False)
             finite = values.dtype.kind not in "fc" or bool(np.isfinite(values).all())
             return None if finite else "holds NaN or infinity"
+        if not self.artifacts[relative.partition("/")[0]].audio:
+            return None
         # Here: a verify that reads no sound needs no decoder.
         from pipeline.audio.stream import open_bytes
         from pipeline.audio.validate import DecodeError

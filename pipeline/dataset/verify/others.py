@@ -1,4 +1,4 @@
-"""Checks of ``segments``, ``timings`` and ``failures`` against the index of ``tracks``."""
+"""Checks of ``timings``, ``failures`` and the declared tables against the index of ``tracks``."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import pyarrow as pa
 
 from pipeline.commands import as_typed
 from pipeline.counting import plural
+from pipeline.dataset.contents import Contents, Product, Table
 from pipeline.dataset.tables.schemas import GONE
 from pipeline.dataset.verify.findings import MOST, Edit, Finding, Findings
 from pipeline.dataset.verify.ids import Columns, Lookup, digests
 from pipeline.dataset.verify.parts import RERUN, Parts
-from pipeline.dataset.verify.tracks import AGAIN, CLAP_COLUMNS, STATUS, Tracks
-from pipeline.dataset.verify.values import EMBEDDING, bad_embeddings, is_float, non_finite_rows
+from pipeline.dataset.verify.tracks import AGAIN, STATUS, Tracks
+from pipeline.dataset.verify.values import bad_embeddings, is_float, non_finite_rows
 
 DROP = "the rows are removed"
 
 
 class OtherTables:
-    """The three tables whose rows belong to a track. 21 bytes per asset and part (37 for timings), 29 per failure."""
+    """The tables whose rows belong to a track. 21 bytes per asset and part (37 for timings), 29 per failure."""
 
     def __init__(self, parts: Parts, tracks: Tracks, findings: Findings) -> None:
         self.parts, self.tracks, self.findings = parts, tracks, findings
@@ -31,42 +32,55 @@ class OtherTables:
         # run → stage → [seconds, rows]
         self.spent: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0]))
 
-    def check_segments(self) -> None:
-        """Bad embeddings and values, repeated windows, windows of no track, tracks without windows."""
-        index = _Assets("segments")
-        for part, table in self.parts.read("segments"):
+    def check_declared(self, declared: Table) -> None:
+        """Bad embeddings and values, repeated rows, rows of no track, tracks that say they have rows and have none."""
+        name = declared.name
+        filler = self.tracks.contents.filler(name)
+        index = _Assets(name, declared.key)
+        for part, table in self.parts.read(name):
             _, ids = index.add(part, table)
-            self._check_trackless("segments", part, table, index)
-            self._check_stale(part, index)
-            wrong = bad_embeddings(table[EMBEDDING])
-            for name in ("start_s", "end_s", "rms_dbfs"):
-                wrong |= {row: f"has {name} NaN or infinite" for row in non_finite_rows(table[name]).tolist()}
+            self._check_trackless(name, part, table, index)
+            self._check_stale(part, index, filler)
+            wrong: dict[int, str] = {}
+            for column in declared.unit_vectors:
+                wrong |= bad_embeddings(table[column])
+            for column in (f.name for f in table.schema if is_float(f.type)):
+                if column not in declared.unit_vectors:
+                    bad = non_finite_rows(table[column]).tolist()
+                    wrong |= {row: f"has {column} NaN or infinite" for row in bad}
             said = {ids[row]: text for row, text in reversed(wrong.items())}  # one finding per asset
             for asset, text in said.items():
-                self._forget_clap(part, f"a window of {asset} {text}", asset, ids)
+                kind = f"{declared.noun}_value"
+                self._forget(
+                    kind, part, f"a {declared.noun} of {asset} {text}", filler, [i == asset for i in ids]
+                )
         self.nbytes += index.table().nbytes
-        self._check_repeats(index, "segment_index", lambda asset: 1)
-        if self.parts.broken("segments"):
+        self._check_repeats(index, lambda asset: 1, f"duplicate_{declared.noun}")
+        if self.parts.broken(name):
             return
-        clap = self.tracks.rows["clap"]
-        lacking = np.flatnonzero(clap)[~np.isin(self.tracks.rows["asset"][clap], index.table()["asset"])]
+        there = self.tracks.rows[f"has_{name}"]
+        lacking = np.flatnonzero(there)[~np.isin(self.tracks.rows["asset"][there], index.table()["asset"])]
         for row in lacking.tolist():
             part = self.tracks.parts[self.tracks.rows["part"][row]]
-            said = f"row {self.tracks.rows['row'][row]} has clap_windows and no segments"
-            mend = f"clap columns become null; {AGAIN}"
-            edits = self.tracks.edits([row], "clap", CLAP_COLUMNS)
-            self.findings.add(Finding("missing_segments", part, said, mend, edits=edits))
+            said = f"row {self.tracks.rows['row'][row]} has {declared.count} and no {name}"
+            mend = f"{filler.name} columns become null; {AGAIN}"
+            edits = self.tracks.edits([row], filler.name, filler.names)
+            self.findings.add(Finding(f"missing_{name}", part, said, mend, edits=edits))
 
-    def _forget_clap(self, part: str, said: str, asset: str, ids: Sequence[str]) -> None:
+    def _forget(self, kind: str, part: str, said: str, filler: Product, theirs: Sequence[bool]) -> None:
+        """A finding that takes the rows of a part of which ``theirs`` is true, and what their tracks have of
+        ``filler``."""
+        asset = said.split(" of ", 1)[1].split(" ", 1)[0]
         [key] = digests([asset])
-        edits = self.tracks.edits(self.tracks.by_asset.rows(key).tolist(), "clap", CLAP_COLUMNS)
-        edits += tuple(Edit(part, row, drop=True) for row, found in enumerate(ids) if found == asset)
-        mend = f"clap columns become null and the segments of the asset are removed; {AGAIN}"
-        self.findings.add(Finding("segment_value", part, said, mend, edits=edits))
+        edits = self.tracks.edits(self.tracks.by_asset.rows(key).tolist(), filler.name, filler.names)
+        edits += tuple(Edit(part, row, drop=True) for row, found in enumerate(theirs) if found)
+        rows = part.partition("/")[0]
+        mend = f"{filler.name} columns become null and the {rows} of the asset are removed; {AGAIN}"
+        self.findings.add(Finding(kind, part, said, mend, edits=edits))
 
     def check_timings(self) -> None:
         """Times that cannot be, rows of no track, repeated stages, tracks that were never decoded."""
-        index = _Assets("timings")
+        index = _Assets("timings", "stage")
         decoded = []
         for part, table in self.parts.read("timings"):
             assets, ids = index.add(part, table)
@@ -85,7 +99,7 @@ class OtherTables:
             rows = [row for row, stage in enumerate(stages) if stage == "decode"]
             decoded.append(np.unique(assets[rows]) if rows else np.empty(0, "S16"))
         self.nbytes += index.table().nbytes + sum(found.nbytes for found in decoded)
-        self._check_repeats(index, "stage", lambda key: self.tracks.by_asset.rows(key).size)
+        self._check_repeats(index, lambda key: self.tracks.by_asset.rows(key).size, "duplicate_timing")
         if self.parts.broken("timings"):
             return
         rows = self.tracks.rows
@@ -162,7 +176,7 @@ class OtherTables:
             heads = table.select([n for n in names if n in table.column_names]).take(wanted[part]).to_pylist()
             for number, head in zip(wanted[part], heads, strict=True):
                 said = f"row {number} is {head['status']} and no failure says why"
-                edit = Edit(part, number, failures=tuple(_lost_failures(head)))
+                edit = Edit(part, number, failures=tuple(_lost_failures(head, self.tracks.contents)))
                 self.findings.add(Finding("status_without_failure", part, said, mend, edits=(edit,)))
 
     def _check_trackless(self, kind: str, part: str, table: pa.Table, index: _Assets) -> None:
@@ -174,18 +188,20 @@ class OtherTables:
             said = f"{plural(len(rows), 'row')} of no track"
             self.findings.add(Finding(f"{kind}_without_track", part, said, DROP, edits=edits))
 
-    def _check_stale(self, part: str, index: _Assets) -> None:
-        """Segments whose track lost its embedding: no row of the asset has clap's key."""
+    def _check_stale(self, part: str, index: _Assets, filler: Product) -> None:
+        """Rows of a declared table whose tracks lost what fills it: no row of the asset has its key."""
         by_asset = self.tracks.by_asset
         known = by_asset.count(index.last) > 0
-        stale = np.flatnonzero(known & (by_asset.marked(index.last, self.tracks.keyed) == 0)).tolist()
+        marked = by_asset.marked(index.last, self.tracks.keyed[index.name])
+        stale = np.flatnonzero(known & (marked == 0)).tolist()
         if stale and self.whole:
             edits = tuple(Edit(part, row, drop=True) for row in stale)
-            said = f"{plural(len(stale), 'row')} of tracks without an embedding"
-            self.findings.add(Finding("stale_segments", part, said, DROP, edits=edits))
+            said = f"{plural(len(stale), 'row')} of tracks without {filler.name}"
+            self.findings.add(Finding(f"stale_{index.name}", part, said, DROP, edits=edits))
 
-    def _check_repeats(self, index: _Assets, column: str, allowed: Callable[[bytes], int]) -> None:
-        """More rows of an asset with one ``column`` than ``allowed``: those of the newest run stay."""
+    def _check_repeats(self, index: _Assets, allowed: Callable[[bytes], int], kind: str) -> None:
+        """More rows of an asset with one key than ``allowed``: those of the newest run stay."""
+        column = index.key
         suspects = index.suspects(allowed)
         if not suspects:
             return
@@ -205,7 +221,6 @@ class OtherTables:
                 extra[key] += [Edit(part, row, drop=True) for _, part, row in spare]
         for edits in extra.values():
             said = f"{plural(len(edits), 'row')} with the (asset, {column}) of others, from row {edits[0].row} on"
-            kind = "duplicate_segment" if index.name == "segments" else "duplicate_timing"
             mend = "the newest run's rows stay"
             self.findings.add(Finding(kind, edits[0].part, said, mend, edits=tuple(edits)))
 
@@ -217,7 +232,7 @@ def _deaths(table: pa.Table) -> list[bool | None]:
     )
 
 
-def _lost_failures(track: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _lost_failures(track: Mapping[str, Any], contents: Contents) -> Iterator[dict[str, Any]]:
     """Rows of ``failures`` in the place of those that are lost, one for each extractor that failed."""
     failed = dict(track.get("failed_keys") or ())
     if track["status"] == "failed" or not failed:
@@ -225,7 +240,7 @@ def _lost_failures(track: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for name, key in sorted(failed.items()):
         yield {
             **{column: track[column] for column in ("asset_id", "uri", "run_id")},
-            "stage": name if name in ("decode", "clap", "separation") else f"features.{name}",
+            "stage": contents.timed(name),
             "error_class": "ReasonLost",
             "message": "it failed, and the row that said why is lost",
             "extractor_key": key,
@@ -235,8 +250,8 @@ def _lost_failures(track: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 class _Assets:
     """Which assets a table has rows of, in which parts: 21 bytes per asset and part."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, key: str) -> None:
+        self.name, self.key = name, key
         self._columns = Columns(asset="S16", part="u4", again="u1")
         self._parts: list[str] = []
         self.last = np.empty(0, "S16")
@@ -245,8 +260,7 @@ class _Assets:
         """Take in a part; return the digest and the id of each of its rows."""
         ids = table["asset_id"].to_pylist()
         self.last = digests(ids)
-        column = "stage" if self.name == "timings" else "segment_index"
-        groups = table.group_by(["asset_id", column]).aggregate([([], "count_all")])
+        groups = table.group_by(["asset_id", self.key]).aggregate([([], "count_all")])
         most: dict[str, int] = {}
         for asset, count in zip(groups["asset_id"].to_pylist(), groups["count_all"].to_pylist(), strict=True):
             most[asset] = max(most.get(asset, 0), count)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from pipeline.dataset.output import EMPTY_PART, TABLES, Output, read_part
+from pipeline.dataset.output import EMPTY_PART, Output, read_part
 from pipeline.dataset.storage import explain, one_line
 from pipeline.dataset.tables.embedding_space import embedding_space
-from pipeline.dataset.tables.schemas import FAILURES, IDENTITY, SEGMENTS, TIMINGS
+from pipeline.dataset.tables.schemas import FAILURES, IDENTITY, TIMINGS, table_schema
 from pipeline.dataset.verify.findings import Finding, Findings
 
 RERUN = "run the job again: only what is missing is computed"
@@ -19,13 +19,17 @@ ONE_SCHEMA = (
 )
 ASIDE = "move the part out of the table, then " + RERUN
 
-# Without these nothing can be said of a part; what else a table has, it may have had under an older schema.
-NEEDED = {
-    "tracks": (pa.schema(IDENTITY), ("asset_id", "uri", "status", "run_id", "extractor_keys")),
-    "segments": (SEGMENTS, tuple(SEGMENTS.names)),
-    "timings": (TIMINGS, ("asset_id", "stage", "compute_s")),
-    "failures": (FAILURES, ("asset_id", "uri", "stage", "run_id")),
-}
+
+def _needed(output: Output) -> dict[str, tuple[pa.Schema, tuple[str, ...]]]:
+    """Table → its schema, and the columns without which nothing can be said of a part; what else a table has, it may
+    have had under an older schema."""
+    declared = {name: table_schema(table) for name, table in output.contents.tables.items()}
+    return {
+        "tracks": (pa.schema(IDENTITY), ("asset_id", "uri", "status", "run_id", "extractor_keys")),
+        **{name: (schema, tuple(schema.names)) for name, schema in declared.items()},
+        "timings": (TIMINGS, ("asset_id", "stage", "compute_s")),
+        "failures": (FAILURES, ("asset_id", "uri", "stage", "run_id")),
+    }
 
 
 class Parts:
@@ -39,9 +43,11 @@ class Parts:
     def __init__(self, output: Output, findings: Findings) -> None:
         self.output = output
         self.findings = findings
-        self.names = {table: output.parts(table) for table in TABLES}
+        self.tables = output.tables
+        self._needed = _needed(output)
+        self.names = {table: output.parts(table) for table in self.tables}
         self.unreadable: set[str] = set()
-        self._schemas: dict[str, dict[str, pa.Schema]] = {table: {} for table in TABLES}
+        self._schemas: dict[str, dict[str, pa.Schema]] = {table: {} for table in self.tables}
         # Distinct schemas by what they say: a part keeps a reference only.
         self._distinct: dict[str, pa.Schema] = {}
 
@@ -72,11 +78,13 @@ class Parts:
             said = f"cannot be read ({one_line(error, 100)})"
             self.findings.add(Finding("unreadable_part", part, said, advice=ASIDE))
             return None
-        schema, names = NEEDED[part.partition("/")[0]]
+        schema, names = self._needed[part.partition("/")[0]]
         wrong = [
             n
             for n in names
-            if n not in found.column_names or found.schema.field(n).type != schema.field(n).type
+            if n not in found.column_names
+            # Of a type that `contents.json` cannot tell, null.
+            or schema.field(n).type not in (found.schema.field(n).type, pa.null())
         ]
         if wrong:
             self.unreadable.add(part)
@@ -91,7 +99,7 @@ class Parts:
     def check_orphans(self) -> None:
         """Parts of other tables whose `tracks` part was never written."""
         tracks = {part.partition("/")[2] for part in self.names["tracks"]}
-        for table in TABLES[1:]:
+        for table in self.tables[1:]:
             for part in list(self.names[table]):
                 name = part.partition("/")[2]
                 # `fill_empty` names its part so: it has no rows and belongs to no tracks.
@@ -112,7 +120,7 @@ class Parts:
 
     def check_foreign(self) -> None:
         """Files in the folder of a table that are no parts: a reader that takes the folder stumbles over them."""
-        for table in TABLES:
+        for table in self.tables:
             folder = self.output.path(table)
             listed = self.output.fs.ls(folder, detail=False) if self.output.fs.exists(folder) else ()
             for path in listed:

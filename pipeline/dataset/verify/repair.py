@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.dataset.output import TABLES, Output, read_part
+from pipeline.dataset.output import Output, read_part
 from pipeline.dataset.tables.merge import conform
 from pipeline.dataset.tables.schemas import FAILURES
 from pipeline.dataset.verify.files import is_ours, is_temporary
@@ -85,9 +85,14 @@ def _forget(table: pa.Table, forgotten: dict[int, set[str]]) -> pa.Table:
 
 
 def _remove(output: Output, relative: str) -> None:
+    folders = output.folders()
     table, _, name = relative.partition("/")
-    part = table in TABLES and name.startswith("part-") and name.endswith(".parquet") and "/" not in name
-    if not (part or is_ours(relative) or is_temporary(relative) or PROBE.fullmatch(relative)):
+    part = (
+        table in output.tables and name.startswith("part-") and name.endswith(".parquet") and "/" not in name
+    )
+    if not (
+        part or is_ours(relative, folders) or is_temporary(relative, folders) or PROBE.fullmatch(relative)
+    ):
         raise ValueError(f"not one of our names: {relative!r}")
     root = output.path("runs").removesuffix("runs")
     # Not `Output.discard`, whose names never begin with a dot; what is_temporary takes has no "..".

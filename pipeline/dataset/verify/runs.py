@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.counting import plural
-from pipeline.dataset.output import TABLES, Output
+from pipeline.dataset.output import Output
 from pipeline.dataset.run_folder import run_ids, run_status
 from pipeline.dataset.verify.files import is_temporary
 from pipeline.dataset.verify.findings import Finding, Findings
@@ -70,13 +70,13 @@ def _check_sums(
 
 def check_temporary(output: Output, findings: Findings, among_blobs: list[str]) -> None:
     """Files that an interrupted write left under its temporary name."""
-    found = list(among_blobs)
-    for folder in (*TABLES, "runs"):
+    found, folders = list(among_blobs), output.folders()
+    for folder in (*output.tables, "runs"):
         root = output.path(folder)
         if output.fs.exists(root):
             names = output.fs.find(root) if folder == "runs" else output.fs.ls(root, detail=False)
             relative = (folder + str(name)[str(name).index(root) + len(root) :] for name in names)
-            found += [name for name in relative if is_temporary(name) or PROBE.fullmatch(name)]
+            found += [name for name in relative if is_temporary(name, folders) or PROBE.fullmatch(name)]
     for name in found:
         said = "an interrupted write left it"
         findings.add(Finding("temporary_file", name, said, "remove the file", remove=name))

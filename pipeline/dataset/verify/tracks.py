@@ -8,40 +8,40 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.counting import plural
-from pipeline.dataset.output import stem_path
 from pipeline.dataset.tables.schemas import GONE
 from pipeline.dataset.verify.files import Files
 from pipeline.dataset.verify.findings import Edit, Finding, Findings
 from pipeline.dataset.verify.ids import Columns, Lookup, digests
 from pipeline.dataset.verify.parts import RERUN, Parts
-from pipeline.dataset.verify.values import EMBEDDING, bad_embeddings, is_float, non_finite_rows, owner
+from pipeline.dataset.verify.values import bad_embeddings, is_float, non_finite_rows
 
 STATUS = {"ok": 0, "partial": 1, "failed": 2, GONE: 3}
-CLAP_COLUMNS = ("clap_embedding", "clap_windows", "clap_aggregate", "clap_model", "clap_similarity")
 AGAIN = "the extractor's key leaves extractor_keys, so that the next run computes it again"
 
 
 class Tracks:
-    """What has to be known of every row: 47 bytes each, and 52 to look rows up by uri and by asset.
+    """What has to be known of every row: 45 bytes each, 2 for each declared table, and 52 to look rows up by uri and by
+    asset.
 
     ``rows`` has ``uri``, ``asset`` (digests), ``part`` (position in ``parts``), ``row``, ``run`` (position in
-    ``runs``, which sorts by time), ``status``, ``clap`` (has windows with sound) and ``keyed`` (has
-    the key of clap).
+    ``runs``, which sorts by time), ``status``, and for each declared table ``has_<table>`` (the row says that it has
+    rows there) and ``keyed_<table>`` (it has the key of what fills the table).
     """
 
     def __init__(self, reader: Parts, files: Files, findings: Findings) -> None:
         self.findings = findings
         self.files = files
+        self.contents = reader.output.contents
+        self.owners = self.contents.owners
         self.parts: list[str] = []
         seen: dict[str, int] = {}
-        columns = Columns(
-            uri="S16", asset="S16", part="u4", row="u4", run="u4", status="u1", clap="?", keyed="?"
-        )
+        tables = self.contents.tables
+        flags = {f"{kind}_{name}": "?" for name in tables for kind in ("has", "keyed")}
+        columns = Columns(uri="S16", asset="S16", part="u4", row="u4", run="u4", status="u1", **flags)
         for part, table in reader.read("tracks"):
             number = len(self.parts)
             self.parts.append(part)
             runs = [seen.setdefault(run or "", len(seen)) for run in table["run_id"].to_pylist()]
-            windows = table["clap_windows"].to_pylist() if "clap_windows" in table.column_names else []
             columns.append(
                 table.num_rows,
                 uri=digests(table["uri"].to_pylist()),
@@ -50,8 +50,7 @@ class Tracks:
                 row=np.arange(table.num_rows),
                 run=runs,
                 status=[STATUS.get(s, 0) for s in table["status"].to_pylist()],
-                clap=[bool(w) for w in windows] if windows else False,
-                keyed=["clap" in dict(keys or ()) for keys in table["extractor_keys"].to_pylist()],
+                **self._flags(table),
             )
             self._check_values(part, table)
             self._check_files(part, table)
@@ -61,8 +60,9 @@ class Tracks:
         ranks = np.array([place[run] for run in seen] or [0], dtype=np.uint32)
         self.rows["run"] = ranks[self.rows["run"]]
         self.by_uri, self.by_asset = Lookup(self.rows["uri"]), Lookup(self.rows["asset"])
-        self.keyed = self.by_asset.running(self.rows["keyed"])
-        self.nbytes = self.keyed.nbytes + self.rows.nbytes + self.by_uri.nbytes + self.by_asset.nbytes
+        self.keyed = {name: self.by_asset.running(self.rows[f"keyed_{name}"]) for name in tables}
+        indexes = (self.rows, self.by_uri, self.by_asset, *self.keyed.values())
+        self.nbytes = sum(index.nbytes for index in indexes)
         # Positions in `runs` of each part's newest row: which copy of an asset's rows is the newest.
         newest = np.zeros(len(self.parts), dtype=np.uint32)
         np.maximum.at(newest, self.rows["part"], self.rows["run"])
@@ -75,13 +75,30 @@ class Tracks:
             for r in (self.rows[i] for i in rows)
         )
 
+    def _flags(self, table: pa.Table) -> dict[str, list[bool] | bool]:
+        found: dict[str, list[bool] | bool] = {}
+        keys = [dict(keys or ()) for keys in table["extractor_keys"].to_pylist()]
+        for name, declared in self.contents.tables.items():
+            counted = declared.count is not None and declared.count in table.column_names
+            found[f"has_{name}"] = [bool(n) for n in table[declared.count].to_pylist()] if counted else False
+            filler = self.contents.filler(name).name
+            found[f"keyed_{name}"] = [filler in own for own in keys]
+        return found
+
+    def columns_of(self, product: str) -> tuple[str, ...]:
+        """The columns that a product fills."""
+        known = self.contents.get(product)
+        return () if known is None else known.names
+
     def _check_values(self, part: str, table: pa.Table) -> None:
         uris = table["uri"].to_pylist()
+        vectors = {name for product in self.contents for name in product.unit_vectors}
         for name in table.column_names:
-            if name == EMBEDDING:
+            if name in vectors:
+                product = self.owners[name]
                 for row, wrong in bad_embeddings(table[name]).items():
-                    edit = Edit(part, row, forget="clap", null=CLAP_COLUMNS)
-                    mend = f"clap columns become null; {AGAIN}"
+                    edit = Edit(part, row, forget=product, null=self.columns_of(product))
+                    mend = f"{product} columns become null; {AGAIN}"
                     said = f"embedding of {uris[row]} {wrong}"
                     self.findings.add(Finding("embedding", part, said, mend, edits=(edit,)))
             elif is_float(table.schema.field(name).type):
@@ -89,7 +106,7 @@ class Tracks:
                     self._add_value(part, row, name, uris[row])
 
     def _add_value(self, part: str, row: int, name: str, uri: str) -> None:
-        said, extractor = f"{name} of {uri} is NaN or infinite", owner(name)
+        said, extractor = f"{name} of {uri} is NaN or infinite", self.owners.get(name)
         if extractor is None:
             self.findings.add(Finding("not_finite", part, said, advice=RERUN))
             return
@@ -110,32 +127,24 @@ class Tracks:
                 if path is not None:
                     null = (name, shape) if shape in table.column_names else (name,)
                     wrong = self.files.wrong(path, shapes[row], written[row].get(path))
-                    self._add_file("blob", path, wrong, part, row, owner(name), null)
-        for name in table.column_names:
-            if name.startswith("stem_gain_"):
-                stem = name.removeprefix("stem_gain_").removesuffix("_db")
-                found = zip(table["asset_id"].to_pylist(), table[name].to_pylist(), strict=True)
-                for row, (asset, gain) in enumerate(found):
-                    if gain is not None:
-                        path = stem_path(asset, stem)
-                        wrong = self.files.wrong(path, None, written[row].get(path))
-                        self._add_file("stem", path, wrong, part, row, "separation", (name,))
+                    self._add_file(path, wrong, part, row, null)
+        assets = table["asset_id"].to_pylist()
+        for artifact in self.contents.artifacts.values():
+            for name, file in artifact.files.items():
+                there = np.asarray(table[name].is_valid()) if name in table.column_names else ()
+                for row in np.flatnonzero(there).tolist():
+                    path = artifact.path(assets[row], file)
+                    wrong = self.files.wrong(path, None, written[row].get(path))
+                    self._add_file(path, wrong, part, row, (name,))
 
-    def _add_file(
-        self,
-        noun: str,
-        path: str,
-        wrong: str | None,
-        part: str,
-        row: int,
-        extractor: str | None,
-        null: tuple[str, ...],
-    ) -> None:
+    def _add_file(self, path: str, wrong: str | None, part: str, row: int, null: tuple[str, ...]) -> None:
+        """A finding where something is ``wrong``; ``null`` are the columns that say that the file is there."""
         if wrong is None:
             return
+        noun = self.files.noun(path)
         kind = f"missing_{noun}" if wrong == "is not there" else f"broken_{noun}"
         said = f"{part}, row {row}: its file {wrong}"
-        edit = Edit(part, row, forget=extractor or "", null=null)
+        edit = Edit(part, row, forget=self.owners.get(null[0]) or "", null=null)
         self.findings.add(Finding(kind, path, said, f"{null[0]} becomes null; {AGAIN}", edits=(edit,)))
 
     def check_gone(self) -> None:

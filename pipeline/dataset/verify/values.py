@@ -6,13 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.dataset.tables.schemas import SEPARATION
-from pipeline.features import REGISTRY
-
 NORM_TOLERANCE = 1e-3
 """How far the norm of an embedding may be from 1: float32 sums over 512 values stay below 1e-6 of it, half
 precision that a reader may have stored below 1e-3."""
-EMBEDDING = "clap_embedding"
 
 
 def non_finite_rows(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
@@ -49,16 +45,3 @@ def bad_embeddings(column: pa.ChunkedArray) -> dict[int, str]:
         else:
             found[int(row)] = f"has norm {norm[row]:.4g}, not 1" if norm[row] else "is all zero"
     return found
-
-
-def _owners() -> dict[str, str]:
-    owners = {f.name: name for name, cls in REGISTRY.items() for f in cls.widest().columns()}
-    return owners | {f.name: "separation" for f in SEPARATION}
-
-
-_OWNERS = _owners()
-
-
-def owner(column: str) -> str | None:
-    """The extractor that fills a column of ``tracks``; None for what is known of the file itself."""
-    return "clap" if column.startswith("clap_") else _OWNERS.get(column)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.models.clap.track_windows import TrackWindows
 from pipeline.models.transfer import Download, Ready, copying, upload
 
-if TYPE_CHECKING:
-    from pipeline.models.clap.embed import TrackWindows
-
 SAMPLE_RATE = 48000
+CLIP_SAMPLES = 480000
+CLIP_SECONDS = CLIP_SAMPLES / SAMPLE_RATE
+"""What the tower takes at a time."""
+
 # LAION scales by the largest int16, both ways.
 FULL_SCALE = 32767.0
 
@@ -77,7 +78,7 @@ class Clip:
 
     Args:
         track: number of the track it belongs to, among those of its caller.
-        found: what is known of that track.
+        windows: what is known of that track.
         index: its number in the track.
         block: where its samples are.
         number: of the window in the block.
@@ -85,17 +86,17 @@ class Clip:
 
     group: Hashable = "clip"
 
-    def __init__(self, track: int, found: TrackWindows, index: int, block: ClipBlock, number: int) -> None:
+    def __init__(self, track: int, windows: TrackWindows, index: int, block: ClipBlock, number: int) -> None:
         self.track, self.index, self.block, self.number = track, index, block, number
-        self.owner = id(found)
-        self._found = found
+        self.owner = id(windows)
+        self._windows = windows
         begin, end = block.spans[number]
         self.seconds = (end - begin) / SAMPLE_RATE
 
     @property
     def unwanted(self) -> bool:
         """Whether its track has failed."""
-        return self._found.error is not None
+        return self._windows.error is not None
 
 
 def assemble(clips: Sequence[Clip], length: int) -> Tensor:
@@ -109,7 +110,14 @@ def assemble(clips: Sequence[Clip], length: int) -> Tensor:
 
 
 def repeat_pad(window: Tensor, length: int) -> Tensor:
-    """`pipeline.audio.windows.repeat_pad` on the device."""
+    """A window filled up to ``length`` samples: as many whole repetitions as fit, then zeros.
+
+    This is LAION-CLAP's ``data_filling="repeatpad"`` (Wu et al., "Large-scale Contrastive Language-Audio Pretraining
+    with Feature Fusion and Keyword-to-Caption Augmentation", ICASSP 2023;
+    ``laion_clap.training.data.get_audio_features``).
+
+    Shape: ``[samples]``, ``0 < samples <= length`` → ``[length]``.
+    """
     filled = window.new_zeros(length)
     repeats = length // len(window)
     filled[: repeats * len(window)] = window.repeat(repeats)

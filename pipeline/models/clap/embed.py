@@ -10,7 +10,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -21,10 +21,11 @@ from pipeline.audio.reader import ArrayReader, AudioReader
 from pipeline.audio.windows import window_spans
 from pipeline.errors import Fallback, UserError
 from pipeline.models.batching import BatchRunner
-from pipeline.models.clap.aggregate import aggregate
 from pipeline.models.clap.checkpoint import Checkpoint, read_checkpoint
-from pipeline.models.clap.clips import Clip, ClipBlock, assemble
-from pipeline.models.clap.tower import CLIP_SAMPLES, CLIP_SECONDS, SAMPLE_RATE, AudioTower
+from pipeline.models.clap.clips import CLIP_SAMPLES, CLIP_SECONDS, SAMPLE_RATE, Clip, ClipBlock, assemble
+from pipeline.models.clap.defaults import BATCH_CLIPS, HOP_SECONDS, WINDOW_SECONDS
+from pipeline.models.clap.tower import AudioTower
+from pipeline.models.clap.track_windows import EmbeddedWindow, TrackWindows
 from pipeline.models.model_cache import MODELS, ModelKey
 from pipeline.models.precision import pick_precision
 from pipeline.models.transfer import Download
@@ -35,50 +36,6 @@ T = TypeVar("T")
 
 BLOCK_SECONDS = 120.0
 """Of a longer track so much is on the device at a time: 23 MB of samples."""
-
-
-@dataclass(frozen=True)
-class Window:
-    """One window of a track.
-
-    Args:
-        start_s: where it begins, s.
-        end_s: where its audio ends, s; the filling up to the tower's 10 s does not count.
-        rms_dbfs: RMS level, dB relative to full scale 1.0; None for digital silence.
-        embedding: float32 ``[512]``, unit norm; None for a silent window, whose peak is below one int16 step.
-        norm: length of the embedding before normalisation; None for a silent window.
-    """
-
-    start_s: float
-    end_s: float
-    rms_dbfs: float | None
-    embedding: np.ndarray | None
-    norm: float | None
-
-
-@dataclass
-class TrackWindows:
-    """The windows of one track in order, or the error that only this track ran into.
-
-    ``fallbacks`` are the steps that memory forced on the batches it was in.
-    """
-
-    windows: list[Window] = field(default_factory=list)
-    error: Exception | None = None
-    fallbacks: list[Fallback] = field(default_factory=list)
-
-    def aggregate(self, how: str) -> np.ndarray | None:
-        """`pipeline.models.clap.aggregate.aggregate` over the windows that have an embedding."""
-        heard = [w for w in self.windows if w.embedding is not None]
-        if not heard:
-            return None
-        return aggregate(
-            np.stack([w.embedding for w in heard]),
-            how,
-            seconds=np.array([w.end_s - w.start_s for w in heard]),
-            rms=np.array([10 ** (w.rms_dbfs / 20) for w in heard]),
-            norms=np.array([w.norm for w in heard]),
-        )
 
 
 @dataclass(frozen=True)
@@ -155,9 +112,9 @@ class ClapEmbedder:
         checkpoint: str | Path,
         device: str = "cpu",
         amp: str | bool = "auto",
-        max_batch_audio_seconds: float = 80.0,
-        window_seconds: float = 10.0,
-        hop_seconds: float = 5.0,
+        max_batch_audio_seconds: float = BATCH_CLIPS * CLIP_SECONDS,
+        window_seconds: float = WINDOW_SECONDS,
+        hop_seconds: float = HOP_SECONDS,
         compile: bool = False,
     ) -> None:
         self.window = _samples("clap.window_seconds", window_seconds)
@@ -198,7 +155,7 @@ class ClapEmbedder:
 
     def warm_up(self) -> float:
         """Run noise, so that the first real batch finds kernels ready, and on a GPU its memory and the faster ways
-        of `pipeline.models.clap.compiled`; those that do not work here are among `fallbacks`. Seconds.
+        of `pipeline.models.clap.fast_paths`; those that do not work here are among `fallbacks`. Seconds.
 
         To be called before others use the GPU in this process.
         """
@@ -279,7 +236,7 @@ class _Run:
                 self._fail(track, error)
                 continue
             result.windows += [
-                Window(
+                EmbeddedWindow(
                     (block.begin + start) / SAMPLE_RATE, (block.begin + stop) / SAMPLE_RATE, rms, None, None
                 )
                 for (start, stop), rms in zip(
@@ -343,7 +300,9 @@ class _Run:
             )
             return
         w = result.windows[clip.index]
-        result.windows[clip.index] = Window(w.start_s, w.end_s, w.rms_dbfs, row[:-1].copy(), float(row[-1]))
+        result.windows[clip.index] = EmbeddedWindow(
+            w.start_s, w.end_s, w.rms_dbfs, row[:-1].copy(), float(row[-1])
+        )
         self._shares[track][id(answer.batch)] += clip.seconds
         self._batches[id(answer.batch)] = answer.batch
         self.costs[track].compute_s += time.perf_counter() - started

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from pipeline.errors import UserError
-from pipeline.models.clap import compiled
+from pipeline.models.clap import fast_paths
 from pipeline.models.clap.checkpoint import (
     ARCHITECTURES,
     EMBEDDING_SIZE,
     Checkpoint,
     CheckpointInfo,
-    read_checkpoint,
     split_besides,
 )
+from pipeline.models.clap.clips import CLIP_SAMPLES, SAMPLE_RATE
 from pipeline.models.clap.htsat import FRAMES, MEL_BINS, Htsat
-
-SAMPLE_RATE = 48000
-CLIP_SAMPLES = 480000
-CLIP_SECONDS = CLIP_SAMPLES / SAMPLE_RATE
 
 N_FFT, HOP = 1024, 480
 MEL_HZ = (50.0, 14000.0)
@@ -84,7 +79,7 @@ class AudioTower(nn.Module):
         # Set by `prepare`.
         self.fused: Callable[[torch.Tensor], torch.Tensor] | None = None
         self.compiled: tuple[int, Callable[[torch.Tensor], torch.Tensor]] | None = None
-        self.captured: compiled.Captured | None = None
+        self.captured: fast_paths.Captured | None = None
 
     def train(self, mode: bool = True) -> AudioTower:
         """Stays in evaluation mode; raises ``ValueError`` when asked to train."""
@@ -107,12 +102,12 @@ class AudioTower(nn.Module):
 
     def embed(self, waveforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Embed clips without a captured graph: unit vectors and raw projections."""
-        raw = self.audio_projection(compiled.latent(self, self.log_mel(waveforms.float())))
+        raw = self.audio_projection(fast_paths.latent(self, self.log_mel(waveforms.float())))
         return F.normalize(raw, dim=-1), raw
 
     def prepare(self, batch_items: int, compile: bool = False, capture: bool = True) -> list[str]:
-        """Set up faster ways on a GPU, see `pipeline.models.clap.compiled.prepare`; a line for each that fails."""
-        return compiled.prepare(self, batch_items, compile, capture)
+        """Set up faster ways on a GPU, see `pipeline.models.clap.fast_paths.prepare`; a line for each that fails."""
+        return fast_paths.prepare(self, batch_items, compile, capture)
 
     @torch.inference_mode()
     def log_mel(self, waveforms: torch.Tensor) -> torch.Tensor:
@@ -134,14 +129,6 @@ class AudioTower(nn.Module):
         normal = decibels.mul_(self.scale).add_(self.offset)
         size = (FRAMES, MEL_BINS)
         return F.interpolate(normal[:, None], size, mode="bicubic", align_corners=True)[:, 0]
-
-
-def load_tower(
-    path: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32
-) -> tuple[AudioTower, CheckpointInfo]:
-    """Build the tower of a checkpoint on ``device``. Raises `UserError` as `read_checkpoint` does."""
-    checkpoint = read_checkpoint(path)
-    return AudioTower(checkpoint, dtype).to(device), checkpoint.info
 
 
 def mel_filters() -> torch.Tensor:

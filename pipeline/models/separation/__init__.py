@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         BackendUnavailable,
         Separator,
     )
-    from pipeline.models.separation.choose import Choice, load_backend
+    from pipeline.models.separation.choose import BackendChoice, load_backend
     from pipeline.models.separation.names import AUTO, BACKEND_NAMES, STEMS, SeparationOptions
     from pipeline.models.separation.separation_stream import (
         SeparationPool,
@@ -31,7 +31,7 @@ _HOMES = {
     "REGISTRY": "choose",  # which loads every backend
     "STEMS": "names",
     "BackendUnavailable": "base",
-    "Choice": "choose",
+    "BackendChoice": "choose",
     "SeparationOptions": "names",
     "SeparationPool": "separation_stream",
     "SeparationStream": "separation_stream",
@@ -47,8 +47,8 @@ __all__ = [
     "BACKEND_NAMES",
     "REGISTRY",
     "STEMS",
+    "BackendChoice",
     "BackendUnavailable",
-    "Choice",
     "SeparationOptions",
     "SeparationPool",
     "SeparationStream",

@@ -9,15 +9,14 @@ tracks, overlap-add and bounded memory are `pipeline.models.separation.separatio
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from pipeline.models.separation.device_audio import DeviceTrack
 from pipeline.models.separation.names import SeparationOptions
-
-if TYPE_CHECKING:
-    from pipeline.models.separation.device_audio import DeviceTrack
+from pipeline.models.separation.window import UNTOUCHED, Level, Window
 
 SAMPLE_RATE = 44100
 """Rate of the audio that the stage hands out, Hz: that of every published model."""
@@ -25,30 +24,6 @@ SAMPLE_RATE = 44100
 
 class BackendUnavailable(Exception):
     """This backend cannot run here: weights or a package are missing. The message says what to type."""
-
-
-class Window(NamedTuple):
-    """One stretch of a track that the network sees at once, in samples at the backend's rate.
-
-    Args:
-        start, size: what it reads; zeros where the track has no samples.
-        offset, length: which part of its output is kept.
-    """
-
-    start: int
-    size: int
-    offset: int
-    length: int
-
-
-class Level(NamedTuple):
-    """Mean and standard deviation that the network expects to be taken out, and that are put back."""
-
-    mean: float
-    scale: float
-
-
-UNTOUCHED = Level(0.0, 1.0)
 
 
 class Separator:

@@ -27,7 +27,7 @@ _MISSING: dict[ModelKey, str] = {}
 _ASKED: set[ModelKey] = set()
 
 
-class Choice(NamedTuple):
+class BackendChoice(NamedTuple):
     """What `choose` decided.
 
     Args:
@@ -91,7 +91,7 @@ def choose(
     samples: int = 0,
     threads: int = 1,
     auto_cpu_seconds: float = AUTO_CPU_SECONDS,
-) -> Choice:
+) -> BackendChoice:
     """Walk an ordered list and take the first backend that runs here and accepts the track.
 
     ``auto`` walks `BACKEND_NAMES`, best first, and on a CPU also passes over what would take too long. A list
@@ -124,9 +124,9 @@ def choose(
         if refusal is None:
             how = AUTO if auto else "listed"
             fallback = None if auto or not reasons else _fallback(backends[0], name, reasons)
-            return Choice(separator, "; ".join([how, *reasons]), fallback)
+            return BackendChoice(separator, "; ".join([how, *reasons]), fallback)
         reasons.append(f"{name}: {refusal}")
-    return Choice(None, "; ".join(reasons), _fallback(backends[0], "none", reasons))
+    return BackendChoice(None, "; ".join(reasons), _fallback(backends[0], "none", reasons))
 
 
 def too_slow(separator: Separator, samples: int, threads: int, limit_s: float) -> str | None:

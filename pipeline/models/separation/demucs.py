@@ -27,10 +27,8 @@ from torch import Tensor, nn
 from pipeline.counting import plural
 from pipeline.models.separation.base import (
     BackendUnavailable,
-    Level,
     SeparationOptions,
     Separator,
-    Window,
     register,
 )
 from pipeline.models.separation.demucs_weights import find_model
@@ -38,6 +36,7 @@ from pipeline.models.separation.device_audio import DeviceTrack
 from pipeline.models.separation.fused_demucs import fuse
 from pipeline.models.separation.networks import parameters_hash, use_amp
 from pipeline.models.separation.overlap import triangle
+from pipeline.models.separation.window import Level, Window
 
 OVERLAP = 0.25
 DEFAULT_MODEL = "htdemucs"

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pipeline.audio.reader import AudioReader
-from pipeline.models.separation.base import UNTOUCHED, Level, Window
+from pipeline.models.separation.window import UNTOUCHED, Level, Window
 from pipeline.models.transfer import Ready, copying, upload
 
 WHOLE_SAMPLES = 1 << 22

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pipeline.models.separation.base import SeparationOptions, Separator, Window, register
+from pipeline.models.separation.base import SeparationOptions, Separator, register
 from pipeline.models.separation.spectrogram import (
     HOP_LENGTH,
     N_FFT,
@@ -22,6 +22,7 @@ from pipeline.models.separation.spectrogram import (
     spectrum,
     waveform,
 )
+from pipeline.models.separation.window import Window
 
 LOW_HZ = (100.0, 140.0)  # the band opens between these
 HIGH_HZ = (15500.0, 16500.0)  # and closes between these

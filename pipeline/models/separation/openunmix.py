@@ -27,18 +27,16 @@ from torch.nn import functional
 from pipeline.counting import plural
 from pipeline.errors import UserError
 from pipeline.models.separation.base import (
-    UNTOUCHED,
     BackendUnavailable,
-    Level,
     SeparationOptions,
     Separator,
-    Window,
     register,
 )
 from pipeline.models.separation.device_audio import DeviceTrack
 from pipeline.models.separation.networks import parameters_hash
 from pipeline.models.separation.overlap import triangle
 from pipeline.models.separation.wiener import wiener
+from pipeline.models.separation.window import UNTOUCHED, Level, Window
 from pipeline.places import expanded, has_file
 
 SEGMENT_SECONDS = 30.0

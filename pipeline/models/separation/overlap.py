@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pipeline.models.separation.base import UNTOUCHED, Level, Window
+from pipeline.models.separation.window import UNTOUCHED, Level, Window
 
 
 def triangle(size: int) -> Tensor:

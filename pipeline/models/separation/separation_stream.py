@@ -22,11 +22,12 @@ from pipeline.counting import plural
 from pipeline.errors import Fallback
 from pipeline.models.batching import BatchRunner
 from pipeline.models.memory import MemoryProbe
-from pipeline.models.separation.base import Separator, Window
+from pipeline.models.separation.base import Separator
 from pipeline.models.separation.device_audio import DeviceBlock, DeviceTrack
 from pipeline.models.separation.names import DROP, stems_written
 from pipeline.models.separation.overlap import OverlapAdd
 from pipeline.models.separation.residual import Remainder
+from pipeline.models.separation.window import Window
 from pipeline.models.transfer import Download, copying
 from pipeline.models.window_batches import Answer
 from pipeline.models.window_pool import Call, WindowPool, device_event

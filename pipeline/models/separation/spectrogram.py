@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pipeline.models.separation.base import Window
+from pipeline.models.separation.window import Window
 
 N_FFT = 4096
 HOP_LENGTH = 1024

@@ -23,11 +23,11 @@ from pipeline.models.separation.base import (
     BackendUnavailable,
     SeparationOptions,
     Separator,
-    Window,
     register,
 )
 from pipeline.models.separation.networks import use_amp
 from pipeline.models.separation.spectrogram import HOP_LENGTH, frame_windows, spectrum, waveform
+from pipeline.models.separation.window import Window
 
 WEIGHTS = "spleeter-2stems"
 BLOCK_FRAMES = 512  # frames the network sees at once

@@ -2,146 +2,82 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
-from pipeline.dataset.cache.entry import DamagedEntry, Entry
-from pipeline.dataset.tables.schemas import CLAP, CLAP_SIMILARITY
-from pipeline.engine.batch import Track, add_stage, tracks_of
-from pipeline.engine.keys import clap_key
-from pipeline.engine.process import note_extra, start_torch
-from pipeline.engine.results import Results
-from pipeline.engine.source_file import Fetcher
+from pipeline.dataset.cache.entry import Entry
+from pipeline.engine.batch import Track
 from pipeline.engine.timing import Cost, StageClock
+from pipeline.engine.worker import Worker
+from pipeline.models.clap.clips import CLIP_SECONDS
+from pipeline.models.clap.defaults import BATCH_CLIPS, HOP_SECONDS, WINDOW_SECONDS
 from pipeline.models.clap.embed import ClapEmbedder, EmbedReport, TrackWindows
 from pipeline.models.clap.text import TextQueries
-from pipeline.models.clap.tower import CLIP_SECONDS, SAMPLE_RATE
-
-NAME = "clap"
-CLIPS = 16
-"""In a batch, where nothing else is asked for."""
-SEGMENT = pa.struct(
-    [
-        ("segment_index", pa.int32()),
-        ("start_s", pa.float64()),
-        ("end_s", pa.float64()),
-        ("clap_embedding", pa.list_(pa.float32())),
-        ("rms_dbfs", pa.float32()),
-    ]
-)
-FIELDS = (
-    *CLAP,
-    CLAP_SIMILARITY,
-    pa.field("segments", pa.list_(SEGMENT)),
-    pa.field(f"key@{NAME}", pa.string()),
-)
-_NAMES = tuple(f.name for f in FIELDS if not f.name.startswith("key@"))
+from pipeline.stages.clap.spec import NAME, VIEW, clap_key, clap_product
 
 
-class ClapStage:
+class ClapWorker(Worker):
     """Fills the ``clap_*`` columns and the ``segments`` of a track.
 
     Several tables may be worked on at once, each in a thread of its own: their windows share batches.
 
     Args:
         checkpoint: as `pipeline.models.clap.checkpoint.read_checkpoint` takes it.
-        window_seconds, hop_seconds, amp: as in the config.
-        max_batch_audio_seconds: as in the config; 0 takes ``batch_items`` on a GPU, or else 160.
+        window_seconds, hop_seconds, aggregate, amp: as in the config.
+        max_batch_audio_seconds: as in the config; 0 takes ``batch_items`` on a GPU, or else `BATCH_CLIPS`.
         batch_items: clips of 10 s in a batch on a GPU.
         compile: whether the network is compiled, on a GPU.
-        aggregate: ``mean``, ``weighted`` or ``robust``.
-        device: ``cpu`` or ``cuda``.
-        threads, seed: of torch in this process.
         queries: texts to compare each track with.
-        storage_options: of the source, for the tracks that are too long to travel.
-        drop: names of the columns nobody reads after this stage.
-        results: the result cache.
+        common: see `pipeline.engine.worker.Worker`.
     """
 
     def __init__(
         self,
         checkpoint: str,
-        window_seconds: float = 10.0,
-        hop_seconds: float = 5.0,
+        *,
+        window_seconds: float = WINDOW_SECONDS,
+        hop_seconds: float = HOP_SECONDS,
         aggregate: str = "mean",
         max_batch_audio_seconds: float = 0.0,
         batch_items: int = 0,
         compile: bool = False,
         amp: str | bool = "auto",
-        device: str = "cpu",
-        threads: int = 1,
-        seed: int = 0,
         queries: TextQueries | None = None,
-        storage_options: dict[str, Any] | None = None,
-        drop: frozenset[str] = frozenset(),
-        results: Results | None = None,
+        **common: Any,
     ) -> None:
-        self.device, moved = start_torch(NAME, device, threads, seed)
-        clips = batch_items if self.device == "cuda" and batch_items else CLIPS
+        texts = queries.texts if queries is not None else ()
+        super().__init__(**{"stage": NAME, "products": (clap_product(texts=texts),), **common})
+        clips = batch_items if self.device == "cuda" and batch_items else BATCH_CLIPS
         max_batch_audio_seconds = max_batch_audio_seconds or clips * CLIP_SECONDS
         self.embedder = ClapEmbedder(
             checkpoint, self.device, amp, max_batch_audio_seconds, window_seconds, hop_seconds, compile
         )
         self.aggregate = aggregate
         self.queries = queries
-        self.fetcher = Fetcher(storage_options)
-        self.drop = drop | {f"cached@{NAME}"}
-        self.results = results
-        # What another device computed than the key says would differ in its last bits.
-        self.keeps = results is not None and self.device == device
-        self.key = clap_key(self.embedder.info.sha256, window_seconds, hop_seconds, aggregate, amp, queries)
+        sha256 = self.embedder.info.sha256
+        self.settle_key(NAME, lambda: clap_key(sha256, window_seconds, hop_seconds, aggregate, amp, queries))
         self.embedder.warm_up()
-        self.fallbacks = [*moved, *self.embedder.fallbacks]
+        self.standing = [*self.standing, *self.embedder.fallbacks]
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """The table with CLAP's columns; rows without audio get nulls."""
-        clock = StageClock()
-        tracks = tracks_of(table)
+    def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
+        """Embed the windows of all ``tracks``, with those of other calls."""
         with ExitStack() as stack:
-            wanted = [t for t in tracks if t.can_have(NAME) and t.wants(NAME)]
-            computed = [t for t in wanted if not self._recalled(t)]
-            heard, readers = self.fetcher.readers(computed, NAME, "clap", SAMPLE_RATE, stack)
+            heard, readers = self.readers(tracks, VIEW, stack)
             results, report = self.embedder.embed_tracks(readers)
         clock.exclude(report.elsewhere_s)
-        for track in computed:
+        for track in tracks:
             if track.failures:  # not heard
                 track.costs.append(Cost(NAME, device=self.device))
         for number, (track, result) in enumerate(zip(heard, results, strict=True)):
             self._store(track, result, self._cost(report, number))
-            track.fallbacks.extend(result.fallbacks)
-            # After such a step it may be another device's result.
-            if self.keeps and not result.fallbacks and not track.failures:
-                values = {name: track.values[name] for name in _NAMES if name in track.values}
-                self.results.put(track, NAME, Entry(values, backend=self.embedder.backend))
-        if self.results is not None:
-            self.results.settle(tracks)
-        if self.device == "cuda":
-            note_extra(self.embedder.pool.spent())
-        return add_stage(table, tracks, NAME, FIELDS, clock, drop=self.drop.__contains__)
 
-    def _recalled(self, track: Track) -> bool:
-        """Fill in what the cache has of a track; false where it has nothing."""
-        if NAME not in track.cached:
-            return False
-        started = time.perf_counter()
-        cost = Cost(NAME, device=self.device, batch_audio_s=track.duration_s or 0.0, cache_hit=True)
-        track.costs.append(cost)
-        try:
-            entry = self.results.take(track, NAME)
-        except DamagedEntry as error:
-            track.fail(NAME, error)
-        else:
-            cost.backend = entry.backend
-            track.fallbacks.extend(self.fallbacks)
-            track.values.update({name: entry.values[name] for name in _NAMES if name in entry.values})
-            track.values[f"key@{NAME}"] = self.key
-        cost.compute_s = time.perf_counter() - started
-        return True
+    def usage(self) -> dict[str, Any]:
+        """Where the seconds of this process went, on a GPU."""
+        return self.embedder.pool.spent() if self.device == "cuda" else {}
 
     def _cost(self, report: EmbedReport, number: int) -> Cost:
         spent = report.tracks[number]
@@ -156,9 +92,10 @@ class ClapStage:
 
     def _store(self, track: Track, result: TrackWindows, cost: Cost) -> None:
         track.costs.append(cost)
-        track.fallbacks.extend(self.fallbacks)
+        track.fallbacks.extend(self.standing)
         if result.error is not None:
-            track.fail(NAME, result.error, key=self.key)
+            track.fail(NAME, result.error, key=self.key(NAME))
+            track.fallbacks.extend(result.fallbacks)
             return
         embedding = _as_float32(result.aggregate(self.aggregate))
         if embedding is not None and self.queries is not None:
@@ -168,18 +105,25 @@ class ClapStage:
             clap_windows=sum(w.embedding is not None for w in result.windows),
             clap_aggregate=self.aggregate,
             clap_model=self.embedder.model_id,
-            segments=[
-                {
-                    "segment_index": index,
-                    "start_s": w.start_s,
-                    "end_s": w.end_s,
-                    "clap_embedding": w.embedding,
-                    "rms_dbfs": w.rms_dbfs if w.embedding is not None else None,
-                }
-                for index, w in enumerate(result.windows)
-            ],
         )
-        track.values[f"key@{NAME}"] = self.key
+        track.rows["segments"] = [
+            {
+                "segment_index": index,
+                "start_s": w.start_s,
+                "end_s": w.end_s,
+                "clap_embedding": w.embedding,
+                "rms_dbfs": w.rms_dbfs if w.embedding is not None else None,
+            }
+            for index, w in enumerate(result.windows)
+        ]
+        track.fallbacks.extend(result.fallbacks)
+        # After such a step it may be another device's result.
+        whole = not result.fallbacks and not track.failures
+        self.done(
+            track,
+            NAME,
+            Entry({**track.values, **track.rows}, backend=self.embedder.backend) if whole else None,
+        )
 
 
 def _as_float32(vector: np.ndarray | None) -> np.ndarray | None:

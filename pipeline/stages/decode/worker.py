@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.audio.choice import FIRST, Choice
-from pipeline.audio.isolated import TIMEOUT_S, IsolatedDecoder
+from pipeline.audio.isolated import MAX_TRACK_BYTES, MAX_TRACK_HOURS, TIMEOUT_S, IsolatedDecoder
 from pipeline.audio.mixing import CANCELS_DB
 from pipeline.audio.views import DecodedViews, View, Wanted
 from pipeline.counting import plural
@@ -51,13 +51,14 @@ FIELDS = (
 )
 
 
-class DecodeStage:
+class DecodeWorker:
     """Rows with a ``uri`` in, rows with audio out.
 
     A file whose content is known already, and of which nothing is to be computed, is read and not decoded.
 
     Args:
         views: what later stages read, that which is read last first: of equal forms the first owns the samples.
+        made: views that later stages make, which count against ``max_track_bytes``, too.
         storage_options: for the source's file system.
         ledger: decides which of several files with the same content is computed; None computes each.
         fetch_attempts: tries per remote file before it becomes a failure.
@@ -73,18 +74,20 @@ class DecodeStage:
     def __init__(
         self,
         views: Sequence[View],
+        made: Sequence[View] = (),
+        *,
         storage_options: dict[str, Any] | None = None,
         ledger: Any = None,
         fetch_attempts: int = 3,
-        max_track_bytes: int = 1_500_000_000,
-        max_track_hours: float = 24.0,
+        max_track_bytes: int = MAX_TRACK_BYTES,
+        max_track_hours: float = MAX_TRACK_HOURS,
         decode_timeout_s: float = TIMEOUT_S,
         decode_memory_bytes: int = 0,
         results: Results | None = None,
         choice: Choice = FIRST,
     ) -> None:
         self.views = tuple(views)
-        wanted = Wanted(self.views, max_track_bytes, 3600.0 * max_track_hours)
+        wanted = Wanted(self.views, max_track_bytes, 3600.0 * max_track_hours, tuple(made))
         # First of all: the child imports its decoders while the rest is made here.
         self.decoder = IsolatedDecoder(wanted, decode_timeout_s, decode_memory_bytes)
         self.choice = choice
@@ -92,7 +95,7 @@ class DecodeStage:
         self.fetcher = Fetcher(storage_options, fetch_attempts, choice)
         self.claims = Claims(ledger)
         self.results = results
-        self.audio_key = audio_key(self.key, self.views, max_track_bytes)
+        self.audio_key = audio_key(self.key, (*self.views, *made), max_track_bytes)
         self.decoder.wait_until_ready()
 
     def __call__(self, table: pa.Table) -> pa.Table:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.dataset.cache.entry import DamagedEntry, Entry
+from pipeline.dataset.cache.entry import Entry
+from pipeline.dataset.contents import Product
 from pipeline.dataset.output import blob_path, npy_bytes
-from pipeline.engine.batch import Blob, Track, add_stage, tracks_of
-from pipeline.engine.keys import feature_key
-from pipeline.engine.process import start_torch
-from pipeline.engine.results import Results
-from pipeline.engine.source_file import Fetcher, SourceFile
+from pipeline.engine.batch import Blob, Track
+from pipeline.engine.source_file import SourceFile
 from pipeline.engine.timing import Cost, StageClock
+from pipeline.engine.worker import Worker
 from pipeline.features.base import Extraction, Extractor
 from pipeline.features.extraction import BLOCK_SECONDS, Outcome, TrackAudio, run_extractors
 from pipeline.features.golden import Golden
 from pipeline.features.streamed import StreamedAudio
+from pipeline.stages.features.spec import NAME, extractor_product
 
-NAME = "features"
 _SERIES = ("_blob", "_inline", "_shape")
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -31,72 +31,54 @@ class NonFiniteValue(Exception):
     """An extractor returned NaN or infinity; the value is null in the row."""
 
 
-class FeaturesStage:
+class FeaturesWorker(Worker):
     """Fills the columns of the enabled extractors, on the CPU: one core is faster than a card that waits for its
     next small kernel (`benchmarks/RESULTS.md`, "Descriptors on a GPU").
 
     Args:
         extractors: with their parameters.
         sample_rate: the DSP rate, Hz.
-        threads, seed: of torch in this process.
         blob_names: series to keep at all.
         max_inline_elements: larger arrays become ``.npy`` files.
         block_seconds: longer tracks are worked on in blocks of this length.
-        storage_options: of the source, for the tracks that are too long to travel.
-        drop: names of the columns nobody reads after this stage.
-        results: the result cache.
         golden: what the driver's extractors say of a known signal. Where those of this process say something else,
             the first table is refused: `OtherNumbersError`.
+        common: see `pipeline.engine.worker.Worker`.
     """
 
     def __init__(
         self,
         extractors: Sequence[Extractor],
         sample_rate: int,
-        threads: int = 1,
-        seed: int = 0,
         blob_names: Sequence[str] = (),
         max_inline_elements: int = 4096,
         block_seconds: float = BLOCK_SECONDS,
-        storage_options: dict[str, Any] | None = None,
-        drop: frozenset[str] = frozenset(),
-        results: Results | None = None,
+        *,
         golden: Golden | None = None,
+        **common: Any,
     ) -> None:
-        start_torch(NAME, "cpu", threads, seed)
+        products = [extractor_product(e, sample_rate, blob_names, max_inline_elements) for e in extractors]
+        super().__init__(**{"stage": NAME, "products": products, **common})
         # Raised with the first table: Ray tries a constructor that raises again, and buries what it said.
         self.refusal = golden.refusal(extractors, sample_rate) if golden is not None else None
-        self.extractors = list(extractors)
+        self.extractors = {e.name: e for e in extractors}
         self.sample_rate = sample_rate
-        self.keys = {e.name: feature_key(e, sample_rate, blob_names, max_inline_elements) for e in extractors}
+        self.keys = {p.name: p.key for p in self.products}
         self.blob_names = frozenset(blob_names)
         self.max_inline_elements = max_inline_elements
         self.block_seconds = block_seconds
-        self.fetcher = Fetcher(storage_options)
-        self.drop = drop | {f"cached@{NAME}"}
-        self.results = results
-        self.fields = [f for e in extractors for f in (*e.columns(), pa.field(f"key@{e.name}", pa.string()))]
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """The table with one more set of columns; rows without audio get nulls."""
+        """The table with the columns of the extractors. Raises `OtherNumbersError`."""
         if self.refusal is not None:
             raise self.refusal
-        clock = StageClock()
-        tracks = tracks_of(table)
-        for track in tracks:
-            wanted = [e for e in self.extractors if track.wants(e.name)]
-            if wanted and all(track.can_have(e.name) for e in wanted):
-                self._one(track, self._outcomes(track, wanted))
-        if self.results is not None:
-            self.results.settle(tracks)
-        return add_stage(table, tracks, NAME, self.fields, clock, drop=self.drop.__contains__)
+        return super().__call__(table)
 
-    def _outcomes(self, track: Track, wanted: Sequence[Extractor]) -> list[Outcome]:
-        """Of each extractor that is wanted, from the cache or computed."""
-        missing = [e for e in wanted if e.name not in track.cached]
-        computed = self._computed(track, missing) if missing else []
-        found = {outcome.extractor.name: outcome for outcome in computed}
-        return [found.get(e.name) or self._recalled(track, e) for e in wanted]
+    def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
+        """All extractors over one track after another."""
+        for track in tracks:
+            for outcome in self._computed(track, [self.extractors[name] for name in track.due]):
+                self._settle(track, outcome)
 
     def _computed(self, track: Track, extractors: Sequence[Extractor]) -> list[Outcome]:
         if track.long:
@@ -104,41 +86,33 @@ class FeaturesStage:
         audio = self._audio(track)
         return run_extractors(extractors, audio.track, audio.blocks)
 
-    def _recalled(self, track: Track, extractor: Extractor) -> Outcome:
-        started = time.perf_counter()
-        try:
-            entry = self.results.take(track, extractor.name)
-        except DamagedEntry as error:
-            return Outcome(extractor, error=error)
-        # Where a series lies is never taken from a cache.
-        columns = {f.name for f in extractor.columns() if not f.name.endswith(_SERIES)}
+    def restore(self, track: Track, product: Product, entry: Entry) -> None:
+        """Fill in what the cache has of an extractor."""
+        columns = {f.name for f in product.filled if not f.name.endswith(_SERIES)}
         values = {name: value for name, value in entry.values.items() if name in columns}
         # As `_stored` left them: what is not halved must stay as it is.
         exact = frozenset(name for name, array in entry.arrays.items() if array.dtype != np.float16)
         found = Extraction(values, entry.arrays, entry.fallbacks, entry.backend, exact)
-        return Outcome(extractor, found, seconds=time.perf_counter() - started)
+        self._store(track, self.extractors[product.name], found)
 
-    def _one(self, track: Track, outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
-            extractor, found = outcome.extractor, outcome.extraction
-            stage = f"{NAME}.{extractor.name}"
-            cost = Cost(stage, outcome.seconds, batch_audio_s=track.duration_s or 0.0)
-            track.costs.append(cost)
-            if found is None:
-                track.fail(stage, outcome.error, key=self.keys[extractor.name])
-                continue
-            cost.backend = found.backend
-            cost.cache_hit = extractor.name in track.cached
-            started, trouble = time.perf_counter(), len(track.failures)
-            try:
-                series = self._store(track, extractor, found)
-                track.values[f"key@{extractor.name}"] = self.keys[extractor.name]
-                if self.results is not None and not cost.cache_hit and len(track.failures) == trouble:
-                    entry = Entry(found.values, series, found.fallbacks, found.backend)
-                    self.results.put(track, extractor.name, entry)
-            except Exception as error:  # noqa: BLE001  one extractor must not cost the others
-                track.fail(stage, error, key=self.keys[extractor.name])
-            cost.compute_s += time.perf_counter() - started
+    def _settle(self, track: Track, outcome: Outcome) -> None:
+        extractor, found = outcome.extractor, outcome.extraction
+        stage = f"{NAME}.{extractor.name}"
+        cost = Cost(stage, outcome.seconds, batch_audio_s=track.duration_s or 0.0)
+        track.costs.append(cost)
+        if found is None:
+            track.fail(stage, outcome.error, key=self.keys[extractor.name])
+            return
+        cost.backend = found.backend
+        started, trouble = time.perf_counter(), len(track.failures)
+        try:
+            series = self._store(track, extractor, found)
+            whole = len(track.failures) == trouble
+            entry = Entry(found.values, series, found.fallbacks, found.backend) if whole else None
+            self.done(track, extractor.name, entry)
+        except Exception as error:  # noqa: BLE001  one extractor must not cost the others
+            track.fail(stage, error, key=self.keys[extractor.name])
+        cost.compute_s += time.perf_counter() - started
 
     def _outcomes_of_long(self, track: Track, extractors: Sequence[Extractor]) -> list[Outcome]:
         try:
@@ -153,13 +127,13 @@ class FeaturesStage:
             source.open,
             self.sample_rate,
             block_seconds=self.block_seconds / 5,
-            context_seconds=max(e.context_seconds(self.sample_rate) for e in self.extractors),
-            every_channel=any("channels" in e.views for e in self.extractors),
+            context_seconds=max(e.context_seconds(self.sample_rate) for e in self.extractors.values()),
+            every_channel=any("channels" in e.views for e in self.extractors.values()),
             mono_channel=mono_channel,
         )
 
     def _audio(self, track: Track) -> TrackAudio:
-        wanted = {view for e in self.extractors for view in e.views}
+        wanted = {view for e in self.extractors.values() for view in e.views}
         # Extractors touch only the views they name; one that none names is filled with what is there.
         mono, native = (v if v in wanted else next(iter(wanted)) for v in ("mono", "native"))
         return TrackAudio(
@@ -169,14 +143,15 @@ class FeaturesStage:
             native_rate=track.view_rate(native),
             every_channel=track.audio("channels") if "channels" in wanted else None,
             block_seconds=self.block_seconds,
-            context_seconds=max(e.context_seconds(track.view_rate(mono)) for e in self.extractors),
+            context_seconds=max(e.context_seconds(track.view_rate(mono)) for e in self.extractors.values()),
         )
 
     def _store(self, track: Track, extractor: Extractor, found: Extraction) -> dict[str, np.ndarray]:
         """Put what was found into the row and its blobs; returns the series as they are stored."""
         series: dict[str, np.ndarray] = {}
         stage = f"{NAME}.{extractor.name}"
-        track.fallbacks.extend(found.fallbacks)
+        # By extractor: another one that is computed anew must not take them along.
+        track.fallbacks.extend(replace(f, stage=stage) for f in found.fallbacks)
         for name, value in found.values.items():
             track.values[name], bad = finite(value)
             if bad:

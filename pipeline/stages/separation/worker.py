@@ -11,19 +11,14 @@ from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from pipeline.audio.reader import ArrayReader
-from pipeline.dataset.cache.entry import DamagedEntry, Entry
-from pipeline.dataset.output import Output, blob_path, stem_path
-from pipeline.dataset.tables.schemas import SEPARATION
-from pipeline.engine.batch import Track, add_stage, tracks_of
-from pipeline.engine.keys import separation_key
-from pipeline.engine.process import note_extra, start_torch
-from pipeline.engine.results import Results
-from pipeline.engine.source_file import Fetcher
+from pipeline.dataset.cache.entry import Entry
+from pipeline.dataset.output import Output, blob_path
+from pipeline.engine.batch import Track
 from pipeline.engine.timing import Cost, StageClock
+from pipeline.engine.worker import Worker
 from pipeline.errors import Fallback
 from pipeline.models.precision import pick_precision
 from pipeline.models.separation import (
@@ -37,15 +32,11 @@ from pipeline.models.separation import (
 from pipeline.models.separation.base import SAMPLE_RATE
 from pipeline.models.separation.choose import choose
 from pipeline.models.separation.names import ACCOMPANIMENT, AUTO_CPU_SECONDS, stems_written
+from pipeline.stages.separation.spec import NAME, STEM_FILES, VIEW, separation_key, separation_product
 from pipeline.stages.separation.stem_files import StemFiles
 
-NAME = "separation"
-FIELDS = (*SEPARATION, pa.field(f"key@{NAME}", pa.string()), pa.field(f"failkey@{NAME}", pa.string()))
-# No stems are kept, so nothing says where they lie.
-_NAMES = tuple(f.name for f in SEPARATION if not f.name.endswith("_blob"))
 
-
-class SeparationStage:
+class SeparationWorker(Worker):
     """Fills the ``separation_*`` and ``stem_*`` columns.
 
     Each track goes to the backend that `choose` takes for it; the windows of all tracks that have the same backend
@@ -59,15 +50,10 @@ class SeparationStage:
         save_stems: also write each stem as FLAC.
         save_arrays: also write each stem as ``.npy``.
         output: where those go.
-        device: ``cpu`` or ``cuda``.
-        threads, seed: of torch in this process.
-        storage_options: of the source, for the tracks that are too long to travel.
-        drop: names of the columns nobody reads after this stage.
-        key: of the columns, see `separation_key`; None makes one.
-        results: the result cache. It has no stems: where they are saved they are computed.
         batch_items: most windows in a batch on a GPU; 0 leaves it to the backends.
         residual: where the part of a track goes that is in none of its stems, see
             `pipeline.models.separation.residual`. Levels and shares are those of the stems with it.
+        common: see `pipeline.engine.worker.Worker`. The cache has no stems: where they are saved they are computed.
 
     Raises:
         ValueError: stems are to be saved and there is no ``output``.
@@ -76,86 +62,59 @@ class SeparationStage:
     def __init__(
         self,
         backends: Sequence[str],
+        *,
         options: SeparationOptions | None = None,
         auto_cpu_seconds: float = AUTO_CPU_SECONDS,
         save_stems: bool = False,
         save_arrays: bool = False,
         output: Output | None = None,
-        device: str = "cpu",
-        threads: int = 1,
-        seed: int = 0,
-        storage_options: dict[str, Any] | None = None,
-        drop: frozenset[str] = frozenset(),
-        key: str | None = None,
-        results: Results | None = None,
         batch_items: int = 0,
         residual: str = ACCOMPANIMENT,
+        **common: Any,
     ) -> None:
         if (save_stems or save_arrays) and output is None:
             raise ValueError("stems are to be saved and there is no output")
-        self.device, self.standing = start_torch(NAME, device, threads, seed)
+        super().__init__(**{"stage": NAME, "products": (separation_product(),), **common})
         self.backends = list(backends)
         self.options = options or SeparationOptions()
         self.auto_cpu_seconds = auto_cpu_seconds
         self.save_stems, self.save_arrays = save_stems, save_arrays
         self.output = output
-        self.threads = threads
-        self.fetcher = Fetcher(storage_options)
-        self.drop = drop | {f"cached@{NAME}"}
-        self.results = results
         self.batch_items = batch_items
         self.residual = residual
         self._pools: dict[str, SeparationPool] = {}
         self._making = threading.Lock()
-        # What another device computed than the key says would differ in its last bits.
-        self.keeps = results is not None and self.device == device and not (save_stems or save_arrays)
+        self.keeps = self.keeps and not (save_stems or save_arrays)
         moved = pick_precision(self.options.amp, self.device).fallback(NAME)
-        self.standing += [moved] if moved else []
+        self.standing = [*self.standing, *([moved] if moved else [])]
         first = choose(self.backends, self._load)  # so that no track waits for the weights
         if self.device == "cuda" and first.separator is not None:
             self._warm_up(self._pool(first.separator.name))
             if first.separator.plain:
                 step = Fallback(NAME, "fused kernels", "plain torch", first.separator.plain)
                 self.standing.append(step)
-        self.key = key or separation_key(
-            self.backends, self._load, self.options, self.auto_cpu_seconds, save_stems, save_arrays, residual
-        )
+        saved = {
+            "auto_cpu_seconds": auto_cpu_seconds,
+            "save_stems": save_stems,
+            "save_arrays": save_arrays,
+            "residual": residual,
+        }
+        self.settle_key(NAME, lambda: separation_key(self.backends, self._load, self.options, saved))
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """The table with the separation columns; rows without audio or a backend get nulls."""
-        clock = StageClock()
-        tracks = tracks_of(table)
+    def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
+        """Separate the tracks, those of the same backend together."""
         groups: dict[str, list[Track]] = {}
         for track in tracks:
-            if track.can_have(NAME) and track.wants(NAME) and not self._recalled(track):
-                self._choose(track, groups)
+            self._choose(track, groups)
         for name, group in groups.items():
             self._separate(self._pool(name), group, clock)
-        if self.results is not None:
-            self.results.settle(tracks)
-        if self.device == "cuda":
-            note_extra(self._spent())
-        return add_stage(table, tracks, NAME, FIELDS, clock, drop=self.drop.__contains__)
 
-    def _recalled(self, track: Track) -> bool:
-        """Fill in what the cache has of a track; false where it has nothing."""
-        if NAME not in track.cached:
-            return False
-        started = time.perf_counter()
-        cost = Cost(NAME, device=self.device, batch_audio_s=track.duration_s or 0.0, cache_hit=True)
-        track.costs.append(cost)
-        track.fallbacks.extend(self.standing)
-        try:
-            entry = self.results.take(track, NAME)
-        except DamagedEntry as error:
-            track.fail(NAME, error)
-        else:
-            cost.backend = entry.backend
-            track.fallbacks.extend(entry.fallbacks)
-            track.values.update({name: entry.values[name] for name in _NAMES if name in entry.values})
-            track.values[f"key@{NAME}"] = self.key
-        cost.compute_s = time.perf_counter() - started
-        return True
+    def usage(self) -> dict[str, Any]:
+        """Where the seconds of this process went, see `WindowPool.spent`, of all backends together."""
+        sums: Counter[str] = Counter()
+        for pool in list(self._pools.values()) if self.device == "cuda" else ():
+            sums.update(pool.windows.spent())
+        return dict(sums)
 
     def _load(self, name: str) -> Separator:
         return load_backend(name, self.device, self.options)
@@ -169,13 +128,6 @@ class SeparationStage:
                 on_cpu = functools.partial(load_backend, name, "cpu", self.options)
                 self._pools[name] = SeparationPool(separator, on_cpu)
             return self._pools[name]
-
-    def _spent(self) -> dict[str, float]:
-        """Where the seconds of this process went, see `WindowPool.spent`, of all backends together."""
-        sums: Counter[str] = Counter()
-        for pool in list(self._pools.values()):
-            sums.update(pool.windows.spent())
-        return dict(sums)
 
     def _warm_up(self, pool: SeparationPool) -> None:
         """Run noise, so that the first tracks find kernels and memory ready, and what a window takes is known."""
@@ -193,8 +145,8 @@ class SeparationStage:
         track.costs.append(Cost(NAME, device=self.device, batch_audio_s=track.duration_s or 0.0))
         track.fallbacks.extend(self.standing)
         samples = round((track.duration_s or 0.0) * SAMPLE_RATE)
-        if not track.long:
-            samples = track.audio("separation").shape[1]
+        if VIEW.name in track.views:
+            samples = track.audio(VIEW.name).shape[1]
         choice = choose(
             self.backends, self._load, track.channels, samples, self.threads, self.auto_cpu_seconds
         )
@@ -202,9 +154,8 @@ class SeparationStage:
         if choice.fallback is not None:
             track.fallbacks.append(choice.fallback)
         if choice.separator is None:
-            track.values[f"failkey@{NAME}"] = (
-                self.key
-            )  # nothing here takes such a track, today or in the next run
+            # Nothing here takes such a track, today or in the next run.
+            track.values[f"failkey@{NAME}"] = self.key(NAME)
         else:
             groups.setdefault(choice.separator.name, []).append(track)
 
@@ -213,7 +164,7 @@ class SeparationStage:
         chosen = {track.index: track.fallbacks[len(self.standing) :] for track in tracks}
         started = time.perf_counter()
         with ExitStack() as stack:
-            tracks, readers = self.fetcher.readers(tracks, NAME, "separation", SAMPLE_RATE, stack)
+            tracks, readers = self.readers(tracks, VIEW, stack)
             stream = SeparationStream(pool, readers, self.residual)
             self._drain(stream, separator, tracks)
         clock.exclude(stream.call.elsewhere_s)
@@ -230,10 +181,9 @@ class SeparationStage:
             if self.device == "cuda":
                 cost.gpu_peak_bytes = torch.cuda.max_memory_allocated()
             # After such a step it may be another device's result.
-            if self.keeps and not share.fallbacks and f"key@{NAME}" in track.values:
-                values = {name: track.values[name] for name in _NAMES if name in track.values}
-                entry = Entry(values, {}, chosen[track.index], separator.name)
-                self.results.put(track, NAME, entry)
+            if not share.fallbacks and f"key@{NAME}" in track.values:
+                entry = Entry(dict(track.values), {}, chosen[track.index], separator.name)
+                self.done(track, NAME, entry)
 
     def _drain(self, stream: SeparationStream, separator: Separator, tracks: list[Track]) -> None:
         """Fold the pieces of each track, which come one track after the other."""
@@ -251,7 +201,7 @@ class SeparationStage:
 class _Result:
     """What becomes of one track. Whatever fails in here is a failure of its track only."""
 
-    def __init__(self, stage: SeparationStage, separator: Separator, track: Track) -> None:
+    def __init__(self, stage: SeparationWorker, separator: Separator, track: Track) -> None:
         self._stage, self._separator, self._track = stage, separator, track
         self._stems = stems_written(separator.sources, stage.residual)
         self._fold = StemFold(self._stems)
@@ -273,7 +223,7 @@ class _Result:
             self._failed = True
             self._track.values = {"separation_choice": self._track.values.get("separation_choice")}
             self._track.blobs.clear()
-            self._track.fail(NAME, problem, key=self._stage.key)
+            self._track.fail(NAME, problem, key=self._stage.key(NAME))
         if done or self._failed:
             self.close()
 
@@ -287,7 +237,7 @@ class _Result:
     def _store(self) -> None:
         track, separator = self._track, self._separator
         statistics = self._fold.statistics()
-        key = self._stage.key
+        key = self._stage.key(NAME)
         track.values.update(separation_backend=separator.name, separation_model=separator.model_id())
         for stem in self._stems:
             track.values[f"stem_share_{stem}"] = statistics.shares[stem]
@@ -295,13 +245,13 @@ class _Result:
         if self._files is not None:
             self._save(key)
         # Last: a row has the key only if everything asked for is there.
-        track.values[f"key@{NAME}"] = key
+        self._stage.done(track, NAME)
 
     def _save(self, key: str) -> None:
         track = self._track
         if self._stage.save_stems:
             blobs, gains = self._files.write_flac(
-                lambda stem: stem_path(track.asset_id, stem), self._separator.sample_rate
+                lambda stem: STEM_FILES.path(track.asset_id, f"{stem}.flac"), self._separator.sample_rate
             )
             track.blobs += blobs
             track.values.update({f"stem_gain_{stem}_db": gain for stem, gain in gains.items()})

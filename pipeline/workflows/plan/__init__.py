@@ -18,14 +18,15 @@ from pipeline.dataset.lock import read_lock
 from pipeline.dataset.output import Output
 from pipeline.dataset.sources.known_names import known_names
 from pipeline.dataset.storage import explain
-from pipeline.dataset.tables.embedding_space import require_space
+from pipeline.dataset.tables.embedding_space import require_spaces
 from pipeline.dataset.tables.row_index import State, read_state
 from pipeline.engine.cpu_contention import slowdown
+from pipeline.engine.driver import Cluster
+from pipeline.engine.groups import name_of
 from pipeline.engine.packing import estimated_seconds
-from pipeline.engine.resources import StageResources, plan_resources
+from pipeline.engine.resources import StageResources
 from pipeline.report.formatting import clock
-from pipeline.workflows.availability import find_models, stage_weights
-from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.job import Job
 from pipeline.workflows.keys import wanted_keys
 from pipeline.workflows.listing import list_items
 from pipeline.workflows.plan.cost import Load, Machine, estimate
@@ -36,7 +37,8 @@ from pipeline.workflows.plan.plan_text import plan_text
 from pipeline.workflows.plan.trial import Tried, try_sample
 from pipeline.workflows.plan_file import PATH, save_plan
 from pipeline.workflows.resume import plan_work
-from pipeline.workflows.stages import plan_blocks, stage_names
+from pipeline.workflows.run_config import RunConfig
+from pipeline.workflows.stages import plan_blocks, plan_pools
 
 # A block of more audio than this hardly is: `hardware.max_track_bytes` keeps longer tracks from travelling.
 TRAVELS_S = 2400.0
@@ -46,11 +48,16 @@ Say = Callable[[str], None]
 
 
 def plan(
-    config: ExtractConfig, given: Sequence[str] = (), quiet: bool = False, began: float | None = None
+    job: Job,
+    config: RunConfig,
+    given: Sequence[str] = (),
+    quiet: bool = False,
+    began: float | None = None,
 ) -> dict[str, Any]:
     """Say what a run with this config would take, on the terminal and in ``runs/plan.json``.
 
     Args:
+        job: which.
         config: of the run.
         given: the overrides as they were typed; without them the command names source and output only.
         quiet: nothing on the terminal.
@@ -70,7 +77,7 @@ def plan(
 
     config.check()
     output = Output(config.output.uri, config.output_options())
-    found = _work(config, output, quiet, say)
+    found = _work(job, config, output, quiet, say)
     prepared = time.time() - began
     numbers = plan_numbers(_find_out(config, given, found, prepared, say))
     problem = save_plan(output, numbers)
@@ -82,15 +89,16 @@ def plan(
     return numbers
 
 
-def _work(config: ExtractConfig, output: Output, quiet: bool, say: Say) -> Work:
+def _work(job: Job, config: RunConfig, output: Output, quiet: bool, say: Say) -> Work:
     """What is to do, as the run itself finds it."""
     items = list_items(config, quiet)
-    if config.clap.enabled or config.separation.enabled:
-        say("looking for the models and loading what names them")
-    models = find_models(config)
+    seeks = job.seeks(config)
+    if seeks:
+        say(seeks)
+    models = job.find(config)
     try:
-        if models.clap_model is not None and not config.output.overwrite:
-            require_space(output, models.clap_model)
+        if not config.output.overwrite:
+            require_spaces(output, models.pipeline(config).contents)
         state = State.nothing() if config.output.overwrite else read_state(output)
         held = read_lock(output)
     except (OSError, ValueError) as error:
@@ -102,29 +110,22 @@ def _work(config: ExtractConfig, output: Output, quiet: bool, say: Say) -> Work:
     keys = wanted_keys(config, models)
     items = known_names(items, state.rows["uri"])
     work = plan_work(items, state, keys, (), config.source.compare == "listing")
-    return Work(len(items), models, keys, work)
+    return Work(len(items), models, keys, work, job.script)
 
 
-def _find_out(config: ExtractConfig, given: Sequence[str], work: Work, prepared: float, say: Say) -> Findings:
+def _find_out(config: RunConfig, given: Sequence[str], work: Work, prepared: float, say: Say) -> Findings:
     files = work.work.files
     seen = look(files, config.source.storage_options, config.plan, _every_5_s(say))
-    stages = stage_names(config, work.models)
-    resources = find_resources(config, stages)
+    pipeline = work.models.pipeline(config)
+    resources = find_resources(config, pipeline.stages)
     config = dataclasses.replace(config, hardware=resources.hardware)
     packed = plan_blocks(files, config.hardware, resources.cpus)
     blocks = len(packed)
-    pools = plan_resources(
-        [*stages, "write"],
-        resources.cpus,
-        resources.gpus,
-        config.hardware.gpu_shares,
-        config.hardware.actors,
-        blocks,
-        config.perf.threads,
-        resources.node_cpus,
-        sum(estimated_seconds(f.item) for f in files),
-        stage_weights(work.models),
+    place = Cluster(
+        resources.address, resources.cpus, resources.gpus, resources.nodes, node_cpus=resources.node_cpus
     )
+    shared = plan_pools(config, work.models, place, blocks, sum(estimated_seconds(f.item) for f in files))
+    pools = shared.by_stage
     picked = pick(seen, config.plan)
     if picked.files or picked.broken:
         audio = sum(seen.seconds(i) or 0.0 for i in picked.files)
@@ -143,6 +144,9 @@ def _find_out(config: ExtractConfig, given: Sequence[str], work: Work, prepared:
     machine = _machine(resources, pools, tried)
     estimated = estimate(measured, load, machine, config.plan.seed) if measured else None
     notes = _notes(config, work, resources, tried, picked)
+    if shared.why:
+        together = ", ".join(name_of(group) for group in shared.groups if len(group) > 1)
+        notes.append(f"stages share processes ({together}): {shared.why}")
     return Findings(
         config, given, work, seen, resources, machine, tried, picked.too_long, load, estimated, prepared, notes
     )  # fmt: skip
@@ -182,9 +186,7 @@ def _every_5_s(say: Say) -> Callable[[int, int], None]:
     return said
 
 
-def _notes(
-    config: ExtractConfig, work: Work, resources: Resources, tried: Tried, picked: Picked
-) -> list[str]:
+def _notes(config: RunConfig, work: Work, resources: Resources, tried: Tried, picked: Picked) -> list[str]:
     """What a reader of the figures must know."""
     notes = list(work.models.warnings)
     shared = sum(f.shared for f in work.work.files)

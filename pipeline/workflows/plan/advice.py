@@ -10,11 +10,11 @@ from dataclasses import fields
 from pipeline.commands import as_typed
 from pipeline.engine.resources import StageResources
 from pipeline.engine.vram import batch_bytes
-from pipeline.workflows.config import PUBLIC_OPTIONS, ExtractConfig
 from pipeline.workflows.plan.cost import PER_BLOCK_S, Estimate, Load, Machine, better_actors
 from pipeline.workflows.plan.machine import Resources
 from pipeline.workflows.plan.trial import Tried
 from pipeline.workflows.plan_config import PlanConfig
+from pipeline.workflows.run_config import PUBLIC_OPTIONS, RunConfig
 
 # Of the machine's memory, for all actors: the object store, the driver and the system need the rest.
 MEMORY_SHARE = 0.6
@@ -28,7 +28,7 @@ _SECRET = re.compile(r"^[+~]*(source|output|cache)\.storage_options")
 
 
 def advise(
-    config: ExtractConfig,
+    config: RunConfig,
     resources: Resources,
     machine: Machine,
     tried: Tried,
@@ -51,11 +51,13 @@ def advise(
         actors = better_actors(tried.costs, load, machine, config.perf.threads)
         overrides |= {f"hardware.actors.{stage}": str(n) for stage, n in actors.items()}
         _about_blocks(config, estimated, load.blocks, overrides)
-        _about_shares(config, estimated, hints)
     overrides |= _fitting(resources, machine.pools, tried, memory, hints)
     for stage in tried.stages:
         items = config.hardware.batch_items.get(stage.stage)
-        if items and config.hardware.name == "auto" and stage.vram_bytes > batch_bytes(stage.stage, items):
+        networks = resources.networks.get(stage.stage)
+        if not (items and networks and config.hardware.name == "auto"):
+            continue
+        if stage.vram_bytes > batch_bytes(networks, items):
             need = int(stage.vram_bytes * VRAM_MARGIN) // MIB * MIB
             overrides[f"hardware.vram_bytes.{stage.stage}"] = str(need)
             overrides[f"hardware.batch_items.{stage.stage}"] = str(items)
@@ -67,20 +69,10 @@ def advise(
     return [f"{key}={value}" for key, value in overrides.items()], hints
 
 
-def _about_blocks(config: ExtractConfig, estimated: Estimate, blocks: int, overrides: dict[str, str]) -> None:
+def _about_blocks(config: RunConfig, estimated: Estimate, blocks: int, overrides: dict[str, str]) -> None:
     """Where the blocks are as many as they are for their limit of files alone, and cost more than a little."""
     if blocks * PER_BLOCK_S > WORTH_SAYING * estimated.wall_s.expected and blocks > 1000:
         overrides["hardware.max_files_per_block"] = str(4 * config.hardware.max_files_per_block)
-
-
-def _about_shares(config: ExtractConfig, estimated: Estimate, hints: list[str]) -> None:
-    total = sum(estimated.alone_s.values())
-    separation = estimated.alone_s.get("separation", 0.0)
-    if total and separation > 0.5 * total and config.separation.backends != ["midside"]:
-        hints.append(
-            f"separation is {separation / total:.0%} of the compute: separation.enabled=false leaves it out, "
-            "separation.backends=[midside] is a rough one at a tenth of the price"
-        )
 
 
 def _fitting(
@@ -115,19 +107,22 @@ def _fitting(
     return {f"hardware.actors.{s}": str(n) for s, n in actors.items() if n != pools[s].actors}
 
 
-def command(config: ExtractConfig, given: Sequence[str], overrides: Sequence[str]) -> tuple[str, bool]:
+def command(
+    config: RunConfig, given: Sequence[str], overrides: Sequence[str], script: str = "extract_features.py"
+) -> tuple[str, bool]:
     """The command line of the run, and whether secrets were left out of it.
 
     Args:
         given: overrides as they were typed.
         overrides: recommended; they replace what was given for the same keys.
+        script: of the job, in ``jobs/``.
     """
     ours = {_key(o) for o in overrides}
     typed = list(given) or _places(config)
     # The prices are the run's, too: it says what it did cost.
     kept = [o for o in typed if _key(o) not in (*ours, "dry_run") and not _key(o).startswith(_OF_THE_PLAN)]
     public = [o for o in kept if not _is_secret(o)]
-    job = as_typed("python jobs/extract_features.py")
+    job = as_typed(f"python jobs/{script}")
     return shlex.join([*job.split(), *public, *overrides]), len(public) < len(kept)
 
 
@@ -142,7 +137,7 @@ def _is_secret(override: str) -> bool:
     return leaf.rpartition(".")[2] not in PUBLIC_OPTIONS
 
 
-def _places(config: ExtractConfig) -> list[str]:
+def _places(config: RunConfig) -> list[str]:
     source = config.source
     found = [
         ("source.uri", source.uri),

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import psutil
 import torch
 
+from pipeline.engine.declare import Stage
+from pipeline.engine.driver import local_cpus
 from pipeline.engine.session import connect, disconnect
 from pipeline.models.device import pick_device
-from pipeline.workflows.config import ExtractConfig, HardwareConfig
 from pipeline.workflows.hardware import resolve_hardware
+from pipeline.workflows.hardware_config import HardwareConfig
+from pipeline.workflows.run_config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Resources:
         hardware: the profile, worked out.
         reasons: why so, line by line.
         node_cpus: of each node of a cluster.
+        networks: stage → what it runs on a card, see `pipeline.engine.declare.Gpu`.
     """
 
     address: str
@@ -40,20 +41,31 @@ class Resources:
     hardware: HardwareConfig
     reasons: tuple[str, ...] = ()
     node_cpus: tuple[float, ...] = ()
+    networks: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
 
 
-def find_resources(config: ExtractConfig, stages: Sequence[str]) -> Resources:
+def find_resources(config: RunConfig, stages: Sequence[Stage]) -> Resources:
     """Ask for them. Raises `UserError`: nobody answers at ``ray.address``, or the profile does not fit."""
+    networks = {stage.name: stage.gpu.networks for stage in stages if stage.gpu is not None}
     choice = pick_device("auto")
     gpu = torch.cuda.get_device_name() if choice.device == "cuda" else None
-    if config.ray.address not in (None, "local"):
+    if config.ray.names_a_cluster:
         try:
             found = connect(config.ray.address, threads=config.perf.threads)
             hardware, reasons = resolve_hardware(config.hardware, stages)
         finally:
             disconnect()
         return Resources(
-            found.address, found.cpus, found.gpus, found.nodes, None, gpu, hardware, reasons, found.node_cpus
+            found.address,
+            found.cpus,
+            found.gpus,
+            found.nodes,
+            None,
+            gpu,
+            hardware,
+            reasons,
+            found.node_cpus,
+            networks,
         )
     cards = []
     if gpu is not None:
@@ -62,15 +74,14 @@ def find_resources(config: ExtractConfig, stages: Sequence[str]) -> Resources:
     hardware, reasons = resolve_hardware(config.hardware, stages, (cards, choice.reason))
     cpus = float(config.ray.num_cpus or local_cpus())
     return Resources(
-        "local", cpus, float(len(cards)), 1, psutil.virtual_memory().total, gpu, hardware, reasons
+        "local",
+        cpus,
+        float(len(cards)),
+        1,
+        psutil.virtual_memory().total,
+        gpu,
+        hardware,
+        reasons,
+        (),
+        networks,
     )
-
-
-def local_cpus() -> int:
-    """Cores that Ray takes on this machine: fewer than there are where a container has a quota."""
-    cores = os.cpu_count() or 1
-    with suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            cores = max(1, min(cores, int(int(quota) / int(period))))
-    return cores

@@ -14,8 +14,7 @@ import numpy as np
 from pipeline.dataset.sources.sampling import CONFIDENCE, Range
 from pipeline.dataset.storage import public_uri
 from pipeline.report.money import cost
-from pipeline.workflows.availability import Models
-from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.job import Found
 from pipeline.workflows.plan.advice import advise, command
 from pipeline.workflows.plan.cost import UNMODELLED, Estimate, Load, Machine, fit, memory_bytes, per_hour
 from pipeline.workflows.plan.header_survey import Look
@@ -23,6 +22,7 @@ from pipeline.workflows.plan.machine import Resources
 from pipeline.workflows.plan.trial import Tried
 from pipeline.workflows.plan_file import fingerprint
 from pipeline.workflows.resume import WorkPlan
+from pipeline.workflows.run_config import RunConfig
 
 # Ray on this machine takes so long to start; a cluster that runs already takes less.
 RAY_START_S = 5.0
@@ -39,12 +39,14 @@ class Work:
         models: that were found.
         keys: extractor → key.
         work: what is left to do.
+        script: of the job, in ``jobs/``.
     """
 
     listed: int
-    models: Models
+    models: Found
     keys: dict[str, str]
     work: WorkPlan
+    script: str = "extract_features.py"
 
 
 @dataclass
@@ -61,7 +63,7 @@ class Findings:
             block.
     """
 
-    config: ExtractConfig
+    config: RunConfig
     given: Sequence[str]
     work: Work
     seen: Look
@@ -115,7 +117,9 @@ def plan_numbers(f: Findings) -> dict[str, Any]:
     numbers |= _times(f)
     numbers["cost"] = _cost(f, numbers)
     overrides, hints = advise(config, f.resources, f.machine, tried, load, f.estimate, memory)
-    told, secret = command(config, f.given, overrides)
+    if f.estimate is not None:
+        hints += f.work.models.hints(config, f.estimate.alone_s)
+    told, secret = command(config, f.given, overrides, f.work.script)
     if secret:
         hints.append("put the storage options in again: secrets are not repeated here")
     return numbers | {"overrides": overrides, "hints": hints, "command": told}

@@ -6,7 +6,7 @@ import dataclasses
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,18 @@ import psutil
 import pyarrow.parquet as pq
 
 from pipeline.counting import plural
-from pipeline.dataset.output import TABLES, Output
+from pipeline.dataset.output import Output
 from pipeline.dataset.sources.sampling import Range, wilson
 from pipeline.dataset.storage import one_line
+from pipeline.engine.declare import Pipeline
 from pipeline.engine.measure import Measured, measure
 from pipeline.engine.packing import PlannedFile, pack
 from pipeline.errors import UserError
-from pipeline.workflows.availability import Models
 from pipeline.workflows.caching import run_results
-from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.job import Found
 from pipeline.workflows.plan.cost import StageSample
-from pipeline.workflows.plan.gpu_rates import as_on_a_card
 from pipeline.workflows.plan.header_survey import Look, Picked
+from pipeline.workflows.run_config import RunConfig
 from pipeline.workflows.stages import block_limits, build_graph, run_schema
 
 
@@ -68,8 +68,8 @@ class Tried:
 
 
 def try_sample(
-    config: ExtractConfig,
-    models: Models,
+    config: RunConfig,
+    models: Found,
     keys: Mapping[str, str],
     seen: Look,
     picked: Picked,
@@ -119,8 +119,12 @@ def try_sample(
     _count_failures(tried, rows, seen, picked)
     for row in rows.values():
         tried.fallbacks.update({(f["stage"], f["wanted"], f["used"]) for f in row["fallbacks"]})
-    tried.cache = _cached(config, keys, rows.values())
+    tried.cache = _cached(config, models.pipeline(config), rows.values())
     tried.costs = _costs(config, tried, rows, seen, picked)
+    for name, sample in tried.costs.items():
+        stage = next(s for s in tried.stages if s.stage == name)
+        if sample.on_gpu and "cuda" not in stage.devices:
+            tried.costs[name] = models.on_a_card(config, name, sample, stage.backends)
     return tried
 
 
@@ -136,14 +140,14 @@ def _as_new(file: PlannedFile, number: int) -> PlannedFile:
 
 
 def _written(output: Output) -> tuple[list[tuple[int, int]], int]:
-    """Rows and bytes of each part of the tables, and bytes of arrays and stems."""
+    """Rows and bytes of each part of the tables, and bytes of arrays and artifacts."""
     root = Path(output.uri)
     sizes: Counter[str] = Counter()
-    for table in TABLES:
+    for table in output.tables:
         for part in output.parts(table):
             sizes[part.split("/", 1)[1]] += (root / part).stat().st_size
     rows = [pq.ParquetFile(root / "tracks" / name).metadata.num_rows for name in sizes]
-    others = (p for kind in ("blobs", "stems") for p in (root / kind).rglob("*") if p.is_file())
+    others = (p for kind in output.folders() for p in (root / kind).rglob("*") if p.is_file())
     return list(zip(rows, sizes.values(), strict=True)), sum(p.stat().st_size for p in others)
 
 
@@ -191,11 +195,9 @@ def _either(one: float, other: float) -> float:
     return one + (1.0 - one) * other
 
 
-def _cached(
-    config: ExtractConfig, keys: Mapping[str, str], rows: Sequence[dict[str, Any]]
-) -> dict[str, float] | None:
+def _cached(config: RunConfig, pipeline: Pipeline, rows: Iterable[dict[str, Any]]) -> dict[str, float] | None:
     """Stage → share of what is wanted of the sample that the cache has; looked up in its indexes only."""
-    results = run_results(config, keys)
+    results = run_results(config, pipeline)
     if results is None:
         return None
     hits: Counter[str] = Counter()
@@ -213,7 +215,7 @@ def _cached(
 
 
 def _costs(
-    config: ExtractConfig, tried: Tried, rows: Mapping[int, dict[str, Any]], seen: Look, picked: Picked
+    config: RunConfig, tried: Tried, rows: Mapping[int, dict[str, Any]], seen: Look, picked: Picked
 ) -> dict[str, StageSample]:
     """Per stage, of the files with a readable header, whether they could be decoded or not."""
     found = {}
@@ -232,7 +234,5 @@ def _costs(
             on_gpu=bool(config.hardware.gpu_shares.get(stage.stage)),
             skipped=(tried.cache or {}).get(stage.stage, 0.0),
         )
-        if sample.on_gpu and "cuda" not in stage.devices:
-            sample = as_on_a_card(stage.stage, sample, stage.backends, config.clap)
         found[stage.stage] = sample
     return found

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
-from faulty_proxy import FaultyProxy, faulty_proxy
-from s3_server import KEY, SECRET, s3_server, weed_binary
-from undisturbed import contents, job, run_to_the_end, undisturbed, wait_for, write_files
+from helpers.faulty_proxy import FaultyProxy, faulty_proxy
+from helpers.s3_server import KEY, SECRET, s3_server, weed_binary
+from helpers.undisturbed import contents, job, run_to_the_end, undisturbed, wait_for, write_files
 
 from pipeline.dataset.storage import filesystem
 

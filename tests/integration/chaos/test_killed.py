@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import ray
-from undisturbed import (
+from helpers.undisturbed import (
     EXTRACTORS,
     assert_same,
     config,

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from undisturbed import assert_same, contents, run_to_the_end, undisturbed, write_files
+from helpers.undisturbed import assert_same, contents, run_to_the_end, undisturbed, write_files
 
 from pipeline.dataset.output import Output
 

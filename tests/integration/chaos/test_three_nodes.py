@@ -6,8 +6,8 @@ import sys
 
 import pytest
 import ray
+from helpers.undisturbed import config, write_files
 from ray.cluster_utils import Cluster
-from undisturbed import config, write_files
 
 from pipeline.workflows import features
 

@@ -1,0 +1,96 @@
+"""The process in which `pipeline.engine.inline.InlineDriver` has its workers: it may die, and the job does not.
+
+Speaks pickled tuples over a socket, as asked: ``(CALL, function, *arguments)``, ``(MAKE, nodes, GPU memory fraction)``
+and ``(RUN, table)``, answered as `pipeline.engine.worker_line.WorkerLine` does, with ``(CLAIM, asset id, uri)`` between.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import json
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+from pipeline.audio.children import end_with_parent, leave_no_core_file
+from pipeline.engine.ledger import Ledger
+from pipeline.engine.process import hold_gpu_memory
+from pipeline.engine.worker_line import FATAL, OUT, MakingFailed, WorkerLine, called, receipts_of
+
+CALL, MAKE, RUN = "call", "make", "run"
+READY, CLAIM, VALUE, RAISED = "ready", "claim", "value", "raised"
+
+
+class _Told:
+    """Of this process: how it tells the other one something."""
+
+    tell: Callable[[tuple[Any, ...]], None] | None = None
+
+
+class _LedgerHere(Ledger):
+    """What the job's ledger knew when the workers were made; that one is told what is claimed since."""
+
+    def claim(self, asset_id: str, uri: str) -> str:
+        """As in the job's ledger."""
+        owner = super().claim(asset_id, uri)
+        if _Told.tell is not None:
+            _Told.tell((CLAIM, asset_id, owner))
+        return owner
+
+
+def ledger_here(known: Mapping[str, str]) -> Ledger:
+    """What the job's ledger becomes on its way to this process."""
+    return _LedgerHere(known)
+
+
+def main(settings: str) -> None:
+    """Serve until the other side ends. ``settings`` is JSON, see `pipeline.engine.inline`."""
+    told = json.loads(settings)
+    end_with_parent(told["lifeline"], told["parent"])
+    with suppress(RuntimeError):  # without a stderr
+        faulthandler.enable()
+    leave_no_core_file()
+    channel = Connection(told["socket"])
+    _Told.tell = channel.send
+    for module in told["warm"]:
+        with suppress(ImportError):  # whoever needs it says so better
+            importlib.import_module(module)
+    line: WorkerLine | None = None
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            kind, *asked = channel.recv()
+            if kind == CALL:
+                channel.send(_value(*asked))
+            elif kind == MAKE:
+                line = None  # its decoder ends before another one begins
+                line, answer = _made(*asked)
+                channel.send(answer)
+            else:
+                for message in _run(line, *asked):
+                    channel.send(message)
+
+
+def _value(function: str, *arguments: Any) -> tuple[str, Any]:
+    try:
+        return VALUE, called(function, *arguments)
+    except Exception as error:  # noqa: BLE001  raised again by who asked
+        with suppress(Exception):
+            pickle.loads(pickle.dumps(error))  # noqa: S301  our own
+            return RAISED, error
+        return RAISED, RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _made(nodes: list[Any], gpu_memory_fraction: float) -> tuple[WorkerLine | None, tuple[Any, ...]]:
+    hold_gpu_memory(gpu_memory_fraction)
+    try:
+        return WorkerLine(nodes), (READY,)
+    except MakingFailed as failed:
+        return None, (FATAL, failed.told)
+
+
+def _run(line: WorkerLine, table: Any) -> Iterator[tuple[Any, ...]]:
+    for message in line.run(table):
+        yield (OUT, receipts_of(message[1]), message[2]) if message[0] == OUT else message

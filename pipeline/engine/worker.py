@@ -1,0 +1,275 @@
+"""The base of what works in a stage: it owns the clock, looks into the cache, settles, and adds the columns.
+
+The author of a stage writes `Worker.process`. A worker may be called by several threads at once, each with a table of
+its own, so that a network's batch is filled from all of them and each table leaves when its own tracks are done: what
+was spent, what failed and what was found is therefore of a track, never of a call.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.audio.reader import PIECE, ArrayReader, AudioReader, blocks
+from pipeline.audio.views import View
+from pipeline.dataset.cache.entry import DamagedEntry, Entry
+from pipeline.dataset.contents import ARRAYS_SUFFIX, Product
+from pipeline.engine.batch import Track, add_stage, tracks_of
+from pipeline.engine.made_views import forget_spooled, take_spooled
+from pipeline.engine.process import note_extra, start_torch
+from pipeline.engine.results import Results
+from pipeline.engine.source_file import Fetcher
+from pipeline.engine.timing import Cost, StageClock
+from pipeline.errors import Fallback
+
+# A value of these columns says where a series lies, which is never taken from a cache.
+_PLACES = ("_blob", "_inline", "_shape")
+
+
+class Worker:
+    """One stage at work: a table of tracks in, the same with what the stage found out.
+
+    Args:
+        stage: its name, as in ``timings``.
+        products: that it computes.
+        makes: views that it makes.
+        feeds: products of later stages that are computed of those views.
+        drop: names of the views that nobody reads after this stage.
+        torch: whether it runs torch.
+        device: ``cpu`` or ``cuda``, as asked for; ``self.device`` is the one that it works on.
+        threads, seed: of torch in this process.
+        storage_options: of the source, for the tracks that are too long to travel.
+        results: the result cache.
+        parameters: the other arguments of the stage, each of which becomes an attribute.
+    """
+
+    def __init__(
+        self,
+        *,
+        stage: str,
+        products: Sequence[Product] = (),
+        makes: Sequence[View] = (),
+        feeds: frozenset[str] = frozenset(),
+        drop: frozenset[str] = frozenset(),
+        torch: bool = True,
+        device: str = "cpu",
+        threads: int = 1,
+        seed: int = 0,
+        storage_options: dict[str, Any] | None = None,
+        results: Results | None = None,
+        **parameters: Any,
+    ) -> None:
+        taken = [name for name in parameters if hasattr(self, name)]
+        if taken:
+            raise ValueError(f"stage {stage}: an argument cannot be called {taken[0]}")
+        self.__dict__.update(parameters)
+        self.stage = stage
+        self.products = tuple(products)
+        self.makes, self.feeds, self.drop = tuple(makes), feeds, drop
+        self.threads = threads
+        self.fetcher = Fetcher(storage_options)
+        self.results = results
+        # Recorded in every track that the stage works on.
+        self.standing: list[Fallback] = []
+        self.device = device
+        if torch:
+            self.device, self.standing = start_torch(stage, device, threads, seed)
+        # What another device computed than the key says would differ in its last bits.
+        self.keeps = results is not None and self.device == device
+        self.fields = fields_of(self.products)
+        self._columns = {p.name: frozenset(f.name for f in p.filled) for p in self.products}
+
+    def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
+        """Compute ``track.due`` of each track, and the views that `Track.make` gives where ``track.makes`` is true.
+
+        What goes into the row is put into ``track.values``, rows of tables into ``track.rows``, files into
+        ``track.blobs``; `done` says that a product is complete. What fails is told by `fail`, and is of its track only.
+        A track gets a `Cost` for each stage of ``timings`` that it cost something in; one without any gets its share of
+        the time that the call took.
+
+        Args:
+            clock: is told of time that went into the tracks of other calls.
+        """
+        raise NotImplementedError
+
+    def usage(self) -> dict[str, Any]:
+        """What is to be said of this process beside what every process says, see `process_facts`."""
+        return {}
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The table with the columns of this stage; rows without audio get nulls."""
+        clock = StageClock()
+        tracks = tracks_of(table)
+        due = [track for track in tracks if self._is_due(track)]
+        if due:
+            self.process(due, clock)
+        for track in due:
+            if not track.costs:  # of the time that the whole call took it gets its share
+                track.costs.append(
+                    Cost(self.stage, device=self.device, batch_audio_s=track.duration_s or 0.0)
+                )
+        for track in due:
+            for product in track.due:
+                self._keep(track, product)
+        for track in tracks:
+            if len(self.products) > 1 and any(cost.cache_hit for cost in track.costs):
+                self._put_in_order(track)
+        if self.results is not None:
+            self.results.settle(tracks)
+        if self.drop:
+            here = {track.index for track in tracks}
+            forget_spooled(lambda index, view: index in here and view.name in self.drop)
+        extra = self.usage()
+        if extra:
+            note_extra(extra)
+        return add_stage(
+            table,
+            tracks,
+            self.stage,
+            self.fields,
+            clock,
+            products=self.products,
+            makes=[view.name for view in self.makes],
+            drop=self._dropped,
+        )
+
+    def done(self, track: Track, product: str, entry: Entry | None = None) -> None:
+        """Everything that was asked for of a product is in the row.
+
+        Args:
+            entry: what the cache may keep of it; None where it must not, or where all of it is ``track.values``.
+        """
+        track.values[f"key@{product}"] = self.key(product)
+        track.entries[product] = entry
+
+    def fail(self, track: Track, product: str, error: BaseException) -> None:
+        """A product could not be computed of a track: it is a row of ``failures``, and not tried again before its key
+        changes or somebody asks for it."""
+        declared = next(p for p in self.products if p.name == product)
+        track.fail(declared.timed or self.stage, error, key=declared.key)
+
+    def key(self, product: str) -> str | None:
+        """The key of a product."""
+        return next(p.key for p in self.products if p.name == product)
+
+    def settle_key(self, product: str, key: Callable[[], str]) -> None:
+        """Give a product its ``key``, unless it came with one."""
+        if self.key(product) is None:
+            self.products = tuple(replace(p, key=key()) if p.name == product else p for p in self.products)
+
+    def restore(self, track: Track, product: Product, entry: Entry) -> None:
+        """Fill in what the cache has of a product."""
+        tables = {table.name for table in product.tables}
+        names = {name for name in self._columns[product.name] if not name.endswith(_PLACES)}
+        track.values.update({name: value for name, value in entry.values.items() if name in names})
+        track.rows.update({name: value for name, value in entry.values.items() if name in tables})
+        track.fallbacks.extend(entry.fallbacks)
+
+    def readers(
+        self, tracks: Sequence[Track], view: View, stack: ExitStack
+    ) -> tuple[list[Track], list[AudioReader]]:
+        """The audio of each track: the tracks whose audio is there, and that audio.
+
+        The others are failures without a key: a source that is away now may be there for the next run.
+
+        Args:
+            stack: closes temporary files.
+        """
+        heard: list[Track] = []
+        found: list[AudioReader] = []
+        for track in tracks:
+            try:
+                found.append(self.reader(track, view, stack))
+                heard.append(track)
+            except Exception as error:  # noqa: BLE001  the source may be gone since it was decoded
+                track.fail(self.stage, error)
+        return heard, found
+
+    def reader(self, track: Track, view: View, stack: ExitStack) -> AudioReader:
+        """A view of a track: what travels with it, or, of a long one, a temporary file of its samples."""
+        if view.name in track.views:
+            return ArrayReader(track.audio(view.name))
+        spooled = take_spooled(track.index, view)
+        return spooled if spooled is not None else self.fetcher.reader(track, self.stage, view, stack)
+
+    def blocks(self, track: Track, view: View, piece: int = PIECE) -> Iterator[np.ndarray]:
+        """The samples of a view of a track from beginning to end, float32 ``[channels, n]``, ``n <= piece``.
+
+        Raises:
+            Exception: as `reader`.
+        """
+        with ExitStack() as stack:
+            yield from blocks(self.reader(track, view, stack), piece)
+
+    def _dropped(self, column: str) -> bool:
+        return column == f"cached@{self.stage}" or column.removeprefix("pcm@") in self.drop
+
+    def _is_due(self, track: Track) -> bool:
+        """Whether anything is to be done of a track; what the cache has is filled in."""
+        wanted = [p for p in self.products if track.can_have(p.name) and track.wants(p.name)]
+        track.due = [p.name for p in wanted if not self._recalled(track, p)]
+        track.makes = bool(
+            self.makes
+            and track.decoded
+            and any(track.wants(name) and name not in track.cached for name in self.feeds)
+        )
+        return bool(track.due) or track.makes
+
+    def _recalled(self, track: Track, product: Product) -> bool:
+        """Fill in what the cache has of a product; false where it has nothing."""
+        if product.name not in track.cached:
+            return False
+        started = time.perf_counter()
+        cost = Cost(
+            product.timed or self.stage,
+            device=self.device,
+            batch_audio_s=track.duration_s or 0.0,
+            cache_hit=True,
+        )
+        track.costs.append(cost)
+        stage = product.timed or self.stage
+        try:
+            entry = self.results.take(track, product.name)
+            cost.backend = entry.backend
+            track.fallbacks.extend(self.standing)
+            self.restore(track, product, entry)
+            track.values[f"key@{product.name}"] = product.key
+        except DamagedEntry as error:
+            track.fail(stage, error)
+        except Exception as error:  # noqa: BLE001  one product must not cost the others
+            track.fail(stage, error, key=product.key)
+        cost.compute_s = time.perf_counter() - started
+        return True
+
+    def _put_in_order(self, track: Track) -> None:
+        """Product by product, whichever came from the cache: rows are the same with it and without."""
+        place: dict[str, int] = {}
+        for number, product in enumerate(self.products):
+            place |= dict.fromkeys((*product.names, product.timed), number)
+        track.costs.sort(key=lambda cost: place.get(cost.stage, -1))
+        track.failures.sort(key=lambda failure: place.get(failure["stage"], -1))
+        track.fallbacks.sort(key=lambda fallback: place.get(fallback.stage, -1))
+        track.blobs.sort(key=lambda blob: place.get(f"{blob.name}{ARRAYS_SUFFIX}", -1))
+
+    def _keep(self, track: Track, product: str) -> None:
+        """Keep a result, unless something stood in its way."""
+        entry = track.entries.pop(product, None)
+        if not self.keeps or entry is None or f"key@{product}" not in track.values:
+            return
+        self.results.put(track, product, entry)
+
+
+def fields_of(products: Sequence[Product]) -> tuple[pa.Field, ...]:
+    """The columns that travel: values, rows of tables, the keys of what was computed and of what failed."""
+    found: list[pa.Field] = []
+    for product in products:
+        found += product.filled
+        found += [pa.field(f"rows@{t.name}", pa.list_(t.row)) for t in product.tables]
+        found += [pa.field(f"{kind}@{product.name}", pa.string()) for kind in ("key", "failkey")]
+    return tuple(found)

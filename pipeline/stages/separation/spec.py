@@ -1,0 +1,146 @@
+"""The declaration of source separation: one product, the columns of a track and its stems as files. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pipeline.audio.views import View
+from pipeline.engine.declare import Artifact, Gpu, Product, Stage
+from pipeline.features.base import column, stable_key
+from pipeline.models.separation.names import AUTO, BACKEND_NAMES, DROP, STEMS
+
+if TYPE_CHECKING:
+    from pipeline.models.separation.base import Separator
+    from pipeline.models.separation.names import SeparationOptions
+
+NAME = "separation"
+WORKER = "pipeline.stages.separation.worker:SeparationWorker"
+VIEW = View("separation", 44100, 2)
+WEIGHT = 20.0
+# Mid and side are no network.
+WEIGHT_MIDSIDE = 1.0
+# 16 windows have 94 % of the speed of 32.
+GPU = Gpu("windows", 4, 32, networks=(("htdemucs", "bfloat16"), ("spleeter", "float32")), leaves=1)
+
+COLUMNS = (
+    column("separation_backend", pa.string(), "name", "backend used"),
+    column("separation_model", pa.string(), "name", "name and weights hash of its model"),
+    column("separation_choice", pa.string(), "1", "auto or listed, and why the backends before it were passed over"),
+    *(column(f"stem_share_{s}", pa.float32(), "ratio", f"energy of {s} over that of all stems, with the residual in it")
+      for s in STEMS),
+    *(column(f"stem_rms_{s}_dbfs", pa.float32(), "dBFS", f"RMS level of {s}") for s in STEMS),
+    *(column(f"stem_gain_{s}_db", pa.float32(), "dB",
+             f"gain of the saved FLAC of {s}: below 0 where it would have clipped, to be undone before stems are "
+             "added; null where none was saved")
+      for s in STEMS),
+    *(column(f"stem_{s}_blob", pa.string(), "path", f"samples of {s}, float32 [2, samples] at 44.1 kHz")
+      for s in STEMS),
+)  # fmt: skip
+STEM_FILES = Artifact(
+    "stems",
+    ".flac",
+    b"fLaC",
+    files={f"stem_gain_{stem}_db": f"{stem}.flac" for stem in STEMS},
+    audio=True,
+    noun="stem",
+)
+
+
+def separation_stage(
+    backends: Sequence[str],
+    key: str | None,
+    *,
+    stems: Sequence[str] = STEMS,
+    threads: int = 1,
+    midside: bool = False,
+    **arguments: Any,
+) -> Stage:
+    """The stage that separates.
+
+    Args:
+        backends: in the order wanted, or ``["auto"]``.
+        key: see `separation_key`; None where no backend can run here, and rows say why.
+        stems: that backends may make.
+        threads: of torch, by which ``auto`` chooses.
+        midside: whether nothing better than mid and side runs.
+        arguments: of `pipeline.stages.separation.worker.SeparationWorker`.
+    """
+    saves = {"gains": bool(arguments.get("save_stems")), "arrays": bool(arguments.get("save_arrays"))}
+    chosen_by = {"backends": list(backends), "threads": threads if AUTO in backends else None}
+    return Stage(
+        NAME,
+        WORKER,
+        (separation_product(key, stems, **saves),),
+        (VIEW,),
+        arguments={"backends": list(backends), **arguments},
+        weight=WEIGHT_MIDSIDE if midside else WEIGHT,
+        gpu=GPU,
+        kept=None if any(saves.values()) else chosen_by,
+    )
+
+
+def separation_product(
+    key: str | None = None, stems: Sequence[str] = STEMS, *, gains: bool = True, arrays: bool = True
+) -> Product:
+    """What is filled: computed where there is a ``key``.
+
+    Args:
+        stems: that backends may make.
+        gains: stems are saved, each with a gain.
+        arrays: samples of stems are saved.
+    """
+    present = {"separation_backend", "separation_model", "separation_choice"}
+    for stem in stems:
+        present |= {f"stem_share_{stem}", f"stem_rms_{stem}_dbfs"}
+        present |= {f"stem_gain_{stem}_db"} if gains else set()
+        present |= {f"stem_{stem}_blob"} if arrays else set()
+    return Product(
+        NAME,
+        COLUMNS,
+        key=key,
+        stage=NAME,
+        timed=NAME,
+        artifacts=(STEM_FILES,),
+        version_column="separation_backend",
+        rank=2,
+        title="stems",
+        present=frozenset(present),
+    )
+
+
+def separation_key(
+    backends: Sequence[str],
+    load: Callable[[str], Separator],
+    options: SeparationOptions,
+    saved: Mapping[str, Any],
+) -> str:
+    """The key of the separation columns: what could be chosen from, where the residual goes, and what is stored.
+
+    Of each backend that can run the model and its weights are in it: where a better one was installed since, a
+    later run computes the tracks anew.
+
+    Args:
+        load: name → backend, or `BackendUnavailable`.
+        saved: ``auto_cpu_seconds``, ``save_stems``, ``save_arrays`` and ``residual``, as in the config.
+    """
+    from pipeline.models.separation.base import BackendUnavailable
+
+    models = []
+    for name in BACKEND_NAMES if AUTO in backends else backends:
+        with contextlib.suppress(BackendUnavailable):
+            separator = load(name)
+            models.append((name, separator.version, separator.model_id()))
+    parameters = {
+        "name": "separation",
+        "models": models,
+        "bfloat16_allowed": options.amp != "false",
+        "auto_cpu_seconds": saved["auto_cpu_seconds"] if AUTO in backends else None,
+        "stems": saved["save_stems"],
+        "arrays": saved["save_arrays"],
+    }
+    # Stems without their residual are what they were before there was a choice, and so is their key.
+    return stable_key(parameters | ({"residual": saved["residual"]} if saved["residual"] != DROP else {}))

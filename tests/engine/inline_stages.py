@@ -1,0 +1,86 @@
+"""Stages for the in-process driver, in a module that loads nothing else: its child imports it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.engine.ledger import Claims
+
+
+class Receipts:
+    """The end: one receipt per table, with its files, this process, and who computes the content of each."""
+
+    def __init__(self, ledger: object = None) -> None:
+        self.claims = Claims(ledger)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        files = table["index"].to_pylist()
+        owners = [self.claims.owner(f"content {file % 2}", str(file)) for file in files]
+        found = {
+            "indexes": files,
+            "pid": os.getpid(),
+            "owners": owners,
+            "threads": os.environ.get("OMP_NUM_THREADS"),
+        }
+        return pa.table({"receipt": [json.dumps(found)]})
+
+
+class Raises:
+    """Raises at every table."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        raise ZeroDivisionError("on purpose")
+
+
+class CannotBeMade:
+    """Raises when it is made."""
+
+    def __init__(self) -> None:
+        raise ValueError("not on this machine")
+
+
+class DiesWhenMade:
+    """Ends its process when it is made, ``times`` times: a file counts them."""
+
+    def __init__(self, counter: str, times: int) -> None:
+        made = Path(counter).read_text() if Path(counter).exists() else ""
+        Path(counter).write_text(made + "x")
+        if len(made) < times:
+            print("no such library", file=sys.stderr, flush=True)
+            os._exit(7)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return table
+
+
+class Waits:
+    """Writes that it is there, and waits for ever."""
+
+    def __init__(self, there: str) -> None:
+        self.there = Path(there)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        self.there.write_text(str(os.getpid()))
+        signal.pause()
+        return table
+
+
+def loaded(name: str) -> bool:
+    """Whether this process has imported a module."""
+    return name in sys.modules
+
+
+def refuse(reason: str) -> None:
+    """Raises."""
+    raise KeyError(reason)
+
+
+def die() -> None:
+    """End this process as the kernel does where memory is short."""
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,154 @@
+"""An output of the version before the house was rebuilt is gone on with: nothing of it is computed again.
+
+``output_v1`` is what `make_output_v1.py` had the real job write on Ray; only its uris and the times of its sources are
+put right here, since both are those of the place where they lie.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pin_checkpoint
+import pin_outputs
+import pin_runs
+import pin_seams
+import pytest
+from make_output_v1 import PLACE, settle_times, with_uris
+
+HERE = Path(__file__).parent
+FILES = ("broken.wav", "copy.flac", "mono.flac", "noise.wav", "stereo.wav")
+# What is always of the run that touched a row last.
+OF_THE_RUN = {"run_id", "extractor_keys", "artifacts"}
+
+
+@dataclass(frozen=True)
+class Old:
+    """The old output, put right."""
+
+    source: Path
+    output: Path
+    checkpoint: Path
+
+    def config(self) -> pin_seams.ExtractConfig:
+        return pin_runs.old_config(self.source, self.output, self.checkpoint)
+
+    def files(self) -> dict[str, bytes]:
+        """All that is no record of a run."""
+        found = (p for p in self.output.rglob("*") if p.is_file())
+        names = {p.relative_to(self.output).as_posix(): p for p in found}
+        return {name: p.read_bytes() for name, p in names.items() if not name.startswith("runs/")}
+
+    def tracks(self) -> dict[str, dict[str, Any]]:
+        """Name of a file → its row."""
+        return {Path(row["uri"]).name: row for row in pin_outputs.rows(self.output, "tracks")}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    return pin_checkpoint.write_checkpoint(tmp_path_factory.mktemp("clap") / "clap.pt")
+
+
+@pytest.fixture
+def old(tmp_path, checkpoint) -> Iterator[Old]:
+    shutil.copytree(HERE / "source_v1", tmp_path / "in")
+    shutil.copytree(HERE / "output_v1", tmp_path / "out")
+    settle_times(tmp_path / "in")
+    with_uris(tmp_path / "out", PLACE, str(tmp_path / "in"))
+    with pin_seams.in_this_process():
+        yield Old(tmp_path / "in", tmp_path / "out", checkpoint)
+
+
+def test_the_fixture_is_whole(old):
+    assert tuple(sorted(old.tracks())) == FILES
+    assert {name: row["status"] for name, row in old.tracks().items() if row["status"] != "ok"} == {
+        "broken.wav": "failed"
+    }
+    assert len(old.tracks()["stereo.wav"]["artifacts"]) == 5
+    assert pin_seams.problems(old.output) == {}
+
+
+def test_there_is_nothing_to_do(old):
+    before = old.files()
+    result = pin_seams.run(old.config())
+    assert result.exit_code == 0
+    assert {row["run_id"] for row in old.tracks().values()}.isdisjoint({result.run_id})
+    assert old.files() == before
+    assert pin_seams.problems(old.output) == {}
+
+
+def test_the_keys_of_its_rows_are_those_of_today(old):
+    wanted = pin_seams.wanted(old.config())
+    decode = wanted.pop("decode")
+    for name, row in old.tracks().items():
+        if row["status"] == "ok":
+            # Mid and side of one channel cannot be had: that is known by its key, too.
+            assert {**dict(row["extractor_keys"]), **dict(row["failed_keys"])} == wanted, name
+        else:
+            assert dict(row["failed_keys"]) == {"decode": decode}
+
+
+def test_a_new_parameter_computes_only_its_extractor(old):
+    before, files, timings, windows = old.tracks(), old.files(), _spent(old), _windows(old)
+    config = old.config()
+    config.features.band_energy.n_bands = 6
+    owners = pin_seams.owners(config)
+    result = pin_seams.run(config)
+    assert result.exit_code == 0
+    after, wanted = old.tracks(), pin_seams.wanted(config)
+    assert after["broken.wav"] == before["broken.wav"]
+    for name in set(FILES) - {"broken.wav"}:
+        assert after[name]["run_id"] == result.run_id
+        assert len(after[name]["band_energy_mean_db"]) == 6
+        changed = {c for c in after[name] if after[name][c] != before[name][c]} - OF_THE_RUN
+        assert changed
+        assert {owners.get(column) for column in changed - {"fallbacks"}} == {"band_energy"}, changed
+        # Those of the other extractors are lost (`Update.redone`), as all have one stage in common. A mistake, and
+        # not pinned: they may stay.
+        assert _fallbacks_of_others(after[name]) == _fallbacks_of_others(before[name])
+        keys, old_keys = dict(after[name]["extractor_keys"]), dict(before[name]["extractor_keys"])
+        assert {product for product in keys if keys[product] != old_keys[product]} == {"band_energy"}
+        assert keys["band_energy"] == wanted["band_energy"]
+    kept = {n: data for n, data in files.items() if n.startswith(("blobs/", "stems/"))}
+    assert kept.items() <= old.files().items()
+    assert _windows(old) == windows
+    now = _spent(old)
+    again = {stage for (asset, stage), spent in now.items() if spent != timings.get((asset, stage))}
+    assert again == {"decode", "features.band_energy", "write"}
+    assert now.keys() == timings.keys()
+    assert pin_seams.problems(old.output) == {}
+
+
+def test_a_changed_file_is_computed_anew_and_no_other(old):
+    before = old.tracks()
+    noise = old.source / "noise.wav"
+    noise.write_bytes(noise.read_bytes()[:-1] + b"\x90")
+    result = pin_seams.run(old.config())
+    assert result.exit_code == 0
+    after = old.tracks()
+    assert {name for name in FILES if after[name] != before[name]} == {"noise.wav"}
+    assert after["noise.wav"]["run_id"] == result.run_id
+    assert after["noise.wav"]["asset_id"] != before["noise.wav"]["asset_id"]
+    assert after["noise.wav"]["extractor_keys"] == before["noise.wav"]["extractor_keys"]
+    assert pin_seams.problems(old.output) == {}
+
+
+def _fallbacks_of_others(row: dict[str, Any]) -> list[dict[str, str]]:
+    return [f for f in row["fallbacks"] if not f["wanted"].startswith("band_energy.")]
+
+
+def _windows(old: Old) -> list[dict[str, Any]]:
+    return sorted(
+        pin_outputs.rows(old.output, "segments"), key=lambda row: (row["asset_id"], row["segment_index"])
+    )
+
+
+def _spent(old: Old) -> dict[tuple[str, str], list[float]]:
+    """(asset, stage) → seconds: those of what was not computed again are the old ones."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in pin_outputs.rows(old.output, "timings"):
+        found.setdefault((row["asset_id"], row["stage"]), []).append(row["compute_s"])
+    return found

@@ -1,0 +1,118 @@
+"""Which driver a run gets: what is typed decides, then the machine, then the work."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.counting import plural
+from pipeline.dataset.sources.items import SourceItem
+from pipeline.engine import driver as machine
+from pipeline.engine.inline import InlineDriver
+from pipeline.engine.ray_driver import RayDriver
+from pipeline.workflows import drivers
+from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.drivers import Drivers, by_config, by_work
+from pipeline.workflows.extract_job import EXTRACT
+
+TEN = {"decode": 1.0, "features": 2.5, "write": 0.6}
+ONE_MB = [SourceItem("/in/a.mp3", 1_000_000)]
+
+
+def config(address: str | None = None, name: str = "cpu", **shares: int) -> ExtractConfig:
+    made = ExtractConfig()
+    made.clap.enabled = made.separation.enabled = False
+    made.ray.address, made.hardware.name, made.hardware.gpu_shares = address, name, shares
+    return made
+
+
+@pytest.fixture
+def cards(monkeypatch):
+    monkeypatch.setattr(drivers, "has_card", lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("address", "inline"),
+    [("inline", True), ("local", False), ("auto", False), ("head:6379", False), ("ray://head:10001", False)],
+)
+def test_an_address_decides(address, inline):
+    choice = by_config(config(address))
+    assert (choice.inline, choice.why) == (inline, f"ray.address={address}")
+
+
+@pytest.mark.parametrize("address", [None, ""])
+def test_without_one_the_work_decides(address):
+    assert by_config(config(address)) is None
+
+
+def test_a_gpu_is_for_ray_unless_inline_is_asked_for(cards):
+    assert by_config(config(clap=2, separation=0)).why == "hardware.gpu_shares.clap=2 asks for a GPU"
+    assert not by_config(config(name="auto")).inline
+    assert by_config(config("inline", name="auto")).inline
+    assert by_config(config("inline", clap=2)).inline
+    assert by_config(config()) is None, "hardware=cpu does not ask for the card"
+
+
+def test_auto_without_a_card_asks_for_none(monkeypatch):
+    monkeypatch.setattr(drivers, "has_card", lambda: False)
+    assert by_config(config(name="auto")) is None
+
+
+def test_a_card_that_is_hidden_is_none(monkeypatch):
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert not machine.has_card()
+
+
+@pytest.mark.parametrize(
+    ("files", "size", "inline"),
+    [
+        (1, 1_000_000, True),  # 50 s
+        (12, 1_000_000, True),
+        (1, 500_000_000, False),  # seven hours
+        (1000, 1_000_000, False),
+        (1000, 1000, False),  # tiny ones, of which each costs its rows
+        (1, None, True),
+        (200, None, False),
+    ],
+)
+def test_small_work_needs_no_ray(files, size, inline):
+    items = [SourceItem(f"/in/{n}.mp3", size) for n in range(files)]
+    choice = by_work(items, TEN)
+    assert choice.inline == inline
+    assert choice.why.startswith(plural(files, "file"))
+
+
+def test_networks_weigh_what_they_weigh():
+    items = [SourceItem(f"/in/{n}.mp3", 1_000_000) for n in range(10)]
+    assert by_work(items, TEN).inline
+    assert not by_work(items, {**TEN, "separation": 20.0}).inline
+
+
+def test_the_driver_is_begun_once_and_closed(monkeypatch):
+    begun = []
+    monkeypatch.setattr(InlineDriver, "begin", lambda self, calls=(): begun.append(self))
+    made = Drivers(config(), EXTRACT)
+    made.begin_early(ONE_MB)
+    assert made.settle(ONE_MB, EXTRACT.unsought()) is begun[0]
+    assert set(begun) == {begun[0]}
+    assert made.choice.inline
+    made.close()
+
+
+def test_one_that_the_work_does_not_fit_is_given_up(monkeypatch):
+    """Models that are found later may make the work heavier than it looked."""
+    closed = []
+    monkeypatch.setattr(InlineDriver, "begin", lambda self, calls=(): None)
+    monkeypatch.setattr(InlineDriver, "close", lambda self: closed.append("inline"))
+    monkeypatch.setattr(RayDriver, "begin", lambda self, calls=(): None)
+    made = Drivers(config(), EXTRACT)
+    weights = iter([TEN, {**TEN, "clap": 1e6}])
+    monkeypatch.setattr(drivers, "stage_weights", lambda *given: next(weights))
+    made.begin_early(ONE_MB)
+    assert isinstance(made.settle(ONE_MB, EXTRACT.unsought()), RayDriver)
+    assert closed == ["inline"]
+    assert not made.choice.inline
+
+
+def test_nothing_that_was_not_begun_is_closed():
+    Drivers(config(), EXTRACT).close()
