@@ -30,8 +30,8 @@ import soundfile
 from ray.cluster_utils import Cluster
 from ray.data import DataContext
 
-from pipeline.workflows import features
 from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.jobs import extract
 
 try:
     from ray.data import ExecutionCallback
@@ -125,7 +125,7 @@ def run_on(cluster: Cluster, config: ExtractConfig, locality: bool = True) -> Fo
     config.ray.address = cluster.address
     started = time.perf_counter()
     try:
-        result = features.run(config, quiet=True)
+        result = extract.run(config, quiet=True)
     finally:
         context.custom_execution_callback_classes = []
         with warnings.catch_warnings():

@@ -31,9 +31,10 @@ from pipeline.dataset.output import Output
 from pipeline.dataset.sources.listing import SUFFIXES, list_source
 from pipeline.engine.packing import planned
 from pipeline.engine.session import connect, disconnect
-from pipeline.workflows import features, stages
-from pipeline.workflows.extract_job import find_models
+from pipeline.workflows import stages
 from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.jobs import extract
+from pipeline.workflows.jobs.extract import find_models
 
 _STAGES: list[Any] = []
 
@@ -68,7 +69,7 @@ def with_ray(config: ExtractConfig) -> float:
     """Wall seconds of the job without starting and stopping Ray itself."""
     connect()
     started = time.perf_counter()
-    result = features.run(config, quiet=True)
+    result = extract.run(config, quiet=True)
     elapsed = time.perf_counter() - started
     disconnect()
     if result.exit_code:

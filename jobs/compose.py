@@ -41,7 +41,7 @@ from pipeline.workflows.stopping import EXIT_STOPPED
 EXIT_CODES: list[int] = []
 # The overrides as they were typed.
 GIVEN: list[str] = []
-# When the first run of this process got where, Unix time; `pipeline.workflows.features.run` adds to it.
+# When the first run of this process got where, Unix time; `pipeline.workflows.jobs.extract.run` adds to it.
 MOMENTS: dict[str, float] = {}
 
 

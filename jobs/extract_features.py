@@ -27,13 +27,13 @@ compose.MOMENTS.update(shell=preflight.BEGAN, imports=time.time())
 @hydra.main(version_base="1.3", config_path="../conf", config_name="extract")
 def extract(config: DictConfig) -> None:
     """Run the workflow on the composed config and keep its exit code."""
-    from pipeline.workflows import features  # not for --cfg job: it loads torch
+    from pipeline.workflows.jobs import extract as job  # not for --cfg job: it imports what computes
 
     try:
         settings = SWEEP.own_output(compose.typed(config))
         moments = {**compose.MOMENTS, "config": time.time()}
         compose.MOMENTS.clear()  # those of the first run are not the next one's
-        result = features.run(settings, given=compose.GIVEN, moments=moments)
+        result = job.run(settings, given=compose.GIVEN, moments=moments)
         compose.EXIT_CODES.append(result.exit_code)
         SWEEP.add(result)
     except KeyboardInterrupt:

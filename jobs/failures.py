@@ -63,11 +63,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         given = sys.argv[1:] if arguments is None else arguments
         options = keyvalue.parse(Options, given, __doc__, EXAMPLES)
-        from pipeline.workflows import failures  # after the command line: it loads the extractors
+        from pipeline.workflows import retry  # after the command line: it loads the extractors
 
         output = Output(options.uri, options.storage_options)
-        print(failures.show(output, options.where, options.limit))
-        return failures.retry(output, options.where, options.source_options) if options.retry else 0
+        print(retry.show(output, options.where, options.limit))
+        return retry.retry(output, options.where, options.source_options) if options.retry else 0
     except UserError as error:
         print(error.explained(), file=sys.stderr)
         return 2

@@ -23,7 +23,7 @@ def plan(config: DictConfig) -> None:
     """Plan the composed config."""
     # Not for --cfg job: it loads torch and Ray.
     from pipeline.workflows import plan as planning
-    from pipeline.workflows.extract_job import EXTRACT
+    from pipeline.workflows.jobs.extract import EXTRACT
 
     try:
         planning.plan(EXTRACT, compose.typed(config), compose.GIVEN, began=preflight.BEGAN)

@@ -33,7 +33,7 @@ from pipeline.errors import UserError
 from pipeline.features import REGISTRY
 from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.config_checks import nearest, nearest_of
-from pipeline.workflows.extract_job import ExtractModels, find_models
+from pipeline.workflows.jobs.extract import ExtractModels, find_models
 from pipeline.workflows.stages import build_graph, plan_blocks
 
 if TYPE_CHECKING:

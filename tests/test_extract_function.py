@@ -15,9 +15,9 @@ import pipeline
 import pipeline.dataset
 from pipeline.errors import UserError
 from pipeline.extract_function import ExtractionFailed
-from pipeline.workflows import features
 from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.demo_data import write_demo
+from pipeline.workflows.jobs import extract
 
 pytestmark = pytest.mark.timeout(300)
 SONG, DRUMS = "chords_c_major.wav", "drums_90.flac"
@@ -43,7 +43,7 @@ def job(music, tmp_path_factory) -> pipeline.dataset.Tables:
     config.clap.enabled = False
     config.separation.backends = ["midside"]
     config.ray.address = "inline"
-    assert features.run(config, quiet=True).exit_code == 0
+    assert extract.run(config, quiet=True).exit_code == 0
     return pipeline.dataset.open(config.output.uri)
 
 

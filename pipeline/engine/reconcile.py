@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline.dataset.contents import Contents
 from pipeline.engine.batch import FAILURE, failure
-from pipeline.engine.keys import chosen_stream
+from pipeline.engine.decode_key import chosen_stream
 from pipeline.engine.packing import PlannedFile, block_of
 
 DECODE = "decode"

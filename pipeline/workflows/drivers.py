@@ -29,32 +29,32 @@ GOLDEN = "pipeline.features.golden:golden_of"
 
 
 @dataclass(frozen=True)
-class Choice:
+class DriverChoice:
     """Whether Ray is done without, and why, in words that follow "because"."""
 
     inline: bool
     why: str
 
 
-def by_config(config: RunConfig) -> Choice | None:
+def by_config(config: RunConfig) -> DriverChoice | None:
     """What the config alone decides; None where the work does."""
     address = config.ray.address
     if address == INLINE:
-        return Choice(True, f"ray.address={INLINE}")
+        return DriverChoice(True, f"ray.address={INLINE}")
     if address:
-        return Choice(False, f"ray.address={address}")
+        return DriverChoice(False, f"ray.address={address}")
     shares = [f"hardware.gpu_shares.{stage}={n}" for stage, n in config.hardware.gpu_shares.items() if n]
     if shares:
-        return Choice(False, f"{shares[0]} asks for a GPU")
+        return DriverChoice(False, f"{shares[0]} asks for a GPU")
     if config.hardware.name == "auto" and has_card():
-        return Choice(False, "hardware=auto, and this machine has a card")
+        return DriverChoice(False, "hardware=auto, and this machine has a card")
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
-        return Choice(False, "this process has a Ray already")
+        return DriverChoice(False, "this process has a Ray already")
     return None
 
 
-def by_work(items: Sequence[SourceItem], weights: Mapping[str, float], cores: float) -> Choice:
+def by_work(items: Sequence[SourceItem], weights: Mapping[str, float], cores: float) -> DriverChoice:
     """What the work decides: which of the two is done first.
 
     Args:
@@ -68,7 +68,7 @@ def by_work(items: Sequence[SourceItem], weights: Mapping[str, float], cores: fl
     together = RAY_START_S + alone / max(2.0, cores)
     work = f"{plural(len(items), 'file')}, some {audio_s:.0f} s of audio"
     why = f"{work}, would take one process {alone:.0f} s, and Ray, which takes {RAY_START_S:.0f} s to start, "
-    return Choice(alone < together, f"{why}{together:.0f} s")
+    return DriverChoice(alone < together, f"{why}{together:.0f} s")
 
 
 class Drivers:
@@ -102,7 +102,7 @@ class Drivers:
         self._begin(self._driver)
         return self._driver
 
-    def _by_work(self, items: Sequence[SourceItem], models: Found) -> Choice:
+    def _by_work(self, items: Sequence[SourceItem], models: Found) -> DriverChoice:
         cores = self._config.ray.num_cpus or local_cpus()
         return by_work(items, stage_weights(self._config, models), cores / self._config.perf.threads)
 

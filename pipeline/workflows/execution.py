@@ -46,7 +46,7 @@ from pipeline.workflows.terminal import shown
 
 
 @dataclass
-class Outcome:
+class RunOutcome:
     """What became of a run's work.
 
     Args:
@@ -134,7 +134,7 @@ def _execute(run: Run) -> Result:
     attempts = Attempts(run, driver, Layout(nodes, cut, schema, pools.resources, pools.groups), progress)
     # What draws it takes a second to import, and there is nothing else to do while the workers start.
     report = report or ahead(_report_writer, "report")
-    outcome = Outcome(progress, driver, cluster, env, startup, report)
+    outcome = RunOutcome(progress, driver, cluster, env, startup, report)
     with stoppable(), shown(progress, folder):
         outcome.error = attempts.run(work.files, work.owners)
     run.reached("passed")
@@ -215,7 +215,7 @@ def _log_plan(run: Run, cluster: Cluster, blocks: Sequence[pa.Table], pools: Poo
     folder.log("parameters", models.about(config), products=run.keys)
 
 
-def _finish(run: Run, outcome: Outcome) -> Result:
+def _finish(run: Run, outcome: RunOutcome) -> Result:
     output, folder, progress, error = run.output, run.folder, outcome.progress, outcome.error
     tables = {name: table_schema(table) for name, table in output.contents.tables.items()}
     output.fill_empty({**tables, "failures": FAILURES})
@@ -253,7 +253,7 @@ def _finish(run: Run, outcome: Outcome) -> Result:
     return Result(code, folder.run_id, output.uri, report, numbers)
 
 
-def _standing(run: Run, outcome: Outcome) -> Standing:
+def _standing(run: Run, outcome: RunOutcome) -> Standing:
     """The rows of what was asked for, or, where a run that ended early cannot read them, what it counted itself."""
     progress = outcome.progress
     try:
@@ -277,7 +277,7 @@ def _exit_code(run: Run, standing: Standing, error: BaseException | None) -> int
     return verdict(standing.failed, run.asked_for, run.config.max_failure_rate, run.folder)
 
 
-def _write_numbers(run: Run, outcome: Outcome, numbers: dict[str, Any]) -> None:
+def _write_numbers(run: Run, outcome: RunOutcome, numbers: dict[str, Any]) -> None:
     """Write what was measured, and in it how long the user has waited until now, and what that costs."""
     numbers["command_s"] = took = time.time() - run.moments["shell"]
     hours, prices = numbers["audio_s"] / 3600, run.config.plan.prices()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pipeline.dataset.contents import Contents
-from pipeline.workflows.extract_job import EXTRACT
 from pipeline.workflows.job import Job
+from pipeline.workflows.jobs.extract import EXTRACT
 
 JOBS: dict[str, Job] = {job.name: job for job in (EXTRACT,)}
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from pipeline.dataset.sources.listing import SourceItem
 from pipeline.dataset.tables.row_index import State
-from pipeline.engine.keys import chosen_stream
+from pipeline.engine.decode_key import chosen_stream
 from pipeline.engine.packing import PlannedFile
 
 DECODE = "decode"

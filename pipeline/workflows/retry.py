@@ -92,11 +92,11 @@ def _require_options(request: RetryRequest, output: Output, source_options: dict
 def _rerun(request: RetryRequest, output: Output, source_options: dict[str, Any]) -> int:
     """The main job once more: what is done stays, these files are tried again."""
     # Here: showing failures needs neither torch nor the models.
-    from pipeline.workflows import features
     from pipeline.workflows.config import config_from
+    from pipeline.workflows.jobs import extract
 
     config = config_from(request.config)
     config.output.uri, config.output.overwrite = output.uri, False
     config.source.storage_options = source_options
     config.output.storage_options = dict(output.options)
-    return features.run(config, retry=request.uris).exit_code
+    return extract.run(config, retry=request.uris).exit_code

@@ -41,12 +41,12 @@ from pipeline.workflows.ending import (
 )
 from pipeline.workflows.gone import KEEP, gone_uris, revive, settle_gone
 from pipeline.workflows.job import Job
-from pipeline.workflows.keys import wanted_keys
 from pipeline.workflows.listing import list_items
 from pipeline.workflows.outcome import ENDED, EXIT_OK, Result, verdict
 from pipeline.workflows.recognise import recognised
 from pipeline.workflows.resume import plan_work
 from pipeline.workflows.run_config import RunConfig, SourceConfig, redacted
+from pipeline.workflows.wanted_keys import wanted_keys
 
 # The workers of a driver that was killed end a moment after it; what they still write is to be read.
 LAST_WRITES_S = 2.0

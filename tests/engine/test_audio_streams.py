@@ -15,7 +15,7 @@ from pipeline.dataset.sources.listing import SourceItem
 from pipeline.dataset.sources.sound_tracks import expand_streams
 from pipeline.dataset.tables.schemas import IDENTITY, TAGS
 from pipeline.engine.batch import collect, tracks_of
-from pipeline.engine.keys import decode_key
+from pipeline.engine.decode_key import decode_key
 from pipeline.engine.packing import pack, planned
 from pipeline.engine.results import FACTS
 from pipeline.engine.source_file import Fetcher

@@ -134,6 +134,8 @@ def test_versions_that_differ_are_told():
 def test_a_node_with_other_numbers_is_refused_in_one_line(extractors, values):
     assert Golden(values, golden.versions()).refusal(extractors, RATE) is None
     moved = {**values, "key": [values["key"][0] + 0.01, *values["key"][1:]]}
+    mine = golden.golden_of(extractors, RATE)
+    assert mine.refusal(extractors, RATE) is None, "known already"
     refusal = Golden(moved, {**golden.versions(), "numpy": "1.0"}).refusal(extractors, RATE)
     assert isinstance(refusal, OtherNumbersError)
     message = str(refusal)

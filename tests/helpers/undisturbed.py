@@ -17,8 +17,8 @@ import pyarrow.dataset
 import soundfile
 
 from pipeline.dataset.output import Output
-from pipeline.workflows import features
 from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.jobs import extract
 
 REPO = Path(__file__).resolve().parents[2]
 EXTRACTORS = ["loudness", "mel", "quality", "spectral"]
@@ -56,7 +56,7 @@ def overrides(**more: object) -> dict[str, object]:
 
 
 def config(source: Path | str, output: Path | str) -> ExtractConfig:
-    """The same for `pipeline.workflows.features.run`."""
+    """The same for `pipeline.workflows.jobs.extract.run`."""
     made = ExtractConfig()
     made.source.uri, made.output.uri = str(source), str(output)
     made.features.enabled = list(EXTRACTORS)
@@ -163,5 +163,5 @@ def assert_same(output: Path, expected: dict[str, object], source: Path) -> None
 
 def undisturbed(source: Path, output: Path) -> dict[str, object]:
     """The tables of a run that nobody disturbs."""
-    assert features.run(config(source, output), quiet=True).exit_code == 0
+    assert extract.run(config(source, output), quiet=True).exit_code == 0
     return contents(output)

@@ -12,9 +12,9 @@ from in_process import InProcess
 
 from pipeline.errors import UserError
 from pipeline.models import weights
-from pipeline.workflows import features
 from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.demo_data import DemoTrack, write_demo
+from pipeline.workflows.jobs import extract
 from pipeline.workflows.outcome import Result
 
 SECONDS = 8.0
@@ -91,7 +91,7 @@ def local_run(tmp_path_factory, spleeter, clap_checkpoint) -> Run:
     write_bad_files(root / "in" / "bad")
     config = every_stage(root / "in", root / "out", clap_checkpoint)
     config.ray.address = "local"
-    return Run(features.run(config), root / "in", root / "out", truth)
+    return Run(extract.run(config), root / "in", root / "out", truth)
 
 
 def every_stage(source: Path, output: Path, clap_checkpoint: Path) -> ExtractConfig:

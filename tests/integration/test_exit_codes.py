@@ -12,8 +12,9 @@ from conftest import BAD, ODD, write_bad_files
 
 from pipeline.dataset.output import Output
 from pipeline.errors import UserError
-from pipeline.workflows import features, outcome, verify
+from pipeline.workflows import outcome, verify
 from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.jobs import extract
 from pipeline.workflows.plan.numbers import RAY_START_S, WRITE_UP_S
 
 pytestmark = pytest.mark.timeout(300)
@@ -96,7 +97,7 @@ def test_more_failures_than_allowed_is_exit_code_3_and_every_row_is_there(repo, 
     check_plan(planned)
     config = bare(tmp_path / "in", tmp_path / "out")
     config.max_failure_rate, config.plan.price_cpu_hour = 0.1, 0.5
-    result = features.run(config, quiet=True)
+    result = extract.run(config, quiet=True)
     assert result.exit_code == outcome.EXIT_FAILURES
     tracks = pd.read_parquet(tmp_path / "out" / "tracks")
     assert sorted(tracks["status"]) == ["failed"] * len(BAD) + ["ok"] * len(ODD)
@@ -110,7 +111,7 @@ def test_more_failures_than_allowed_is_exit_code_3_and_every_row_is_there(repo, 
     assert planned["audio_hours"] == pytest.approx(result.performance["audio_s"] / 3600)
     assert verify.run(Output(config.output.uri)).exit_code == 0, "a plan is nothing that is left over"
     config.dry_run = True
-    features.run(config)
+    extract.run(config)
     left = json.loads((tmp_path / "out" / "runs" / "plan.json").read_text())
     assert (left["files"], left["done"], left["failures_expected"]["sampled"]) == (0, planned["files"], 0)
     assert "nothing to do" in capsys.readouterr().out
@@ -125,7 +126,7 @@ def test_a_gpu_that_is_not_there_is_one_line_and_costs_no_table(tmp_path):
     config.output.overwrite = True
     config.hardware.gpu_shares = {"clap": 2, "separation": 2}
     with pytest.raises(UserError, match="hardware=cpu"):
-        features.run(config, quiet=True)
+        extract.run(config, quiet=True)
     assert output.parts("tracks") == ["tracks/part-0.parquet"], "nothing is cleared before the run can start"
 
 
@@ -164,7 +165,7 @@ def test_a_dry_run_of_the_main_job_plans_what_is_left_and_writes_no_table(tmp_pa
     write_bad_files(tmp_path / "in")
     config = bare(tmp_path / "in", tmp_path / "out")
     config.dry_run, config.plan.sample = True, 0
-    result = features.run(config)
+    result = extract.run(config)
     assert result.exit_code == outcome.EXIT_OK
     assert [p.name for p in (tmp_path / "out").rglob("*") if p.is_file()] == ["plan.json"]
     found = json.loads((tmp_path / "out" / "runs" / "plan.json").read_text())
@@ -174,4 +175,4 @@ def test_a_dry_run_of_the_main_job_plans_what_is_left_and_writes_no_table(tmp_pa
     (tmp_path / "closed").write_text("a file where the folder should be")
     config.output.uri = str(tmp_path / "closed")
     with pytest.raises(UserError, match="closed"):
-        features.run(config, quiet=True)
+        extract.run(config, quiet=True)

@@ -20,9 +20,10 @@ from conftest import every_stage, one_actor_each
 from helpers.ray_head import REPO
 
 from pipeline.engine.node import Node
-from pipeline.workflows import execution, features
+from pipeline.workflows import execution
 from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.demo_data import write_demo
+from pipeline.workflows.jobs import extract
 
 pytestmark = pytest.mark.timeout(600)
 # What is of the run or of the clock, and not of the file.
@@ -60,7 +61,7 @@ def both(local_run, clap_checkpoint, tmp_path_factory) -> tuple[Path, Path]:
     output = tmp_path_factory.mktemp("inline") / "out"
     config = every_stage(local_run.source, output, clap_checkpoint)
     config.ray.address = "inline"
-    result = features.run(config, quiet=True)
+    result = extract.run(config, quiet=True)
     assert result.exit_code == local_run.result.exit_code == 0
     return local_run.output, output
 
@@ -198,7 +199,7 @@ def test_a_file_that_kills_its_worker_every_time_costs_itself_only(demo, tmp_pat
     config = small(demo, tmp_path / "out")
     config.features.enabled = ["loudness"]
     config.ray.address = "inline"
-    assert features.run(config, quiet=True).exit_code == 0
+    assert extract.run(config, quiet=True).exit_code == 0
     rows = sorted(table(tmp_path / "out", "tracks"), key=lambda row: row["uri"])
     assert [row["status"] for row in rows] == ["failed" if n == 4 else "ok" for n in range(len(rows))]
     [failure] = table(tmp_path / "out", "failures")
@@ -218,7 +219,7 @@ def test_equal_files_are_computed_once(demo, tmp_path):
     config = small(source, tmp_path / "out")
     config.features.enabled = ["loudness"]
     config.ray.address = "inline"
-    assert features.run(config, quiet=True).exit_code == 0
+    assert extract.run(config, quiet=True).exit_code == 0
     rows = table(tmp_path / "out", "tracks")
     assert len(rows) == 3
     assert len({row["asset_id"] for row in rows}) == 1

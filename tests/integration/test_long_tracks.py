@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.workflows import features
 from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.demo_data import write_demo
+from pipeline.workflows.jobs import extract
 from pipeline.workflows.outcome import Result
 
 pytestmark = pytest.mark.timeout(600)
@@ -24,7 +24,7 @@ def run(folder, output, checkpoint, **hardware) -> Result:
     config.ray.address = "inline"
     for name, value in hardware.items():
         setattr(config.hardware, name, value)
-    return features.run(config, quiet=True)
+    return extract.run(config, quiet=True)
 
 
 @pytest.fixture(scope="module")

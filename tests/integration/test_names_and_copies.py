@@ -11,8 +11,8 @@ from helpers.undisturbed import config, contents, write_files
 from pipeline.dataset.output import Output
 from pipeline.dataset.tables.failures import summarise
 from pipeline.dataset.verify import verify
-from pipeline.workflows import features
 from pipeline.workflows import retry as failures
+from pipeline.workflows.jobs import extract
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -24,7 +24,7 @@ def run(source, output, **changes):
     made = config(source, output)
     for name, value in changes.items():
         setattr(made.source if name in ("gone", "glob", "limit") else made, name, value)
-    result = features.run(made, quiet=True)
+    result = extract.run(made, quiet=True)
     log = [json.loads(line) for line in (output / "runs" / result.run_id / "log.jsonl").open()]
     return result, {record["event"]: record["text"] for record in log}
 

@@ -12,8 +12,8 @@ from pipeline.dataset.lock import OutputLock
 from pipeline.dataset.output import Output
 from pipeline.dataset.verify import verify
 from pipeline.errors import UserError
-from pipeline.workflows import features
 from pipeline.workflows import retry as failures
+from pipeline.workflows.jobs import extract
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -39,9 +39,9 @@ def outputs(tmp_path_factory, in_process):
     write_files(source, count=6)
     first = config(source, output)
     first.features.enabled = ["loudness", "quality"]
-    runs = [features.run(first, quiet=True)]
+    runs = [extract.run(first, quiet=True)]
     snapshots = [{**contents(output), "timings": pd.read_parquet(output / "timings")}]
-    runs.append(features.run(first, quiet=True))
+    runs.append(extract.run(first, quiet=True))
     snapshots.append(contents(output))
 
     # One more extractor; a file changed, one renamed, one copied, one touched, one more.
@@ -53,7 +53,7 @@ def outputs(tmp_path_factory, in_process):
     shutil.copyfile(root / "more" / "007.wav", source / "new.wav")
     second = config(source, output)
     second.features.enabled = ["loudness", "mel", "quality"]
-    runs.append(features.run(second, quiet=True))
+    runs.append(extract.run(second, quiet=True))
     snapshots.append(contents(output))
     return source, output, runs, snapshots
 
@@ -80,7 +80,7 @@ def test_after_the_changes_every_file_is_what_a_fresh_run_says(outputs, tmp_path
     assert runs[2].exit_code == 0
     fresh = config(source, tmp_path / "fresh")
     fresh.features.enabled = ["loudness", "mel", "quality"]
-    assert features.run(fresh, quiet=True).exit_code == 0
+    assert extract.run(fresh, quiet=True).exit_code == 0
     expected, found = contents(tmp_path / "fresh"), snapshots[2]
     here = {str(p) for p in source.iterdir()}
     assert [r for r in found["tracks"] if r["uri"] in here] == expected["tracks"]
@@ -123,10 +123,10 @@ def test_arrays_under_an_older_key_are_removed_once_nothing_refers_to_them(outpu
     made = config(source, tmp_path / "out")
     made.features.enabled = ["mel"]
     made.source.glob = "00*.wav"
-    assert features.run(made, quiet=True).exit_code == 0
+    assert extract.run(made, quiet=True).exit_code == 0
     before = contents(tmp_path / "out")
     made.features.mel.n_mels = 64
-    assert features.run(made, quiet=True).exit_code == 0
+    assert extract.run(made, quiet=True).exit_code == 0
     after = contents(tmp_path / "out")
     assert len(after["blobs"]) == len(before["blobs"])
     assert not after["blobs"].keys() & before["blobs"].keys()
@@ -140,7 +140,7 @@ def test_two_jobs_do_not_write_to_one_output(outputs):
     lock.acquire()
     try:
         with pytest.raises(UserError, match="is being written by run other"):
-            features.run(config(source, output), quiet=True)
+            extract.run(config(source, output), quiet=True)
     finally:
         lock.release()
 

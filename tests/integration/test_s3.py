@@ -16,7 +16,7 @@ import pipeline.dataset
 from pipeline.dataset.storage import filesystem
 from pipeline.errors import UserError
 from pipeline.workflows.config import ExtractConfig
-from pipeline.workflows.extract_job import EXTRACT
+from pipeline.workflows.jobs.extract import EXTRACT
 from pipeline.workflows.plan import plan
 
 pytestmark = pytest.mark.timeout(600)

@@ -10,7 +10,7 @@ from helpers.undisturbed import config, write_files
 
 from pipeline.dataset.output import Output
 from pipeline.dataset.verify import verify
-from pipeline.workflows import features
+from pipeline.workflows.jobs import extract
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -38,7 +38,7 @@ def archived(tmp_path_factory, in_process):
     made = config(root / "in", root / "out")
     made.features.enabled = ["loudness"]
     made.source.uri = f"zip://::{root}/music.zip"
-    return root, made, [features.run(made, quiet=True) for _ in range(2)]
+    return root, made, [extract.run(made, quiet=True) for _ in range(2)]
 
 
 def test_the_members_of_an_archive_are_rows_like_any_file(archived):
@@ -80,11 +80,11 @@ def labelled(tmp_path_factory, in_process):
     made = config(root / "in", root / "out")
     made.features.enabled = ["loudness"]
     made.source.uri, made.source.manifest = None, str(root / "list.csv")
-    runs, found = [features.run(made, quiet=True)], [tracks(root / "out")]
+    runs, found = [extract.run(made, quiet=True)], [tracks(root / "out")]
     rows[0]["label"], rows[2]["label"] = "wolf", None
     rows[1]["version"] = "2b"
     pd.DataFrame(rows).to_csv(root / "list.csv", index=False)
-    runs.append(features.run(made, quiet=True))
+    runs.append(extract.run(made, quiet=True))
     found.append(tracks(root / "out"))
     return root, made, runs, found
 
@@ -132,7 +132,7 @@ def test_the_folder_later_has_the_same_names_and_the_labels_stay(labelled):
     root, made, _, found = labelled
     made.source.uri, made.source.manifest = str(root / "in"), None
     made.source.limit = 2
-    again = features.run(made, quiet=True)
+    again = extract.run(made, quiet=True)
     assert again.exit_code == 0
     assert "nothing to do" in log(root / "out", again)
     pd.testing.assert_frame_equal(tracks(root / "out"), found[1])

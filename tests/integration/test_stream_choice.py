@@ -10,7 +10,7 @@ from helpers.undisturbed import config
 from pipeline.audio.encode import encode
 from pipeline.dataset.output import Output
 from pipeline.dataset.verify import verify
-from pipeline.workflows import features
+from pipeline.workflows.jobs import extract
 
 pytestmark = pytest.mark.timeout(600)
 FILM, SONG = "film.mkv", "song.wav"
@@ -39,12 +39,12 @@ def seen(tmp_path_factory, in_process):
         wanted = config(source, output)
         wanted.features.enabled = ["loudness"]
         wanted.source.audio_stream = choice
-        codes = [features.run(wanted, quiet=True).exit_code for _ in range(2)]
+        codes = [extract.run(wanted, quiet=True).exit_code for _ in range(2)]
         log = [p.read_text() for p in sorted((output / "runs").glob("*/log.jsonl"))]
         found[choice] = rows(output), codes, log[-1], verify(Output(str(output))).remaining.total
     # Renamed, its tracks are recognised, each as what it is.
     (source / FILM).rename(source / "renamed.mkv")
-    code = features.run(wanted, quiet=True).exit_code
+    code = extract.run(wanted, quiet=True).exit_code
     log = [p.read_text() for p in sorted((output / "runs").glob("*/log.jsonl"))]
     found["renamed"] = rows(output), [code], log[-1], verify(Output(str(output))).remaining.total
     return found

@@ -17,9 +17,10 @@ from pipeline.dataset.sources.items import SourceItem
 from pipeline.dataset.verify import check
 from pipeline.engine.packing import pack, planned
 from pipeline.models.clap.text import TextQueries
-from pipeline.workflows import availability, extract_job, features, keys, stages
+from pipeline.workflows import availability, stages, wanted_keys
 from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.demo_data import write_demo
+from pipeline.workflows.jobs import extract
 
 __all__ = [
     "ExtractConfig",
@@ -39,7 +40,7 @@ QUERIES = ("a quiet song", "two people talking")
 REAL = (
     "pipeline.stages.clap.worker.ClapWorker",
     "pipeline.workflows.execution.settle_golden",
-    "pipeline.workflows.features.EXTRACT",
+    "pipeline.workflows.jobs.extract.EXTRACT",
 )
 
 
@@ -81,17 +82,17 @@ def few_parts() -> Iterator[None]:
 
 def run(config: ExtractConfig) -> Any:
     """The main job: its result, with ``exit_code`` and ``run_id``."""
-    return features.run(config, quiet=True)
+    return extract.run(config, quiet=True)
 
 
 def wanted(config: ExtractConfig) -> dict[str, str]:
     """Product → key."""
-    return keys.wanted_keys(config, extract_job.find_models(config))
+    return wanted_keys.wanted_keys(config, extract.find_models(config))
 
 
 def owners(config: ExtractConfig) -> dict[str, str]:
     """Column of `tracks` → product."""
-    return extract_job.find_models(config).pipeline(config).contents.owners
+    return extract.find_models(config).pipeline(config).contents.owners
 
 
 def part_names(uris: Sequence[str], most: int) -> list[str]:

@@ -106,8 +106,7 @@ def test_a_new_parameter_computes_only_its_extractor(old):
         changed = {c for c in after[name] if after[name][c] != before[name][c]} - OF_THE_RUN
         assert changed
         assert {owners.get(column) for column in changed - {"fallbacks"}} == {"band_energy"}, changed
-        # Those of the other extractors are lost (`Update.redone`), as all have one stage in common. A mistake, and
-        # not pinned: they may stay.
+        # The rows of then say of what stage a step away is, and the product only in what was wanted.
         assert _fallbacks_of_others(after[name]) == _fallbacks_of_others(before[name])
         keys, old_keys = dict(after[name]["extractor_keys"]), dict(before[name]["extractor_keys"])
         assert {product for product in keys if keys[product] != old_keys[product]} == {"band_energy"}

@@ -22,9 +22,9 @@ from pipeline.engine.timing import Cost, StageClock
 from pipeline.engine.worker import Worker
 from pipeline.stages.clap.spec import NAME, clap_key
 from pipeline.workflows.config import ExtractConfig
-from pipeline.workflows.drivers import Choice, Drivers
-from pipeline.workflows.extract_job import EXTRACT, ExtractModels, find_models
+from pipeline.workflows.drivers import DriverChoice, Drivers
 from pipeline.workflows.job import Job
+from pipeline.workflows.jobs.extract import EXTRACT, ExtractModels, find_models
 
 STAND_IN = "stand-in"
 
@@ -89,13 +89,14 @@ class InProcess:
         import pipeline.stages.decode.worker as decode
         from pipeline.dataset.lock import OutputLock
         from pipeline.dataset.run_folder import RunFolder
-        from pipeline.workflows import execution, features, run
+        from pipeline.workflows import execution, run
+        from pipeline.workflows.jobs import extract
 
         real_decoder = decode.IsolatedDecoder
         monkeypatch.setattr(decode, "IsolatedDecoder", lambda *a: self._decoder(real_decoder, *a))
         monkeypatch.setattr(run, "Drivers", _InThisProcess)
         monkeypatch.setattr(run, "LAST_WRITES_S", 0.0)
-        monkeypatch.setattr(features, "EXTRACT", dataclasses.replace(EXTRACT, find=_models))
+        monkeypatch.setattr(extract, "EXTRACT", dataclasses.replace(EXTRACT, find=_models))
         monkeypatch.setattr(execution, "settle_golden", lambda *a: None)
         monkeypatch.setattr(execution, "_report_writer", lambda: lambda folder, numbers, env: "")
         monkeypatch.setattr("pipeline.stages.clap.worker.ClapWorker", StandInClap)
@@ -139,7 +140,7 @@ class _InThisProcess(Drivers):
 
     def __init__(self, config: ExtractConfig, job: Job) -> None:
         super().__init__(config, job)
-        self.choice = Choice(True, "this is a test")
+        self.choice = DriverChoice(True, "this is a test")
 
     def _made(self, inline: bool) -> InlineDriver:
         return InlineDriver(1.0, child=False)

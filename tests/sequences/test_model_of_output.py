@@ -33,9 +33,9 @@ from in_process import InProcess, Killed
 
 from pipeline.dataset.output import Output
 from pipeline.dataset.verify import check, verify
-from pipeline.workflows import features
 from pipeline.workflows import retry as failures
 from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.jobs import extract
 
 NAMES = ("a.wav", "b.wav", "sub/c.wav", "d.wav", "sub/e.wav")
 CONTENTS = ("low", "high", "stereo", "silent", "broken", "empty")
@@ -240,7 +240,7 @@ class Model(RuleBasedStateMachine):
     @rule()
     def run(self) -> None:
         """The job, to its end: the output is one computed at once."""
-        result = features.run(self.settings.config(self.source, self.output), quiet=True)
+        result = extract.run(self.settings.config(self.source, self.output), quiet=True)
         failed = sum(what in ("broken", "empty") for what in self.files.values())
         assert result.exit_code == (3 if failed > 0.9 * len(self.files) else 0)
         self.compare(self.files, self.settings.gone)
@@ -259,7 +259,7 @@ class Model(RuleBasedStateMachine):
     def run_on_a_folder(self) -> None:
         """Of a part of the source."""
         some = {name: what for name, what in self.files.items() if name.startswith("sub/")}
-        features.run(self.settings.config(self.source / "sub", self.output), quiet=True)
+        extract.run(self.settings.config(self.source / "sub", self.output), quiet=True)
         self.compare(some, self.settings.gone, whole=False)
 
     @precondition(lambda self: self.files)
@@ -268,7 +268,7 @@ class Model(RuleBasedStateMachine):
         """A run that ends in the middle, and one that goes on."""
         self.jobs.kill_after(writes)
         with suppress(Killed):
-            features.run(self.settings.config(self.source, self.output), quiet=True)
+            extract.run(self.settings.config(self.source, self.output), quiet=True)
         self.jobs.after_the_kill(str(self.output))
         self.run()
 
@@ -333,7 +333,7 @@ class Model(RuleBasedStateMachine):
                 source, output = Path(folder) / "in", Path(folder) / "out"
                 source.mkdir()
                 (source / "x.wav").write_bytes(content(what))
-                features.run(settings.config(source, output), quiet=True)
+                extract.run(settings.config(source, output), quiet=True)
                 [self.at_once[what, settings]] = held(output).values()
         return self.at_once[what, settings]
 

@@ -15,7 +15,7 @@ from pipeline.workflows.attempts import Attempts, Layout, LockLost, TooManyFailu
 from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.context import Run
 from pipeline.workflows.drivers import Drivers
-from pipeline.workflows.extract_job import EXTRACT
+from pipeline.workflows.jobs.extract import EXTRACT
 
 SCHEMA = tracks_of()
 

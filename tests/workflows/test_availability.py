@@ -7,7 +7,7 @@ from helpers.clap_reference import tiny_checkpoint
 
 from pipeline.errors import UserError
 from pipeline.workflows.config import ExtractConfig
-from pipeline.workflows.extract_job import find_models
+from pipeline.workflows.jobs.extract import find_models
 
 
 def config(checkpoint=None, **clap):

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.workflows.caching import open_cache, run_results, tidy
 from pipeline.workflows.config import ExtractConfig
-from pipeline.workflows.extract_job import ExtractModels
+from pipeline.workflows.jobs.extract import ExtractModels
 
 NAMES = {"decode", "mel", "key", "clap", "separation"}
 

@@ -11,8 +11,8 @@ from pipeline.engine.inline import InlineDriver
 from pipeline.engine.ray_driver import RayDriver
 from pipeline.workflows import drivers
 from pipeline.workflows.config import ExtractConfig
-from pipeline.workflows.drivers import Drivers, by_config, by_work
-from pipeline.workflows.extract_job import EXTRACT
+from pipeline.workflows.drivers import DriverChoice, Drivers, by_config, by_work
+from pipeline.workflows.jobs.extract import EXTRACT
 
 TEN = {"decode": 1.0, "features": 2.5, "write": 0.6}
 ONE_MB = [SourceItem("/in/a.mp3", 1_000_000)]
@@ -77,15 +77,37 @@ def test_a_card_that_is_hidden_is_none(monkeypatch):
 )
 def test_small_work_needs_no_ray(files, size, inline):
     items = [SourceItem(f"/in/{n}.mp3", size) for n in range(files)]
-    choice = by_work(items, TEN)
+    choice = by_work(items, TEN, 2.0)
     assert choice.inline == inline
     assert choice.why.startswith(plural(files, "file"))
 
 
 def test_networks_weigh_what_they_weigh():
     items = [SourceItem(f"/in/{n}.mp3", 1_000_000) for n in range(10)]
-    assert by_work(items, TEN).inline
-    assert not by_work(items, {**TEN, "separation": 20.0}).inline
+    assert by_work(items, TEN, 2.0).inline
+    assert not by_work(items, {**TEN, "separation": 20.0}, 2.0).inline
+
+
+def test_the_more_cores_the_sooner_ray_is_the_quicker_one():
+    items = [SourceItem(f"/in/{n}.mp3", 1_000_000) for n in range(30)]
+    assert by_work(items, TEN, 2.0).inline
+    assert by_work(items, TEN, 1.0) == by_work(items, TEN, 2.0)
+    assert not by_work(items, TEN, 64.0).inline
+
+
+def test_the_cores_are_those_that_the_job_may_use(monkeypatch):
+    """A container's quota, ``ray.num_cpus``, and the threads of each actor."""
+    seen = []
+    monkeypatch.setattr(
+        drivers, "by_work", lambda items, weights, cores: seen.append(cores) or DriverChoice(True, "")
+    )
+    monkeypatch.setattr(drivers, "local_cpus", lambda: 4)
+    monkeypatch.setattr(InlineDriver, "begin", lambda self, calls=(): None)
+    for num_cpus, threads in ((None, 1), (8, 1), (8, 4)):
+        wanted = config()
+        wanted.ray.num_cpus, wanted.perf.threads = num_cpus, threads
+        Drivers(wanted, EXTRACT).settle(ONE_MB, EXTRACT.unsought())
+    assert seen == [4.0, 8.0, 2.0]
 
 
 def test_the_driver_is_begun_once_and_closed(monkeypatch):

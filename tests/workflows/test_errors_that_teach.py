@@ -18,7 +18,7 @@ from pipeline.dataset.storage import explain
 from pipeline.engine.resources import plan_resources
 from pipeline.engine.session import _no_ray
 from pipeline.errors import UserError
-from pipeline.workflows import features
+from pipeline.workflows.jobs import extract
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def lines(error: UserError) -> dict[str, str]:
 def mistake(compose, *overrides: str) -> dict[str, str]:
     """What the job says of a command line, up to where it would start Ray."""
     with pytest.raises(UserError) as caught:
-        features.run(compose.load(overrides), quiet=True)
+        extract.run(compose.load(overrides), quiet=True)
     return lines(caught.value)
 
 

@@ -17,10 +17,11 @@ from pipeline.engine.guard import StageFailed
 from pipeline.errors import UserError
 from pipeline.features.golden import Golden, OtherNumbersError
 from pipeline.stages.features.worker import FeaturesWorker
-from pipeline.workflows import execution, features
+from pipeline.workflows import execution
 from pipeline.workflows.config import ExtractConfig
-from pipeline.workflows.extract_job import ExtractModels
 from pipeline.workflows.golden_job import PATH, settle_golden
+from pipeline.workflows.jobs import extract
+from pipeline.workflows.jobs.extract import ExtractModels
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def test_a_refused_job_computes_nothing(config, settle, monkeypatch):
     change(config, "loudness")
     monkeypatch.setattr(execution, "Attempts", lambda *a: pytest.fail("something was computed"))
     with pytest.raises(UserError, match="features.loudness"):
-        features.run(config, quiet=True)
+        extract.run(config, quiet=True)
     assert Output(config.output.uri).parts("tracks") == []
 
 
@@ -183,7 +184,7 @@ def test_a_job_that_accepts_other_numbers_goes_on_and_its_rows_say_so(settle, co
     settle()
     change(config, "mel")
     config.output.accept_other_numbers = True
-    result = features.run(config, quiet=True)
+    result = extract.run(config, quiet=True)
     assert result.exit_code == 0
     [row] = pq.read_table(f"{config.output.uri}/tracks").to_pylist()
     assert row["mel_mean"]

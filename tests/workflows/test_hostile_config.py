@@ -10,8 +10,8 @@ import soundfile
 import torch
 
 from pipeline.errors import UserError
-from pipeline.workflows import features
 from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.jobs import extract
 
 SECRET = "t0p-s3cr3t-key"
 
@@ -42,7 +42,7 @@ def test_a_pickle_bomb_for_a_checkpoint_is_refused_and_does_not_go_off(config, t
     write(Bomb(tmp_path / "crater"), tmp_path / name)
     config.clap.checkpoint = str(tmp_path / name)
     with pytest.raises(UserError) as refused:
-        features.run(config, quiet=True)
+        extract.run(config, quiet=True)
     assert not (tmp_path / "crater").exists()
     assert len(str(refused.value).splitlines()) == 1
     assert not (tmp_path / "out" / "tracks").exists()

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from pipeline.errors import UserError
 from pipeline.stages.clap.spec import clap_key
-from pipeline.workflows.extract_job import find_models
+from pipeline.workflows.jobs.extract import find_models
 
 BASE = ["source.uri=/in", "output.uri=/out"]
 MINE = "defaults: [extract, _self_]\nsource: {uri: /music}\nclap: {enabled: false, hop_seconds: 2.5}\n"

@@ -9,7 +9,7 @@ from helpers.standard_schemas import tracks_of
 from pipeline.dataset.output import Output
 from pipeline.dataset.sources.listing import SourceItem
 from pipeline.dataset.tables.row_index import read_state
-from pipeline.engine.keys import decode_key
+from pipeline.engine.decode_key import decode_key
 from pipeline.errors import UserError
 from pipeline.features import REGISTRY
 from pipeline.workflows.resume import plan_work

@@ -23,7 +23,7 @@ from pipeline.audio.views import DecodedViews, View, Wanted
 from pipeline.counting import plural
 from pipeline.dataset.tables.schemas import IDENTITY, TAGS
 from pipeline.engine.batch import Track, add_stage, pcm_array, tracks_of
-from pipeline.engine.keys import decode_key
+from pipeline.engine.decode_key import decode_key
 from pipeline.engine.ledger import Claims
 from pipeline.engine.process import note_started
 from pipeline.engine.results import FACTS, Results, audio_key

@@ -27,18 +27,18 @@ from pipeline.engine.packing import estimated_seconds
 from pipeline.engine.resources import StageResources
 from pipeline.report.formatting import clock
 from pipeline.workflows.job import Job
-from pipeline.workflows.keys import wanted_keys
 from pipeline.workflows.listing import list_items
 from pipeline.workflows.plan.cost import Load, Machine, estimate
 from pipeline.workflows.plan.header_survey import Look, Picked, look, pick
 from pipeline.workflows.plan.machine import Resources, find_resources
-from pipeline.workflows.plan.numbers import Findings, Work, plan_numbers
+from pipeline.workflows.plan.numbers import PlanFindings, Work, plan_numbers
 from pipeline.workflows.plan.plan_text import plan_text
 from pipeline.workflows.plan.trial import Tried, try_sample
 from pipeline.workflows.plan_file import PATH, save_plan
 from pipeline.workflows.resume import plan_work
 from pipeline.workflows.run_config import RunConfig
 from pipeline.workflows.stages import plan_blocks, plan_pools
+from pipeline.workflows.wanted_keys import wanted_keys
 
 # A block of more audio than this hardly is: `hardware.max_track_bytes` keeps longer tracks from travelling.
 TRAVELS_S = 2400.0
@@ -113,7 +113,7 @@ def _work(job: Job, config: RunConfig, output: Output, quiet: bool, say: Say) ->
     return Work(len(items), models, keys, work, job.script)
 
 
-def _find_out(config: RunConfig, given: Sequence[str], work: Work, prepared: float, say: Say) -> Findings:
+def _find_out(config: RunConfig, given: Sequence[str], work: Work, prepared: float, say: Say) -> PlanFindings:
     files = work.work.files
     seen = look(files, config.source.storage_options, config.plan, _every_5_s(say))
     pipeline = work.models.pipeline(config)
@@ -147,7 +147,7 @@ def _find_out(config: RunConfig, given: Sequence[str], work: Work, prepared: flo
     if shared.why:
         together = ", ".join(name_of(group) for group in shared.groups if len(group) > 1)
         notes.append(f"stages share processes ({together}): {shared.why}")
-    return Findings(
+    return PlanFindings(
         config, given, work, seen, resources, machine, tried, picked.too_long, load, estimated, prepared, notes
     )  # fmt: skip
 

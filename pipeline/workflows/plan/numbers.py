@@ -50,7 +50,7 @@ class Work:
 
 
 @dataclass
-class Findings:
+class PlanFindings:
     """All that was found out, for `plan_numbers` to put into one mapping.
 
     Args:
@@ -77,7 +77,7 @@ class Findings:
     notes: list[str]
 
 
-def plan_numbers(f: Findings) -> dict[str, Any]:
+def plan_numbers(f: PlanFindings) -> dict[str, Any]:
     """What ``plan.json`` holds: only JSON types, no NaN."""
     config, seen, tried, load = f.config, f.seen, f.tried, f.load
     files = len(f.work.work.files)
@@ -154,7 +154,7 @@ def _rate(found: Range, sampled: int) -> dict[str, Any]:
     return {"rate": found.expected, "sampled": sampled, "low": found.low, "high": found.high}
 
 
-def _output_bytes(f: Findings) -> int | None:
+def _output_bytes(f: PlanFindings) -> int | None:
     """Tables by parts and rows, arrays and stems by seconds of audio."""
     if not f.tried.parts:
         return None
@@ -166,7 +166,7 @@ def _output_bytes(f: Findings) -> int | None:
     return round(tables + blobs)
 
 
-def _memory(f: Findings) -> dict[str, int]:
+def _memory(f: PlanFindings) -> dict[str, int]:
     """Stage → peak of an actor, with the largest block of the run."""
     block, largest = f.tried.largest_block_s, f.load.largest_block_s
     return {
@@ -174,7 +174,7 @@ def _memory(f: Findings) -> dict[str, int]:
     }
 
 
-def _stage(f: Findings, name: str) -> dict[str, Any]:
+def _stage(f: PlanFindings, name: str) -> dict[str, Any]:
     pool, cost = f.machine.pools[name], f.tried.costs.get(name)
     measured = next((s for s in f.tried.stages if s.stage == name), None)
     about = {
@@ -198,7 +198,7 @@ def _stage(f: Findings, name: str) -> dict[str, Any]:
     return about
 
 
-def _hardware(f: Findings) -> dict[str, Any]:
+def _hardware(f: PlanFindings) -> dict[str, Any]:
     r = f.resources
     return {
         "name": r.hardware.name,
@@ -215,7 +215,7 @@ def _hardware(f: Findings) -> dict[str, Any]:
     }
 
 
-def _times(f: Findings) -> dict[str, Any]:
+def _times(f: PlanFindings) -> dict[str, Any]:
     started = f.prepared_s + (RAY_START_S if f.resources.address == "local" else 1.0)
     if f.estimate is None:
         return {"wall_s": None, "command_s": None, "gpu_hours": None, "startup_s": started, "limit": None}
@@ -235,7 +235,7 @@ def _times(f: Findings) -> dict[str, Any]:
     return told | {"range": {"confidence": CONFIDENCE, "unmodelled": list(UNMODELLED)}}
 
 
-def _cost(f: Findings, numbers: Mapping[str, Any]) -> dict[str, Any] | None:
+def _cost(f: PlanFindings, numbers: Mapping[str, Any]) -> dict[str, Any] | None:
     """Of the whole command; None where there are no prices, or no time to multiply them by."""
     if numbers["command_s"] is None:
         return None

@@ -29,7 +29,7 @@ from helpers.undisturbed import (
 
 from pipeline.features import base
 from pipeline.features.base import Extraction, Extractor, column
-from pipeline.workflows import features
+from pipeline.workflows.jobs import extract
 
 pytestmark = pytest.mark.timeout(900)
 FILES = 24
@@ -121,7 +121,7 @@ def test_a_node_that_is_removed_hard(quiet_run, tmp_path):
 
         thread = threading.Thread(target=remove)
         thread.start()
-        result = features.run(made, quiet=True)
+        result = extract.run(made, quiet=True)
         thread.join()
         assert removed
         assert result.exit_code == 0
@@ -168,7 +168,7 @@ def test_a_file_that_kills_its_worker_costs_itself_only(quiet_run, tmp_path, poi
         made.features.enabled = [*EXTRACTORS, "poison"]
         made.features.poison = poison()
         made.max_strikes = 2
-        result = features.run(made, quiet=True)
+        result = extract.run(made, quiet=True)
         assert result.exit_code == 0
         found = contents(tmp_path / "out")
         [failure] = [r for r in found["failures"] if r["uri"] == str(victim)]
@@ -186,7 +186,7 @@ def test_a_file_that_kills_its_worker_costs_itself_only(quiet_run, tmp_path, poi
                 "poison_peak": neighbour["poison_peak"],
             }
             assert neighbour == own
-        again = features.run(made, quiet=True)
+        again = extract.run(made, quiet=True)
         assert again.exit_code == 0
         log = (tmp_path / "out" / "runs" / again.run_id / "log.jsonl").read_text()
         assert "nothing to do" in log

@@ -9,7 +9,7 @@ import ray
 from helpers.undisturbed import config, write_files
 from ray.cluster_utils import Cluster
 
-from pipeline.workflows import features
+from pipeline.workflows.jobs import extract
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.chaos]
 FILES, NODES = 60, 3
@@ -63,7 +63,7 @@ def test_the_head_idles_and_the_stage_with_a_gpu_runs_where_it_is(repo, tmp_path
         cpu, gpu = cluster.add_node(num_cpus=2), cluster.add_node(num_cpus=2, num_gpus=1)
         cluster.wait_for_nodes()
         made.ray.address = cluster.address
-        result = features.run(made, quiet=True)
+        result = extract.run(made, quiet=True)
         assert result.exit_code == 0
         found = files_by_node(cluster.address, tmp_path / "out")
     finally:

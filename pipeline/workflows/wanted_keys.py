@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.engine.keys import decode_key
+from pipeline.engine.decode_key import decode_key
 from pipeline.workflows.job import Found
 from pipeline.workflows.run_config import RunConfig
 

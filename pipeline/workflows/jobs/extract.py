@@ -1,4 +1,4 @@
-"""The feature extraction job: from its config and the models that were found to its stages."""
+"""Feature extraction: from its config and the models that were found to its stages."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from pipeline.workflows.availability import Models, check_paths, look_for
 from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.hardware import settle_compile
 from pipeline.workflows.job import Job
+from pipeline.workflows.outcome import Result
+from pipeline.workflows.run import Asked, run_job
 
 
 class ExtractModels(Models):
@@ -150,3 +152,14 @@ def _separation(config: ExtractConfig, models: Models, output: Output | None, st
 EXTRACT = Job(
     "extract", "extract_features.py", find_models, ExtractModels, known_products, check_paths, _seeks
 )
+
+
+def run(
+    config: ExtractConfig,
+    quiet: bool = False,
+    retry: Sequence[str] = (),
+    given: Sequence[str] = (),
+    moments: Mapping[str, float] | None = None,
+) -> Result:
+    """Run the job, see `run_job` and `Asked`. Raises `UserError`."""
+    return run_job(EXTRACT, config, Asked(quiet, retry, given, moments or {}))
