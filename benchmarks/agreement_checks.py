@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -64,6 +64,7 @@ class Figure:
     reference: str
     value: float
     unit: str = ""
+    _: KW_ONLY
     aim: float | None = None
     worse: Callable[[float, float], float] = max
 
@@ -86,7 +87,12 @@ def mel(clip: Clip) -> Iterator[Figure]:
     reference = float(hann_window(2048).double().sum() / 2) ** 2
     expected = np.maximum(librosa.power_to_db(power / reference, amin=1e-30, top_db=None), -100.0)
     yield Figure(
-        "mel", "level of any band and frame", "librosa melspectrogram", largest(found, expected), "dB", 0.01
+        "mel",
+        "level of any band and frame",
+        "librosa melspectrogram",
+        largest(found, expected),
+        "dB",
+        aim=0.01,
     )
 
 
@@ -96,7 +102,7 @@ def mfcc(clip: Clip) -> Iterator[Figure]:
     error = max(
         largest(values["mfcc_mean"], frames.mean(axis=1)), largest(values["mfcc_std"], frames.std(axis=1))
     )
-    yield Figure("mfcc", "mean and deviation of any coefficient", "librosa mfcc", error, "dB", 0.01)
+    yield Figure("mfcc", "mean and deviation of any coefficient", "librosa mfcc", error, "dB", aim=0.01)
 
 
 def chroma(clip: Clip) -> Iterator[Figure]:
@@ -113,10 +119,10 @@ def chroma(clip: Clip) -> Iterator[Figure]:
         extraction = clip.extract("chroma", method=method, series_rate_hz=EVERY_FRAME)
         expected = getattr(librosa.feature, f"chroma_{method}")(**audio, **parameters)
         cosine = mean_cosine(extraction.arrays["chroma"], expected)
-        yield Figure("chroma", f"mean cosine per frame, {method}", reference, cosine, "", aim, min)
+        yield Figure("chroma", f"mean cosine per frame, {method}", reference, cosine, "", aim=aim, worse=min)
     error = abs(extraction.values["chroma_tuning"] - tuning)
     # -0.5 and 0.5 are the same.
-    yield Figure("chroma", "tuning", "librosa estimate_tuning", min(error, 1 - error), "semitone", 0.02)
+    yield Figure("chroma", "tuning", "librosa estimate_tuning", min(error, 1 - error), "semitone", aim=0.02)
 
 
 def mean_cosine(found: np.ndarray, expected: np.ndarray) -> float:
@@ -130,11 +136,13 @@ def hpss(clip: Clip) -> Iterator[Figure]:
     expected = librosa.decompose.hpss(np.abs(spectrum), mask=True)
     energy = [float(np.square(np.abs(spectrum) * mask, dtype=np.float64).sum()) for mask in expected]
     share = clip.extract("hpss").values["hpss_harmonic_share"]
-    yield Figure("hpss", "shares", "librosa decompose.hpss", abs(share - energy[0] / sum(energy)), "", 0.002)
+    yield Figure(
+        "hpss", "shares", "librosa decompose.hpss", abs(share - energy[0] / sum(energy)), "", aim=0.002
+    )
     # Of the same magnitudes: where nothing sounds, rounding in the transform alone would decide the mask.
     chunks = list(masks(torch.from_numpy(np.abs(spectrum)).square(), Masking()))
     harmonic = torch.cat([chunk[1] for chunk in chunks], dim=1).numpy()
-    yield Figure("hpss", "masks", "librosa decompose.hpss", largest(harmonic, expected[0]), "", 1e-3)
+    yield Figure("hpss", "masks", "librosa decompose.hpss", largest(harmonic, expected[0]), "", aim=1e-3)
 
 
 def loudness(clip: Clip) -> Iterator[Figure]:
@@ -146,15 +154,15 @@ def loudness(clip: Clip) -> Iterator[Figure]:
         # Whole steps of 100 ms: pyloudnorm rounds the number of blocks, and may read beyond the end.
         samples = clip.native[:, : clip.native.shape[1] * 10 // clip.rate * clip.rate // 10]
         expected = pyloudnorm.Meter(clip.rate).integrated_loudness(samples.T.astype(np.float64))
-        yield Figure("loudness", "integrated loudness", "pyloudnorm", abs(found - expected), "LU", 0.1)
+        yield Figure("loudness", "integrated loudness", "pyloudnorm", abs(found - expected), "LU", aim=0.1)
     if shutil.which("ffmpeg"):
         reference = "ffmpeg ebur128" if clip.rate >= 44100 else "ffmpeg ebur128 at 48 kHz"
         integrated, range_, peak = by_ffmpeg(clip)
-        yield Figure("loudness", "integrated loudness", reference, abs(found - integrated), "LU", 0.1)
+        yield Figure("loudness", "integrated loudness", reference, abs(found - integrated), "LU", aim=0.1)
         error = abs(values["loudness_range_lu"] - range_)
-        yield Figure("loudness", "loudness range", reference, error, "LU", 0.2)
+        yield Figure("loudness", "loudness range", reference, error, "LU", aim=0.2)
         error = abs(values["loudness_true_peak_dbtp"] - peak)
-        yield Figure("loudness", "true peak", reference, error, "dB", 0.2)
+        yield Figure("loudness", "true peak", reference, error, "dB", aim=0.2)
 
 
 def by_ffmpeg(clip: Clip) -> tuple[float, float, float]:
@@ -189,7 +197,7 @@ def tempo(clip: Clip) -> Iterator[Figure]:
     yield Figure("tempo", words, "librosa beat_track", error, "%")
     f_measure = matched(values["tempo_beats_s"], beats, BEAT_TOLERANCE_SECONDS)
     words = f"{clip.name}: beats, F-measure at ±70 ms"
-    yield Figure("tempo", words, "librosa beat_track", f_measure, "", None, min)
+    yield Figure("tempo", words, "librosa beat_track", f_measure, "", aim=None, worse=min)
 
 
 def matched(found: np.ndarray, expected: np.ndarray, tolerance: float) -> float:
@@ -216,10 +224,10 @@ def spectral(clip: Clip) -> Iterator[Figure]:
         frames = getattr(librosa.feature, f"spectral_{name}")(**parameters)[0, sounding]
         expected = {"mean": frames.mean(dtype=np.float64), "std": frames.std(dtype=np.float64)}
         error = max(abs(values[f"spectral_{name}_{s}_hz"] / v - 1) for s, v in expected.items())
-        yield Figure("spectral", f"{name}, relative", f"librosa spectral_{name}", float(error), "", 1e-3)
+        yield Figure("spectral", f"{name}, relative", f"librosa spectral_{name}", float(error), "", aim=1e-3)
     flatness = librosa.feature.spectral_flatness(S=magnitude)[0, sounding].mean(dtype=np.float64)
     error = abs(values["spectral_flatness_mean"] / flatness - 1)
-    yield Figure("spectral", "flatness, relative", "librosa spectral_flatness", float(error), "", 1e-3)
+    yield Figure("spectral", "flatness, relative", "librosa spectral_flatness", float(error), "", aim=1e-3)
     frames = librosa.feature.spectral_contrast(**parameters)[:, sounding]
     errors = np.abs(values["spectral_contrast_mean"] - frames.mean(axis=1))
     # Above the cut of a codec or of an old sample rate the weakest bins lie below the rounding of a transform in
@@ -233,7 +241,7 @@ def spectral(clip: Clip) -> Iterator[Figure]:
     for words, bands, aim in (("resolves", resolved, 0.01), ("does not resolve", ~resolved, None)):
         if bands.any():
             quantity, error = f"contrast of any band that float32 {words}", float(errors[bands].max())
-            yield Figure("spectral", quantity, "librosa spectral_contrast", error, "dB", aim)
+            yield Figure("spectral", quantity, "librosa spectral_contrast", error, "dB", aim=aim)
 
 
 def band_energy(clip: Clip) -> Iterator[Figure]:
@@ -246,24 +254,26 @@ def band_energy(clip: Clip) -> Iterator[Figure]:
     reference = 2048 * float(hann_window(2048).double().square().sum()) / 4
     levels = 10 * np.log10(np.maximum(energy / reference, 1e-10)).mean(axis=1)
     error = largest(values["band_energy_mean_db"], levels)
-    yield Figure("band_energy", "mean level of any band", "sums over librosa stft", error, "dB", 0.01)
+    yield Figure("band_energy", "mean level of any band", "sums over librosa stft", error, "dB", aim=0.01)
     shares = energy.sum(axis=1) / energy.sum()
     error = largest(values["band_energy_share"], shares)
-    yield Figure("band_energy", "share of any band", "sums over librosa stft", error, "", 1e-4)
+    yield Figure("band_energy", "share of any band", "sums over librosa stft", error, "", aim=1e-4)
 
 
 def synthetic_tempo() -> Iterator[Figure]:
     for bpm in TEMPI:
         clip = Clip.of("drums", synth.drum_pattern(bpm, 20, 44100)[None], 44100)
         error = 100 * abs(clip.extract("tempo").values["tempo_bpm"] / bpm - 1)
-        yield Figure("tempo", f"{bpm:g} BPM", "known tempo of drums", error, "%", 1.0)
+        yield Figure("tempo", f"{bpm:g} BPM", "known tempo of drums", error, "%", aim=1.0)
 
 
 def synthetic_key() -> Iterator[Figure]:
     """The demo tracks as they are, then each of them in all 24 keys: 12 s, mono, at the DSP rate."""
     songs = [(seed, track) for seed, track in enumerate(demo_data.TRACKS) if track.key]
     right = sum(heard(seed, track)["cqt"] for seed, track in songs)
-    yield Figure("key", f"right of the {len(songs)} demo tracks", "synthetic", right, "", len(songs), min)
+    yield Figure(
+        "key", f"right of the {len(songs)} demo tracks", "synthetic", right, "", aim=len(songs), worse=min
+    )
     keys = [f"{tonic} {mode}" for tonic in synth.PITCH_CLASSES for mode in ("major", "minor")]
     results = [
         heard(
@@ -276,7 +286,7 @@ def synthetic_key() -> Iterator[Figure]:
     for method, aim in (("cqt", len(results)), ("stft", None)):
         right = sum(result[method] for result in results)
         words = f"right of {len(results)}: each demo track in 24 keys, {method}"
-        yield Figure("key", words, "synthetic", right, "", aim, min)
+        yield Figure("key", words, "synthetic", right, "", aim=aim, worse=min)
 
 
 def heard(seed: int, track: demo_data.DemoTrack) -> dict[str, bool]:
@@ -309,7 +319,7 @@ def known_quality() -> Iterator[Figure]:
     )
     for column, signal, samples, expected, aim in cases:
         found = Clip.of(signal, samples, rate).extract("quality").values[f"quality_{column}"]
-        yield Figure("quality", column, signal, abs(found - expected), "", aim)
+        yield Figure("quality", column, signal, abs(found - expected), "", aim=aim)
 
 
 ON_CLIPS = (mel, mfcc, chroma, hpss, loudness, band_energy, spectral)

@@ -87,7 +87,14 @@ def soundmill(checkpoint: Path, paths: list[str], options: argparse.Namespace) -
     from pipeline.audio.resample import make_view
     from pipeline.models.clap.embed import ClapEmbedder
 
-    embedder = ClapEmbedder(checkpoint, options.device, options.amp, options.batch_seconds, 10.0, 10.0)
+    embedder = ClapEmbedder(
+        checkpoint,
+        options.device,
+        options.amp,
+        max_batch_audio_seconds=options.batch_seconds,
+        window_seconds=10.0,
+        hop_seconds=10.0,
+    )
     print(f"soundmill: {embedder.backend}, {embedder.precision.reason}", file=sys.stderr)
     block = max(1, int(options.batch_seconds // 10))
 

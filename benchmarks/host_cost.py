@@ -139,7 +139,14 @@ def clap_work(folder: Path, seconds: float, count: int) -> tuple[Callable[[], in
     AudioTower.forward = forward
     [architecture] = architectures(small=True)
     checkpoint = random_checkpoint(folder, architecture)
-    embedder = ClapEmbedder(checkpoint, "cpu", "false", 10.0 * CLIP_BATCH, 10.0, 5.0)
+    embedder = ClapEmbedder(
+        checkpoint,
+        "cpu",
+        "false",
+        max_batch_audio_seconds=10.0 * CLIP_BATCH,
+        window_seconds=10.0,
+        hop_seconds=5.0,
+    )
     tracks = stretches(count, seconds, CLAP_RATE, None, stereo=False)
 
     def run() -> int:

@@ -82,7 +82,9 @@ def demo(seconds: float) -> dict[str, np.ndarray]:
     from pipeline.audio import synth
 
     notes = [synth.pitch_hz(pitch, octave) for pitch, octave in ((1, 3), (4, 3), (9, 2))]
-    left, right = (synth.chord_progression("A", "major", seconds, RATE, 96.0, seed) for seed in (8, 108))
+    left, right = (
+        synth.chord_progression("A", "major", seconds, RATE, bpm=96.0, seed=seed) for seed in (8, 108)
+    )
     positions = {
         "voice": [(synth.voice(seconds, RATE, notes, 8), 1.0, 0.0)],
         "drums": [(synth.drum_pattern(96.0, seconds, RATE, 8), 0.7, 0.0)],

@@ -17,7 +17,7 @@ import itertools
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,7 @@ class Excerpt:
     half: int
     evidence: float
     chroma: np.ndarray | None
+    _: KW_ONLY
     onsets: np.ndarray
 
     @property
@@ -72,7 +73,9 @@ def measured(kind: str, piece: str, half: int, samples: np.ndarray) -> Excerpt:
     curve.add(spectra.rises(2048, 512, 128))
     strength = curve.strength()
     chroma = run.total / run.frames if run.frames else None
-    return Excerpt(kind, piece, half, evidence or 0.0, chroma, strength[pick_onsets(strength, RATE / 512)])
+    return Excerpt(
+        kind, piece, half, evidence or 0.0, chroma, onsets=strength[pick_onsets(strength, RATE / 512)]
+    )
 
 
 def recordings(kind: str, folder: Path) -> Iterator[Excerpt]:

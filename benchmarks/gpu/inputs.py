@@ -44,7 +44,7 @@ def _synthetic(seed: int, seconds: float, rate: int) -> np.ndarray:
 
     bpm = 96.0 + 12 * seed
     tonic, mode = (("A", "minor"), ("C", "major"), ("F#", "major"))[seed % 3]
-    chords = synth.chord_progression(tonic, mode, seconds, rate, bpm, seed)
+    chords = synth.chord_progression(tonic, mode, seconds, rate, bpm=bpm, seed=seed)
     drums = synth.drum_pattern(bpm, seconds, rate, seed)
     voice = synth.voice(seconds, rate, seed=seed)
     return synth.mixture([(chords, 0.5, -0.3), (drums, 0.6, 0.1), (voice, 0.5, 0.4)], drive=0.5 * (seed % 2))

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,7 @@ class Kit:
     out: Path
     scratch: Path
     project: Path
+    _: KW_ONLY
     music: Path | None
     hardware: str
     until: float

@@ -182,10 +182,10 @@ def serve(options: argparse.Namespace) -> None:
             options.out,
             options.scratch,
             options.project,
-            options.music,
-            options.hardware,
-            until,
-            lambda row: tell(row=row),
+            music=options.music,
+            hardware=options.hardware,
+            until=until,
+            say=lambda row: tell(row=row),
         )
         print(f"--- {name}", file=sys.stderr, flush=True)
         end = "fine"

@@ -45,7 +45,9 @@ def _embedder(kit: Kit, architecture: str, batch_s: float) -> Any:
     from pipeline.models.clap.embed import ClapEmbedder
 
     checkpoint = random_checkpoint(kit.scratch, architecture)
-    return ClapEmbedder(checkpoint, kit.device, "auto", batch_s, 10.0, 5.0)
+    return ClapEmbedder(
+        checkpoint, kit.device, "auto", max_batch_audio_seconds=batch_s, window_seconds=10.0, hop_seconds=5.0
+    )
 
 
 def _embed(kit: Kit, architecture: str, tracks: Sequence[np.ndarray], batch_s: float) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import BinaryIO
 
 import av
@@ -80,6 +80,7 @@ class Decoded:
     codec: str
     sample_rate: int
     channels: int
+    _: KW_ONLY
     duration_s: float
     replaced_samples: int = 0
     damaged_packets: int = 0
@@ -95,6 +96,7 @@ class Probe:
     sample_rate: int
     channels: int
     duration_s: float | None
+    _: KW_ONLY
     audio_streams: int = 1
 
 
@@ -149,7 +151,7 @@ def gather(
         progress: called with the sample frames of every block.
     """
     expected = stream.expected_frames
-    buffer = SampleBuffer(stream.channels, stream.sample_rate, expected, size, limits, allocate)
+    buffer = SampleBuffer(stream.channels, stream.sample_rate, expected, size, limits, allocate=allocate)
     for block in stream:
         buffer.append(block)
         progress(block.shape[1])
@@ -161,9 +163,9 @@ def gather(
         stream.codec,
         stream.sample_rate,
         channels,
-        count / stream.sample_rate,
-        stream.replaced_samples,
-        stream.damaged_packets,
+        duration_s=count / stream.sample_rate,
+        replaced_samples=stream.replaced_samples,
+        damaged_packets=stream.damaged_packets,
     )
 
 
@@ -214,5 +216,5 @@ def _probe_container(container: av.container.InputContainer, kind: Kind, data: b
         context.sample_rate,
         context.channels,
         seconds,
-        len(container.streams.audio),
+        audio_streams=len(container.streams.audio),
     )

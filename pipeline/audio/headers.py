@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 MPEG_SEARCH = 1 << 16
 """How far junk before the first MPEG frame is skipped, bytes."""
@@ -55,6 +55,7 @@ class PcmHeader:
     declared: int | None
     available: int
     block: int
+    _: KW_ONLY
     byte_rate: float
     mpeg: bool = False
 
@@ -124,7 +125,15 @@ def _wav_sizes(fmt: tuple[int, ...], declared: int | None, available: int) -> Pc
     # PCM, float, A-law and u-law: the average byte rate is redundant there and often wrong.
     if tag in (1, 3, 6, 7) and block == channels * ((bits + 7) // 8):
         byte_rate = block * rate
-    return PcmHeader(channels, rate, declared, available, max(1, block), max(1, byte_rate), tag in _MPEG_TAGS)
+    return PcmHeader(
+        channels,
+        rate,
+        declared,
+        available,
+        max(1, block),
+        byte_rate=max(1, byte_rate),
+        mpeg=tag in _MPEG_TAGS,
+    )
 
 
 def aiff_header(data: bytes) -> PcmHeader | None:
@@ -143,7 +152,7 @@ def aiff_header(data: bytes) -> PcmHeader | None:
             seconds = frames / rate if rate else 0.0
             byte_rate = declared / seconds if seconds else 1.0
             return PcmHeader(
-                channels, rate, declared, available, max(1, declared // max(1, frames)), byte_rate
+                channels, rate, declared, available, max(1, declared // max(1, frames)), byte_rate=byte_rate
             )
     return None
 

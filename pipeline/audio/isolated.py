@@ -320,10 +320,20 @@ def _understood(answer: dict[str, Any], wanted: Wanted, lender: Lender) -> Decod
         replaced, damaged = (_whole(answer[n], 0) for n in ("replaced_samples", "damaged_packets"))
         facts = facts_from(answer["facts"])
         mono = answer["mono_channel"]
-        mono = None if mono is None else _whole(mono, 0, channels - 1)
+        decoded = partial(
+            DecodedViews,
+            container,
+            codec,
+            rate,
+            channels,
+            samples,
+            replaced_samples=replaced,
+            damaged_packets=damaged,
+            facts=facts,
+            mono_channel=None if mono is None else _whole(mono, 0, channels - 1),
+        )
         if answer["long"] is True:
-            header = (container, codec, rate, channels, samples, replaced, damaged)
-            return DecodedViews(*header, {}, {}, long=True, facts=facts, mono_channel=mono)
+            return decoded(stored={}, places={}, long=True)
         places = wanted.places(rate, channels)
         lies = []
         for owner in dict.fromkeys(place.owner for place in places.values()):
@@ -335,8 +345,7 @@ def _understood(answer: dict[str, Any], wanted: Wanted, lender: Lender) -> Decod
     except (KeyError, TypeError, ValueError) as error:
         raise DecoderDied(f"the decoder answered what it cannot mean: {error}") from error
     stored = dict(zip((owner for owner, _, _ in lies), arrays, strict=True))
-    header = (container, codec, rate, channels, samples, replaced, damaged)
-    return DecodedViews(*header, stored, places, facts=facts, mono_channel=mono)
+    return decoded(stored=stored, places=places)
 
 
 def _whole(value: Any, low: int, high: int = 1 << 62) -> int:

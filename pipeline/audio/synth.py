@@ -38,7 +38,7 @@ def pitch_hz(pitch_class: int, octave: int) -> float:
 
 
 def chord_progression(
-    tonic: str, mode: str, seconds: float, sample_rate: int, bpm: float = 120.0, seed: int = 0
+    tonic: str, mode: str, seconds: float, sample_rate: int, *, bpm: float = 120.0, seed: int = 0
 ) -> np.ndarray:
     """I-IV-V-I (or i-VI-V-i), one bar of four beats each, over and over: harmonic tones that decay slowly.
 

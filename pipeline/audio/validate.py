@@ -145,6 +145,7 @@ class SampleBuffer:
         expected: int,
         input_bytes: int,
         limits: Limits,
+        *,
         allocate: Allocator = private_memory,
     ) -> None:
         check_header(channels, sample_rate)

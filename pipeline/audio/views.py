@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -101,6 +101,7 @@ class DecodedViews:
     sample_rate: int
     channels: int
     samples: int
+    _: KW_ONLY
     replaced_samples: int
     damaged_packets: int
     stored: dict[str, np.ndarray]
@@ -182,9 +183,9 @@ def _described(
         stream.sample_rate,
         stream.channels,
         samples,
-        stream.replaced_samples,
-        stream.damaged_packets,
-        stored,
-        places,
+        replaced_samples=stream.replaced_samples,
+        damaged_packets=stream.damaged_packets,
+        stored=stored,
+        places=places,
         facts=stream.facts(),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -80,6 +80,7 @@ class Artifact:
     magic: bytes
     files: Mapping[str, str] = field(default_factory=dict)
     audio: bool = False
+    _: KW_ONLY
     noun: str = "file"
 
     def __post_init__(self) -> None:
@@ -152,11 +153,16 @@ def _check_folder(name: str) -> None:
 class Contents:
     """All that an output holds beside what every output has (`tracks`, ``timings``, ``failures``, ``blobs``).
 
+    Args:
+        products: in the order of their stages.
+        job: that writes it; empty where nobody said. One output holds one job.
+
     Raises:
         ValueError: two products fill one column or table, or two artifacts have one folder.
     """
 
     products: tuple[Product, ...] = ()
+    job: str = ""
 
     def __post_init__(self) -> None:
         taken: dict[str, str] = {}
@@ -229,16 +235,17 @@ class Contents:
                     artifacts=_with_files(now.artifacts, before.artifacts),
                 )
             )
-        return Contents((*merged, *mine.values()))
+        return Contents((*merged, *mine.values()), self.job or older.job)
 
     def as_json(self) -> dict[str, Any]:
         """For ``contents.json``."""
-        return {"products": {p.name: _product_json(p) for p in self.products}}
+        return {"job": self.job, "products": {p.name: _product_json(p) for p in self.products}}
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Contents:
         """What `as_json` gave. Raises ``ValueError``, ``KeyError`` or ``TypeError`` for anything else."""
-        return cls(tuple(_product(name, entry) for name, entry in found["products"].items()))
+        products = tuple(_product(name, entry) for name, entry in found["products"].items())
+        return cls(products, str(found["job"]))
 
 
 def _joined(now: tuple[Table, ...], before: tuple[Table, ...]) -> tuple[Table, ...]:
@@ -329,7 +336,9 @@ def _product(name: str, entry: Mapping[str, Any]) -> Product:
         for table, t in entry["tables"].items()
     )
     artifacts = tuple(
-        Artifact(artifact, a["suffix"], bytes.fromhex(a["magic"]), dict(a["files"]), a["audio"], a["noun"])
+        Artifact(
+            artifact, a["suffix"], bytes.fromhex(a["magic"]), dict(a["files"]), a["audio"], noun=a["noun"]
+        )
         for artifact, a in entry["artifacts"].items()
     )
     return Product(

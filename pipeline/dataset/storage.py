@@ -63,7 +63,7 @@ def filesystem(
         return LocalFileSystem(auto_mkdir=False), local_path(uri)
     chain = split_chain(uri)
     if chain:
-        return _chained(uri, *chain, options, fresh)
+        return _chained(uri, *chain, options=options, fresh=fresh)
     protocol = scheme(uri)
     if protocol in ARCHIVES:
         raise UserError(
@@ -88,7 +88,7 @@ def filesystem(
 
 
 def _chained(
-    uri: str, kind: str, name: str, inner: str, options: dict[str, Any] | None, fresh: bool
+    uri: str, kind: str, name: str, inner: str, *, options: dict[str, Any] | None, fresh: bool
 ) -> tuple[fsspec.AbstractFileSystem, str]:
     if kind not in (*ARCHIVES, *CACHES) or not inner or (kind in CACHES and name):
         raise UserError(

@@ -194,6 +194,7 @@ def chroma_cqt(
     samples: torch.Tensor,
     sample_rate: float,
     hop_length: int,
+    *,
     tuning: float = 0.0,
     centre: int = 0,
     frames: int | None = None,

@@ -66,7 +66,7 @@ def masks(
 
 
 def energy_by_group(
-    power: torch.Tensor, masking: Masking, group: int, number: int, first: int = 0, last: int | None = None
+    power: torch.Tensor, masking: Masking, group: int, number: int, *, first: int = 0, last: int | None = None
 ) -> torch.Tensor:
     """Energy of the harmonic and of the percussive part, per group of frames and per bin.
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,7 @@ class Blob:
     shape: list[int]
     data: bytes | None
     size_bytes: int | None = None
+    _: KW_ONLY
     sha256: str | None = None
 
 

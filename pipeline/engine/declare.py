@@ -7,7 +7,7 @@ and `Artifact` lie lower (`pipeline.dataset.contents`), because what is on disk 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -65,6 +65,7 @@ class Stage:
     products: tuple[Product, ...] = ()
     reads: tuple[View, ...] = ()
     makes: tuple[View, ...] = ()
+    _: KW_ONLY
     arguments: Mapping[str, Any] = field(default_factory=dict)
     weight: float = 1.0
     gpu: Gpu | None = None

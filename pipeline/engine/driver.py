@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,6 +43,7 @@ class Cluster:
     gpus: float
     nodes: int
     environment: dict[str, str] = field(default_factory=dict)
+    _: KW_ONLY
     accelerators: tuple[str, ...] = ()
     node_cpus: tuple[float, ...] = ()
     note: str = ""
@@ -67,6 +68,7 @@ class Pass:
     resources: Mapping[str, StageResources] = field(default_factory=dict)
     gpu_memory_fraction: float = 0.75
     hunt: Any = None
+    _: KW_ONLY
     groups: Sequence[Sequence[str]] = ()
 
 

@@ -28,6 +28,7 @@ def build_dataset(
     blocks: Sequence[pa.Table],
     nodes: Sequence[Node],
     resources: Mapping[str, StageResources],
+    *,
     environment: Mapping[str, str] | None = None,
     gpu_memory_fraction: float = 0.75,
     ledger: Any = None,

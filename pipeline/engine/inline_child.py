@@ -1,7 +1,8 @@
 """The process in which `pipeline.engine.inline.InlineDriver` has its workers: it may die, and the job does not.
 
 Speaks pickled tuples over a socket, as asked: ``(CALL, function, *arguments)``, ``(MAKE, nodes, GPU memory fraction)``
-and ``(RUN, table)``, answered as `pipeline.engine.worker_line.WorkerLine` does, with ``(CLAIM, asset id, uri)`` between.
+and ``(RUN, table)``, answered as `pipeline.engine.worker_line.WorkerLine` does, with ``(CLAIM, asset id, uri)``
+between.
 """
 
 from __future__ import annotations

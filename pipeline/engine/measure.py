@@ -91,7 +91,13 @@ _ABOUT = ("index", "asset_id", "uri", "duration_s", "container", "codec", "sampl
 
 
 def measure(
-    blocks: Sequence[pa.Table], nodes: Sequence[Node], folder: Path, threads: int, budget_s: float, say: Say
+    blocks: Sequence[pa.Table],
+    nodes: Sequence[Node],
+    folder: Path,
+    *,
+    threads: int,
+    budget_s: float,
+    say: Say,
 ) -> Sample:
     """Send ``blocks`` through ``nodes``.
 

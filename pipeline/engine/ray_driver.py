@@ -75,10 +75,10 @@ class RayDriver:
             work.blocks,
             grouped(work.nodes, work.groups),
             work.resources,
-            self._cluster.result().environment,
-            work.gpu_memory_fraction,
-            work.hunt,
-            MAX_TASK_RETRIES if work.hunt is None else 0,
+            environment=self._cluster.result().environment,
+            gpu_memory_fraction=work.gpu_memory_fraction,
+            ledger=work.hunt,
+            retries=MAX_TASK_RETRIES if work.hunt is None else 0,
         )
         yield from receipts(dataset)
         self._add_busy(dataset, work)

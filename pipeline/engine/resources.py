@@ -44,6 +44,7 @@ def plan_resources(
     cluster_gpus: float,
     gpu_shares: Mapping[str, int],
     fixed_actors: Mapping[str, int],
+    *,
     blocks: int,
     threads: int = 1,
     node_cpus: Sequence[float] = (),

@@ -87,9 +87,9 @@ def connect(
         found.get("GPU", 0.0),
         len(alive),
         {} if ours else wanted,
-        tuple(kinds),
-        tuple(cpus for cpus in each if cpus),
-        note,
+        accelerators=tuple(kinds),
+        node_cpus=tuple(cpus for cpus in each if cpus),
+        note=note,
     )
 
 

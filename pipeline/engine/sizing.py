@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from pipeline.counting import plural
 from pipeline.engine.declare import Gpu, Stage
@@ -34,6 +34,7 @@ class Sizing:
     batch_items: dict[str, int]
     block_audio_seconds: float
     max_files_per_block: int
+    _: KW_ONLY
     reasons: tuple[str, ...]
 
 
@@ -44,7 +45,7 @@ def size_for_cpu(stages: Sequence[Stage], reason: str) -> Sizing:
 
 def _on_the_cpu(stages: Sequence[Stage], reasons: tuple[str, ...]) -> Sizing:
     none = dict.fromkeys(_on_cards(stages), 0)
-    return Sizing(none, dict(none), dict(none), 300.0, 32, reasons)
+    return Sizing(none, dict(none), dict(none), 300.0, 32, reasons=reasons)
 
 
 def _on_cards(stages: Sequence[Stage]) -> dict[str, Stage]:
@@ -56,6 +57,7 @@ def size_for_cards(
     stages: Sequence[Stage],
     cards: Sequence[int],
     memory_fraction: float,
+    *,
     vram_bytes: Mapping[str, int] | None = None,
     fixed_actors: Mapping[str, int] | None = None,
     fixed_items: Mapping[str, int] | None = None,
@@ -102,7 +104,7 @@ def size_for_cards(
             f"{stage}: {plural(actors[stage], 'actor')} of 1/{n} GPU, {budget / n / GIB:.1f} GiB each; {need}"
         )
     everyone = dict.fromkeys(needs, 0)
-    return Sizing(everyone | shares, everyone | actors, everyone | batches, 300.0, 64, tuple(reasons))
+    return Sizing(everyone | shares, everyone | actors, everyone | batches, 300.0, 64, reasons=tuple(reasons))
 
 
 def _who_stays(

@@ -66,10 +66,17 @@ class TrackAudio:
     track: TrackInfo = field(init=False)
 
     def __post_init__(self) -> None:
-        lengths = self.mono.shape[-1], self.native.shape[-1]
+        samples, native = self.mono.shape[-1], self.native.shape[-1]
         step = self._steps()
-        one = lengths[0] <= step[0] and lengths[1] <= step[1]
-        self.track = TrackInfo(self.sample_rate, self.native_rate, len(self.native), *lengths, one)
+        one = samples <= step[0] and native <= step[1]
+        self.track = TrackInfo(
+            self.sample_rate,
+            self.native_rate,
+            len(self.native),
+            samples=samples,
+            native_samples=native,
+            one_block=one,
+        )
 
     def _steps(self) -> tuple[int, int]:
         """Samples per block of the mono and of the native view."""
@@ -106,10 +113,10 @@ class TrackAudio:
             self.sample_rate,
             self.native[:, contexts[1]],
             self.native_rate,
-            place,
-            self.track,
-            number,
-            None if channels is None else channels[:, contexts[0]],
+            place=place,
+            track=self.track,
+            number=number,
+            every_channel=None if channels is None else channels[:, contexts[0]],
         )
 
 

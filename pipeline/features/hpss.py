@@ -187,8 +187,14 @@ class _HpssRun(Running):
         self.frames += len(frames)
         if len(frames):
             power, before = block.power_around(hpss.n_fft, hpss.hop_length, hpss.kernel_size // 2 + 1)
-            wanted = frames.start, before, before + len(frames)
-            energies = energy_by_group(power, hpss.masking(), self.parts[0].group, *wanted)
+            energies = energy_by_group(
+                power,
+                hpss.masking(),
+                self.parts[0].group,
+                frames.start,
+                first=before,
+                last=before + len(frames),
+            )
             for part, energy in zip(self.parts, energies, strict=True):
                 part.add(frames, energy, bank)
         if hpss.waveforms:

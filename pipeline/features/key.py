@@ -224,7 +224,7 @@ class _KeyRun(Running):
         lengths = self.key.n_fft, self.key.hop_length
         curve = OnsetCurve(*lengths)
         curve.add(block.rises(*lengths, _BEAT_MELS))
-        rhythm = shared_rhythm(self.track, curve, *lengths, _BEAT_MELS, TempoSearch())
+        rhythm = shared_rhythm(self.track, curve, *lengths, _BEAT_MELS, search=TempoSearch())
         if rhythm is not None and len(rhythm.beats):
             return beat_medians(chroma, sounding, rhythm.beats)
         reason = "no steady beat was found"

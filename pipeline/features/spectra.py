@@ -104,6 +104,7 @@ class SharedSpectra:
         sample_rate: int,
         native: np.ndarray,
         native_rate: int,
+        *,
         place: tuple[Axis, Axis] | None = None,
         track: TrackInfo | None = None,
         number: int = 0,
@@ -117,7 +118,7 @@ class SharedSpectra:
             place = Axis.whole(mono.shape[-1]), Axis.whole(native.shape[-1])
         self.axis, self.native_axis = place
         self.track = track or TrackInfo(
-            sample_rate, native_rate, len(native), mono.shape[-1], native.shape[-1]
+            sample_rate, native_rate, len(native), samples=mono.shape[-1], native_samples=native.shape[-1]
         )
         self.number = number
         self.every_channel = every_channel
@@ -140,7 +141,9 @@ class SharedSpectra:
         def compute() -> list[SharedSpectra]:
             place = self.axis, self.native_axis
             return [
-                SharedSpectra(channel, self.sample_rate, self.native, self.native_rate, place, self.track)
+                SharedSpectra(
+                    channel, self.sample_rate, self.native, self.native_rate, place=place, track=self.track
+                )
                 for channel in self.every_channel
             ]
 
@@ -358,7 +361,14 @@ class SharedSpectra:
         def compute() -> torch.Tensor:
             frames = self.axis.frames(hop_length)
             centre = frames.start * hop_length - self.axis.origin
-            return chroma_cqt(self.waveform(), self.sample_rate, hop_length, tuning, centre, len(frames))
+            return chroma_cqt(
+                self.waveform(),
+                self.sample_rate,
+                hop_length,
+                tuning=tuning,
+                centre=centre,
+                frames=len(frames),
+            )
 
         return self._once(("chroma_cqt", n_fft, hop_length), compute)
 

@@ -33,6 +33,7 @@ class StreamedAudio:
         sample_rate: int,
         block_seconds: float = BLOCK_SECONDS / 5,
         context_seconds: float = 2.0,
+        *,
         every_channel: bool = False,
         on_end: Callable[[PcmStream], None] = lambda stream: None,
         mono_channel: int | None = None,
@@ -98,10 +99,10 @@ class StreamedAudio:
             self.sample_rate,
             native.at_hand(),
             self.native_rate,
-            (dsp.axis(last), native.axis(last)),
-            self.track,
-            number,
-            samples[1:] if self.every_channel else None,
+            place=(dsp.axis(last), native.axis(last)),
+            track=self.track,
+            number=number,
+            every_channel=samples[1:] if self.every_channel else None,
         )
 
 

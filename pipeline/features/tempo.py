@@ -130,7 +130,9 @@ class _TempoRun(Running):
         strength = self.curve.strength()
         if strength.any():
             values["onset_rate_hz"] = len(pick_onsets(strength, frame_rate, LEAST_RISE_DB)) / track.seconds
-        rhythm = shared_rhythm(track, self.curve, tempo.n_fft, tempo.hop_length, tempo.n_mels, tempo.search())
+        rhythm = shared_rhythm(
+            track, self.curve, tempo.n_fft, tempo.hop_length, tempo.n_mels, search=tempo.search()
+        )
         if rhythm is not None:
             values["tempo_bpm"] = rhythm.tempo.bpm
             values["tempo_confidence"] = rhythm.tempo.confidence
@@ -139,7 +141,7 @@ class _TempoRun(Running):
 
 
 def shared_rhythm(
-    track: TrackInfo, curve: OnsetCurve, n_fft: int, hop_length: int, n_mels: int, search: TempoSearch
+    track: TrackInfo, curve: OnsetCurve, n_fft: int, hop_length: int, n_mels: int, *, search: TempoSearch
 ) -> Rhythm | None:
     """`OnsetCurve.rhythm`, found once for all who ask with the same parameters."""
     return track.once(

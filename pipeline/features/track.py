@@ -77,6 +77,7 @@ class TrackInfo:
         sample_rate: int,
         native_rate: int,
         channels: int,
+        *,
         samples: int | None = None,
         native_samples: int | None = None,
         one_block: bool = True,

@@ -82,6 +82,7 @@ class BatchRunner(Generic[Item, Result]):
         forward: Callable[[Sequence[Item], str], Sequence[Result]],
         device: str,
         max_items: int,
+        *,
         key: Hashable = None,
         memory: MemoryProbe | None = None,
     ) -> None:

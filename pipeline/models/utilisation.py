@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 INTERVAL_S = 0.2
@@ -34,6 +34,7 @@ class CardUse:
     busy_share: float
     samples: int
     seconds: float
+    _: KW_ONLY
     memory_bytes: int
     memory_total_bytes: int
 
@@ -90,8 +91,8 @@ class CardWatch:
                 self._sum / self._samples,
                 self._samples,
                 self._last - self._first,
-                self._memory,
-                self._total,
+                memory_bytes=self._memory,
+                memory_total_bytes=self._total,
             )
 
     def _look(self) -> None:

@@ -242,12 +242,18 @@ def _from_hub(
     if remote.etag is not None and len(remote.etag) == 64 and remote.etag != digest:
         raise UserError(f"{origin.filename} came with sha256 {digest}, not {remote.etag}: fetch again")
     for name in (*origin.beside, *origin.optional):
-        _beside(origin, name, remote.commit_hash, folder, scratch, log)
+        _beside(origin, name, remote.commit_hash, folder, scratch, log=log)
     return path, f"{origin.repository} at {remote.commit_hash}"
 
 
 def _beside(
-    origin: HubOrigin, name: str, commit: str | None, folder: Path, scratch: Path, log: Callable[[str], None]
+    origin: HubOrigin,
+    name: str,
+    commit: str | None,
+    folder: Path,
+    scratch: Path,
+    *,
+    log: Callable[[str], None],
 ) -> None:
     """Download a small file of the same commit into ``folder``."""
     import huggingface_hub

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class StageCost:
     rows: int
     compute_s: float
     audio_s: float
+    _: KW_ONLY
     source: str
 
     @property
@@ -93,7 +94,9 @@ def _cost_of_run(name: str, stage: dict[str, Any], run: dict[str, Any]) -> Stage
     seconds, factor = stage.get("compute_s"), stage.get("real_time_factor")
     if not seconds or not factor or stage.get("cache_hits") or stage.get("device") not in ("cpu", "cuda"):
         return None
-    return StageCost(name, stage["device"], stage["rows"], seconds, factor * seconds, f"run {run['run_id']}")
+    return StageCost(
+        name, stage["device"], stage["rows"], seconds, factor * seconds, source=f"run {run['run_id']}"
+    )
 
 
 def _costs_of_timings(output: Output, found: Overview) -> list[StageCost]:
@@ -120,7 +123,7 @@ def _costs_of_timings(output: Output, found: Overview) -> list[StageCost]:
             stage, _, device = name.partition("\n")
             sums[stage, device] += these.sum(), seconds[these].sum(), audio[these].sum()
     return [
-        StageCost(stage, device, int(rows), float(compute), float(audio), "timings")
+        StageCost(stage, device, int(rows), float(compute), float(audio), source="timings")
         for (stage, device), (rows, compute, audio) in sums.items()
         if compute > 0 and audio > 0
     ]

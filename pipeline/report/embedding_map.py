@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class Map:
     seen: int
     ids: np.ndarray
     places: np.ndarray
+    _: KW_ONLY
     explained: tuple[float, float]
 
 
@@ -43,10 +44,10 @@ def embedding_map(found: Overview) -> Map:
         if len(ids) >= 3:
             vectors = standardised(vectors, list(found.groups.values()))
     if len(ids) < 3:
-        return Map("", [], 0, np.empty(0, np.uint64), np.empty((0, 2)), (0.0, 0.0))
+        return Map("", [], 0, np.empty(0, np.uint64), np.empty((0, 2)), explained=(0.0, 0.0))
     axes, explained = principal_axes(vectors)
     places = (vectors[:POINTS] - vectors.mean(axis=0)) @ axes.T
-    return Map(source, columns, seen, ids[:POINTS], places, explained)
+    return Map(source, columns, seen, ids[:POINTS], places, explained=explained)
 
 
 def standardised(vectors: np.ndarray, widths: list[int]) -> np.ndarray:

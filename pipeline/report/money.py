@@ -39,6 +39,7 @@ def cost(
     gpus: float,
     command_s: float | Mapping[str, float],
     audio_hours: float | None,
+    *,
     stages: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any] | None:
     """What a run costs, for ``performance.json`` and ``plan.json``; None without prices.

@@ -27,6 +27,7 @@ def performance(
     wall_s: float,
     startup_s: float,
     busy_s: dict[str, float],
+    *,
     cache: dict[str, Any] | None = None,
     moments: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:

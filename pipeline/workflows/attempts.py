@@ -142,7 +142,7 @@ class Attempts:
             # Blocks of one file may belong to the same part, which one process writes at a time.
             resources[writer] = StageResources(1, last.num_cpus, last.num_gpus)
         fraction = self._run.config.hardware.gpu_memory_fraction
-        work = Pass(blocks, nodes, resources, fraction, hunt, groups)
+        work = Pass(blocks, nodes, resources, fraction, hunt, groups=groups)
         # Closed before anything else is done where the run is stopped: the workers then write no more.
         with closing(self._driver.receipts(work)) as committed:
             for receipt in committed:

@@ -87,7 +87,12 @@ def _find_clap(config: ExtractConfig, models: Models) -> None:
         if clap.text_queries:
             _embed_queries(clap, path, models)
         models.clap_key = clap_key(
-            info.sha256, clap.window_seconds, clap.hop_seconds, clap.aggregate, clap.amp, models.clap_queries
+            info.sha256,
+            clap.window_seconds,
+            clap.hop_seconds,
+            clap.aggregate,
+            clap.amp,
+            queries=models.clap_queries,
         )
         return
     what = as_typed(f"python jobs/models.py fetch {config.clap.checkpoint or CLAP_PREFERENCE[0]}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 import pyarrow as pa
 
@@ -47,6 +47,7 @@ class Run:
     output: Output
     folder: RunFolder
     lock: OutputLock
+    _: KW_ONLY
     models: Found
     drivers: Drivers
     moments: dict[str, float]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,7 @@ class DemoTrack:
     container: str
     sample_rate: int
     channels: int
+    _: KW_ONLY
     lufs: float
     key: str | None = None
     tempo_bpm: float | None = None
@@ -49,18 +50,20 @@ class DemoTrack:
 
 # Levels leave every true peak below -1 dBTP; what is percussive must be quieter for that.
 TRACKS = (
-    DemoTrack("chords_c_major.wav", "chords", "wav", 44100, 2, -16.0, "C major"),
-    DemoTrack("chords_a_minor.ogg", "chords", "ogg", 22050, 1, -20.0, "A minor"),
-    DemoTrack("chords_f_sharp_major.m4a", "chords", "m4a", 48000, 2, -18.0, "F# major"),
-    DemoTrack("drums_120.wav", "drums", "wav", 48000, 2, -20.0, None, 120.0),
-    DemoTrack("drums_90.flac", "drums", "flac", 44100, 1, -23.0, None, 90.0),
-    DemoTrack("band_g_major_100.mp3", "band", "mp3", 44100, 2, -18.0, "G major", 100.0),
-    DemoTrack("band_d_minor_140.ogg", "band", "ogg", 48000, 2, -19.0, "D minor", 140.0),
-    DemoTrack("band_e_minor_110_loud.flac", "band", "flac", 44100, 2, -9.0, "E minor", 110.0),
-    DemoTrack("song_a_major_96.flac", "song", "flac", 44100, 2, -18.0, "A major", 96.0),
-    DemoTrack("song_b_minor_128.m4a", "song", "m4a", 44100, 2, -19.0, "B minor", 128.0),
-    DemoTrack("voice_16k.wav", "voice", "wav", 16000, 1, -23.0),
-    DemoTrack("voice_8k.wav", "voice", "wav", 8000, 1, -23.0),
+    DemoTrack("chords_c_major.wav", "chords", "wav", 44100, 2, lufs=-16.0, key="C major"),
+    DemoTrack("chords_a_minor.ogg", "chords", "ogg", 22050, 1, lufs=-20.0, key="A minor"),
+    DemoTrack("chords_f_sharp_major.m4a", "chords", "m4a", 48000, 2, lufs=-18.0, key="F# major"),
+    DemoTrack("drums_120.wav", "drums", "wav", 48000, 2, lufs=-20.0, key=None, tempo_bpm=120.0),
+    DemoTrack("drums_90.flac", "drums", "flac", 44100, 1, lufs=-23.0, key=None, tempo_bpm=90.0),
+    DemoTrack("band_g_major_100.mp3", "band", "mp3", 44100, 2, lufs=-18.0, key="G major", tempo_bpm=100.0),
+    DemoTrack("band_d_minor_140.ogg", "band", "ogg", 48000, 2, lufs=-19.0, key="D minor", tempo_bpm=140.0),
+    DemoTrack(
+        "band_e_minor_110_loud.flac", "band", "flac", 44100, 2, lufs=-9.0, key="E minor", tempo_bpm=110.0
+    ),
+    DemoTrack("song_a_major_96.flac", "song", "flac", 44100, 2, lufs=-18.0, key="A major", tempo_bpm=96.0),
+    DemoTrack("song_b_minor_128.m4a", "song", "m4a", 44100, 2, lufs=-19.0, key="B minor", tempo_bpm=128.0),
+    DemoTrack("voice_16k.wav", "voice", "wav", 16000, 1, lufs=-23.0),
+    DemoTrack("voice_8k.wav", "voice", "wav", 8000, 1, lufs=-23.0),
 )
 
 
@@ -132,7 +135,7 @@ def _parts(track: DemoTrack, seed: int) -> list[tuple[np.ndarray, float, float]]
     if track.key:
         # Two renderings with other phases, left and right of the centre, make a wide but mono-safe pair.
         for offset, position in ((0, -0.5), (100, 0.5)):
-            chords = synth.chord_progression(tonic, mode, seconds, rate, bpm, seed + offset)
+            chords = synth.chord_progression(tonic, mode, seconds, rate, bpm=bpm, seed=seed + offset)
             parts.append((chords, 0.5, position))
     if track.tempo_bpm:
         parts.append((synth.drum_pattern(bpm, seconds, rate, seed), 0.7, 0.0))

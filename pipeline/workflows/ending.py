@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -44,6 +44,7 @@ class Standing:
     rows: int = 0
     failed: int = 0
     partial: int = 0
+    _: KW_ONLY
     gone: int = 0
     keyless: int = 0
     unsure_keys: int = 0

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -63,6 +63,7 @@ class RunOutcome:
     cluster: Cluster
     environment: dict[str, Any]
     startup_s: float
+    _: KW_ONLY
     report_writer: Future[Callable[..., str]]
     error: BaseException | None = None
 
@@ -107,7 +108,9 @@ def _execute(run: Run) -> Result:
 
     blocks = cut(work.files)
     everywhere = cluster.nodes > 1
-    contents = models.pipeline(config, output, everywhere=everywhere).contents
+    contents = dataclasses.replace(
+        models.pipeline(config, output, everywhere=everywhere).contents, job=run.job.name
+    )
     if not config.output.overwrite:
         output.expect(contents)
         contents = output.contents
@@ -134,7 +137,7 @@ def _execute(run: Run) -> Result:
     attempts = Attempts(run, driver, Layout(nodes, cut, schema, pools.resources, pools.groups), progress)
     # What draws it takes a second to import, and there is nothing else to do while the workers start.
     report = report or ahead(_report_writer, "report")
-    outcome = RunOutcome(progress, driver, cluster, env, startup, report)
+    outcome = RunOutcome(progress, driver, cluster, env, startup, report_writer=report)
     with stoppable(), shown(progress, folder):
         outcome.error = attempts.run(work.files, work.owners)
     run.reached("passed")
@@ -282,7 +285,7 @@ def _write_numbers(run: Run, outcome: RunOutcome, numbers: dict[str, Any]) -> No
     numbers["command_s"] = took = time.time() - run.moments["shell"]
     hours, prices = numbers["audio_s"] / 3600, run.config.plan.prices()
     cpus, gpus = outcome.cluster.cpus, outcome.cluster.gpus
-    numbers["cost"] = cost(prices, cpus, gpus, took, hours, numbers["stages"])
+    numbers["cost"] = cost(prices, cpus, gpus, took, hours, stages=numbers["stages"])
     run.folder.write_json("performance.json", numbers)
     run.folder.write("PERFORMANCE_METRICS.md", markdown(numbers, outcome.environment))
 

@@ -54,9 +54,9 @@ def resolve_hardware(
             stages,
             cards,
             hardware.gpu_memory_fraction,
-            hardware.vram_bytes,
-            hardware.actors,
-            hardware.batch_items,
+            vram_bytes=hardware.vram_bytes,
+            fixed_actors=hardware.actors,
+            fixed_items=hardware.batch_items,
         )
     else:
         sizing = size_for_cpu(stages, problem)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from pipeline.dataset.output import Output
@@ -11,6 +11,7 @@ from pipeline.engine.declare import Pipeline, Product
 from pipeline.errors import Fallback
 from pipeline.features.base import Extractor
 from pipeline.features.golden import Golden
+from pipeline.workflows.run_config import RunConfig
 
 
 @dataclass
@@ -87,17 +88,20 @@ class Job:
     Args:
         name: of the job.
         script: the file in ``jobs/`` that runs it.
+        config: from what a run wrote down as ``config.yaml`` to a config; what it does not say is the default.
         find: from the checked config to what is there. Raises `UserError`.
         unsought: what can be said before anything is looked for.
-        known: every product that an output of the job may hold.
+        known: every product that an output of the job may hold, for the data dictionary.
         check: refuses what needs no looking. Raises `UserError`.
         seeks: what `find` looks for, for whoever waits; empty where it takes no time.
     """
 
     name: str
     script: str
+    _: KW_ONLY
+    config: Callable[[dict[str, Any]], RunConfig]
     find: Callable[[Any], Found]
     unsought: Callable[[], Found]
-    known: Callable[[], tuple[Product, ...]]
+    known: Callable[[], tuple[Product, ...]] = lambda: ()
     check: Callable[[Any], None] = lambda config: None
     seeks: Callable[[Any], str] = lambda config: ""

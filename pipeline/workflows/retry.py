@@ -90,13 +90,14 @@ def _require_options(request: RetryRequest, output: Output, source_options: dict
 
 
 def _rerun(request: RetryRequest, output: Output, source_options: dict[str, Any]) -> int:
-    """The main job once more: what is done stays, these files are tried again."""
+    """The job of the output once more: what is done stays, these files are tried again."""
     # Here: showing failures needs neither torch nor the models.
-    from pipeline.workflows.config import config_from
-    from pipeline.workflows.jobs import extract
+    from pipeline.workflows.known_jobs import job_of
+    from pipeline.workflows.run import Asked, run_job
 
-    config = config_from(request.config)
+    job = job_of(output)
+    config = job.config(request.config)
     config.output.uri, config.output.overwrite = output.uri, False
     config.source.storage_options = source_options
     config.output.storage_options = dict(output.options)
-    return extract.run(config, retry=request.uris).exit_code
+    return run_job(job, config, Asked(retry=request.uris)).exit_code

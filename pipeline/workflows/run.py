@@ -26,6 +26,7 @@ from pipeline.dataset.tables.embedding_space import require_spaces
 from pipeline.dataset.tables.halves import require_tracks
 from pipeline.dataset.tables.row_index import State, read_state
 from pipeline.dataset.tables.run_manifest import merge_manifest
+from pipeline.errors import UserError
 from pipeline.workflows.columns import settle_columns
 from pipeline.workflows.context import Run
 from pipeline.workflows.copies import write_copies
@@ -101,6 +102,7 @@ def run_job(job: Job, config: RunConfig, asked: Asked | None = None) -> Result:
         models = job.find(config)
         moments["models"] = time.time()
         if not config.output.overwrite:
+            _require_job(output, job)
             require_spaces(output, models.pipeline(config).contents)
         output.check()
         lock, taken = OutputLock(output, new_run_id()), []
@@ -120,7 +122,19 @@ def run_job(job: Job, config: RunConfig, asked: Asked | None = None) -> Result:
         ended = "failed"
         try:
             result = _run(
-                Run(job, config, output, folder, lock, models, drivers, moments, listing, items, retry)
+                Run(
+                    job,
+                    config,
+                    output,
+                    folder,
+                    lock,
+                    models=models,
+                    drivers=drivers,
+                    moments=moments,
+                    listing=listing,
+                    items=items,
+                    retry=retry,
+                )
             )
             ended = ENDED.get(result.exit_code, "failed")
             return result
@@ -130,6 +144,17 @@ def run_job(job: Job, config: RunConfig, asked: Asked | None = None) -> Result:
         finally:
             with suppress(Exception):  # where nothing can be written, this cannot be either
                 folder.mark(ended)
+
+
+def _require_job(output: Output, job: Job) -> None:
+    """Refuse an output of another job. Raises `UserError`."""
+    there = output.contents.job if output.parts("tracks") else job.name
+    if there not in ("", job.name):
+        raise UserError(
+            f"{output.uri} holds what the job {there} wrote, and this is {job.name}",
+            "one output holds one job: their rows are of different things",
+            "another output.uri, or output.overwrite=true to replace it",
+        )
 
 
 def _is_empty(config: RunConfig, output: Output) -> bool:

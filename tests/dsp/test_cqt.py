@@ -12,7 +12,7 @@ librosa = pytest.importorskip("librosa")
 
 
 def chroma(samples: np.ndarray, rate: float, hop_length: int, tuning: float = 0.0) -> np.ndarray:
-    return cqt.chroma_cqt(torch.from_numpy(samples), rate, hop_length, tuning).numpy()
+    return cqt.chroma_cqt(torch.from_numpy(samples), rate, hop_length, tuning=tuning).numpy()
 
 
 def librosa_chroma(samples: np.ndarray, rate: float, hop_length: int, tuning: float = 0.0) -> np.ndarray:

@@ -26,7 +26,7 @@ def power() -> torch.Tensor:
 )
 def test_energies_are_those_of_the_masks(masking, first, last, number, power):
     group = 22
-    found = energy_by_group(power, masking, group, number, first, last).numpy()
+    found = energy_by_group(power, masking, group, number, first=first, last=last).numpy()
     parts = [torch.cat(m, 1).numpy() for m in list(zip(*masks(power, masking, first, last), strict=True))[1:]]
     frames = number + np.arange(parts[0].shape[1])
     starts = np.flatnonzero(np.diff(frames // group, prepend=-1))

@@ -46,7 +46,7 @@ def test_the_real_stages_say_what_they_took_and_what_failed(tmp_path):
     (tmp_path / "tables").mkdir()
     blocks = list(pack(planned(list_source(str(source))), 1e6, 2))
     said: list[str] = []
-    found = measure(blocks, nodes, tmp_path / "tables", 1, 60.0, said.append)
+    found = measure(blocks, nodes, tmp_path / "tables", threads=1, budget_s=60.0, say=said.append)
     assert [s.stage for s in found.stages] == ["decode", "features", "write"]
     for stage in found.stages:
         assert (stage.blocks, stage.left, stage.deaths) == (2, 0, [])

@@ -31,7 +31,7 @@ WHOLE, STREAMED = 1_500_000_000, 1_000_000
 
 @pytest.fixture(scope="module")
 def band() -> np.ndarray:
-    song = synth.chord_progression("D", "minor", SECONDS, RATE, 100)
+    song = synth.chord_progression("D", "minor", SECONDS, RATE, bpm=100)
     return (0.5 * song + 0.5 * synth.drum_pattern(100, SECONDS, RATE)).astype(np.float32)
 
 

@@ -70,7 +70,7 @@ def test_every_actor_fits_on_a_node_whole(nodes):
         0,
         {},
         {"decode": 3, "features": 3},
-        1000,
+        blocks=1000,
         node_cpus=nodes,
     )
     free = [float(cpus) for cpus in nodes]
@@ -82,7 +82,9 @@ def test_every_actor_fits_on_a_node_whole(nodes):
 
 
 def test_what_runs_on_a_card_takes_no_cpu_that_others_could_hold():
-    plan = plan_resources(STAGES, 48, 2, {"clap": 2, "separation": 2}, {}, 1000, node_cpus=[16, 16, 16])
+    plan = plan_resources(
+        STAGES, 48, 2, {"clap": 2, "separation": 2}, {}, blocks=1000, node_cpus=[16, 16, 16]
+    )
     assert {s: plan[s].num_cpus > 0 for s in STAGES} == {
         "decode": True,
         "features": True,

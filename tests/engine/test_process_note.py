@@ -10,7 +10,7 @@ from pipeline.engine import process
 from pipeline.engine.progress import Progress
 from pipeline.models.utilisation import CardUse
 
-USE = CardUse("GPU-1", "Played Card", 0.83, 40, 8.0, 3 << 30, 80 << 30)
+USE = CardUse("GPU-1", "Played Card", 0.83, 40, 8.0, memory_bytes=3 << 30, memory_total_bytes=80 << 30)
 
 
 class Watch:

@@ -141,21 +141,21 @@ def test_the_smallest_card_decides():
 
 
 def test_what_the_user_measured_replaces_the_table_and_the_reason_says_which():
-    sized = size_for_cards(["separation"], [24 * GIB], 0.75, {"separation": 9 * GIB})
+    sized = size_for_cards(["separation"], [24 * GIB], 0.75, vram_bytes={"separation": 9 * GIB})
     assert (sized.gpu_shares, sized.batch_items) == ({"separation": 1}, {"separation": 0})
     assert sized.reasons == (
         "separation: 1 actor of 1/1 GPU, 18.0 GiB each; it needs 9.0 GiB (hardware.vram_bytes)",
     )
-    sized = size_for_cards(["separation"], [24 * GIB], 0.75, {"separation": 0})
+    sized = size_for_cards(["separation"], [24 * GIB], 0.75, vram_bytes={"separation": 0})
     assert "32 windows at a time take 11.6 GiB" in sized.reasons[0]
-    both = size_for_cards(STAGES, [24 * GIB], 0.75, {"separation": 10 * GIB})
+    both = size_for_cards(STAGES, [24 * GIB], 0.75, vram_bytes={"separation": 10 * GIB})
     assert both.gpu_shares == {"clap": 0, "separation": 1}
 
 
 def test_batches_that_the_user_fixes_are_kept_where_they_fit():
     fixed = size_for_cards(STAGES, [80 * GIB], 0.75, fixed_items={"clap": 100, "separation": 3})
     assert fixed.batch_items == {"clap": 100, "separation": 3}
-    told = size_for_cards(STAGES, [80 * GIB], 0.75, {"clap": 5 * GIB}, fixed_items={"clap": 100})
+    told = size_for_cards(STAGES, [80 * GIB], 0.75, vram_bytes={"clap": 5 * GIB}, fixed_items={"clap": 100})
     assert told.batch_items["clap"] == 100
     small = size_for_cards(STAGES, [24 * GIB], 0.75, fixed_items={"separation": 64})
     assert small.gpu_shares == {"clap": 1, "separation": 0}

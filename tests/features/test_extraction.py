@@ -216,9 +216,11 @@ def test_memory_does_not_grow_with_the_track():
                 axis = block_axis(number, count, step, length, context)
                 stop = axis.stop if axis.last else axis.stop + context
                 audio = noise[:, : stop - axis.origin]
-                yield SharedSpectra(audio[0], RATE, audio, RATE, (axis, axis), track, number)
+                yield SharedSpectra(
+                    audio[0], RATE, audio, RATE, place=(axis, axis), track=track, number=number
+                )
 
-        track = TrackInfo(RATE, RATE, 2, length, length, one_block=False)
+        track = TrackInfo(RATE, RATE, 2, samples=length, native_samples=length, one_block=False)
         tracemalloc.start()
         outcomes = run_extractors(every_extractor(), track, blocks)
         found = tracemalloc.get_traced_memory()[1]

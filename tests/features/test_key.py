@@ -221,7 +221,7 @@ def test_neither_level_nor_silence_changes_the_key(chord, spectra_of):
 
 
 def test_chroma_and_beats_are_shared_with_other_extractors(spectra_of):
-    band = synth.chord_progression("G", "major", 8, RATE, 100) + synth.drum_pattern(100, 8, RATE)
+    band = synth.chord_progression("G", "major", 8, RATE, bpm=100) + synth.drum_pattern(100, 8, RATE)
     spectra = spectra_of(band, RATE)
     Chroma().extract(spectra)
     Tempo().extract(spectra)

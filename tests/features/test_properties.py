@@ -128,7 +128,9 @@ def render(song: Song, channels: int = 2) -> np.ndarray:
     seconds = 8 * 240 / bpm
     parts = [(synth.drum_pattern(bpm, seconds, RATE, seed), 0.7, 0.2)]
     for offset, position in ((0, -0.5), (100, 0.5)):
-        parts.append((synth.chord_progression(tonic, mode, seconds, RATE, bpm, seed + offset), 0.5, position))
+        parts.append(
+            (synth.chord_progression(tonic, mode, seconds, RATE, bpm=bpm, seed=seed + offset), 0.5, position)
+        )
     stereo = synth.mixture(parts)
     own = np.arange(1, channels + 1)[:, None]
     samples = 0.3 * np.tile(stereo, (channels // 2, 1)) / own**0.2

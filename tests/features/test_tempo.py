@@ -105,7 +105,7 @@ def test_known_tempo_and_beats(kind, bpm, spectra_of):
     if kind == "noisy drums":
         signal = signal + 0.5 * noise(seconds)
     elif kind == "band":
-        signal = signal + 0.6 * synth.chord_progression("C", "major", seconds, RATE, bpm)
+        signal = signal + 0.6 * synth.chord_progression("C", "major", seconds, RATE, bpm=bpm)
     elif kind == "clicks":
         signal = np.zeros(seconds * RATE)
         signal[(np.arange(0, seconds, 60 / bpm) * RATE).astype(int)] = 1.0

@@ -63,18 +63,13 @@ class Toy(Found):
     def pipeline(self, config, output=None, *, everywhere=False, golden=None):
         samples = column("soft_samples", pa.int64(), "1", "at 8 kHz")
         count = column("loud_seconds", pa.int32(), "1", "seconds that are loud")
-        soft = Product("soft", (samples,), stable_key({"factor": config.factor}))
-        loud = Product(
-            "loud", (count,), stable_key({"loud": config.loud}), tables=(SECONDS,), artifacts=(NOTES,), rank=1
-        )
-        here = "helpers.toy_job"
-        soften = Stage(
-            "soften", f"{here}:Soften", (soft,), (MONO,), (SOFT,), {"factor": config.factor}, torch=False
-        )
-        listen = Stage(
-            "listen", f"{here}:Listen", (loud,), (SOFT,), arguments={"loud": config.loud}, torch=False
-        )
+        soft = Product("soft", (samples,), key=stable_key({"factor": config.factor}))
+        key = stable_key({"loud": config.loud})
+        loud = Product("loud", (count,), key=key, tables=(SECONDS,), artifacts=(NOTES,), rank=1)
+        gain, least = {"factor": config.factor}, {"loud": config.loud}
+        soften = Stage("soften", f"{__name__}:Soften", (soft,), (MONO,), (SOFT,), arguments=gain, torch=False)
+        listen = Stage("listen", f"{__name__}:Listen", (loud,), (SOFT,), arguments=least, torch=False)
         return Pipeline((soften, listen)).linked()
 
 
-TOY = Job("toy", "toy.py", lambda config: Toy(), Toy, lambda: Toy().pipeline(ToyConfig()).contents.products)
+TOY = Job("toy", "toy.py", config=lambda values: ToyConfig(), find=lambda config: Toy(), unsought=Toy)

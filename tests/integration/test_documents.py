@@ -348,7 +348,7 @@ def write_waves(place: Workplace) -> None:
 
 def test_the_function_of_the_readme(place):
     shutil.copy(place.folder / "music" / "0.flac", place.folder / "song.flac")
-    loudness, key, *tempi = place.python(python_with(README_FUNCTION)).split(maxsplit=2)
+    loudness, _key, *tempi = place.python(python_with(README_FUNCTION)).split(maxsplit=2)
     assert -60 < float(loudness) < 0
     assert tempi[0].count(",") == FILES - 1
 

@@ -1,6 +1,7 @@
 """The graph itself: what Ray makes of our resources, and what happens when a stage breaks."""
 
 import json
+import os
 import sys
 import threading
 
@@ -10,6 +11,9 @@ import ray
 
 from pipeline.engine.driver import root_cause
 from pipeline.engine.graph import build_dataset, receipts
+from pipeline.engine.groups import grouped
+from pipeline.engine.guard import StageFailed
+from pipeline.engine.ledger import last_seen, start_ledger
 from pipeline.engine.node import Node
 from pipeline.engine.resources import StageResources
 
@@ -41,6 +45,31 @@ class Broken:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         raise ZeroDivisionError("on purpose")
+
+
+class Through:
+    """A stand-in stage that says which process it is in."""
+
+    def __init__(self, column: str) -> None:
+        self.column = column
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return table.append_column(self.column, pa.array([os.getpid()] * table.num_rows))
+
+
+class Pids:
+    """A stand-in for the sink: the processes that a table was in."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        found = {name: table[name][0].as_py() for name in table.column_names if name != "index"}
+        return pa.table({"receipt": [json.dumps({**found, "write": os.getpid()})]})
+
+
+class Deadly:
+    """A stand-in stage that takes its process with it."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        os._exit(7)
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +107,33 @@ def test_the_cause_of_a_broken_stage_is_found_below_rays_layers(two_cpus_and_a_g
     with pytest.raises(Exception) as caught:  # noqa: PT011  Ray wraps it in classes of its own
         list(receipts(dataset))
     assert root_cause(caught.value) == "ZeroDivisionError: on purpose (in broken)"
+
+
+def chain(last: Node) -> list[Node]:
+    return [Node("first", Through, {"column": "first"}), Node("second", Through, {"column": "second"}), last]
+
+
+def run(nodes: list[Node], groups: list[list[str]], ledger=None) -> list[dict]:
+    joined = grouped(nodes, groups)
+    share = StageResources(actors=1, num_cpus=0.3)
+    retries = 0 if ledger is not None else 3
+    dataset = build_dataset(
+        blocks([1, 1]), joined, {n.name: share for n in joined}, ledger=ledger, retries=retries
+    )
+    return list(receipts(dataset))
+
+
+def test_stages_of_a_group_are_in_one_process_and_others_are_not(two_cpus_and_a_gpu):
+    for receipt in run(chain(Node("write", Pids)), [["first", "second"], ["write"]]):
+        assert receipt["first"] == receipt["second"] != receipt["write"]
+
+
+def test_what_a_stage_of_a_group_raises_is_told_by_its_own_name(two_cpus_and_a_gpu):
+    with pytest.raises(StageFailed, match=r"ZeroDivisionError: on purpose \(in broken\)"):
+        run(chain(Node("broken", Broken)), [["first", "second", "broken"]])
+
+
+def test_where_in_a_group_a_process_died_is_known(two_cpus_and_a_gpu):
+    ledger = start_ledger()
+    assert run(chain(Node("deadly", Deadly)), [["first", "second", "deadly"]], ledger) == []
+    assert {stage for stage, _ in last_seen(ledger).values()} == {"deadly"}

@@ -95,7 +95,11 @@ class Budget:
 def run(stage: type, share: StageResources, environment=None, **arguments) -> list[dict]:
     blocks = [pa.table({"index": [i]}) for i in range(2)]
     nodes = [Node("stage", stage, arguments)]
-    return list(receipts(build_dataset(blocks, nodes, {"stage": share}, environment, 0.8)))
+    return list(
+        receipts(
+            build_dataset(blocks, nodes, {"stage": share}, environment=environment, gpu_memory_fraction=0.8)
+        )
+    )
 
 
 def check_pools(found: dict, threads: int) -> None:

@@ -13,6 +13,10 @@ from helpers.toy_job import RATE, TOY, ToyConfig
 
 from pipeline.dataset.output import Output
 from pipeline.dataset.verify import verify
+from pipeline.errors import UserError
+from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.jobs.extract import EXTRACT
+from pipeline.workflows.known_jobs import job_of
 from pipeline.workflows.plan import plan
 from pipeline.workflows.run import Asked, run_job
 
@@ -209,3 +213,39 @@ def test_it_is_planned_and_reported(source, tmp_path):
         "soft": {"soft_samples": SECONDS * RATE},
         "loud": {"loud_seconds": 2},
     }
+
+
+def test_an_output_is_of_one_job(source, tmp_path):
+    run(source, tmp_path / "out")
+    assert Output(str(tmp_path / "out")).contents.job == "toy"
+    other = ExtractConfig()
+    other.source.uri, other.output.uri, other.ray.address = str(source), str(tmp_path / "out"), "inline"
+    other.features.enabled, other.clap.enabled, other.separation.enabled = ["loudness"], False, False
+    with pytest.raises(UserError, match="holds what the job toy wrote, and this is extract"):
+        run_job(EXTRACT, other, Asked(quiet=True))
+    with pytest.raises(UserError, match="is of a job called 'toy'"):
+        job_of(Output(str(tmp_path / "out")))
+    other.output.overwrite = True
+    assert run_job(EXTRACT, other, Asked(quiet=True)).exit_code == 0
+    now = Output(str(tmp_path / "out"))
+    assert (now.contents.job, job_of(now)) == ("extract", EXTRACT)
+    assert list(now.contents.tables) == ["segments"]
+
+
+@pytest.mark.chaos
+def test_ten_hours_in_bounded_memory(tmp_path):
+    """What the first stage makes of it is 1.2 GB: it lies in a temporary file, and no process holds it."""
+    hours = 10
+    (tmp_path / "in").mkdir()
+    second = (0.4 * np.sin(2 * np.pi * 500 * np.arange(RATE) / RATE)).astype(np.float32)
+    with soundfile.SoundFile(tmp_path / "in" / "long.wav", "w", RATE, 1, "ULAW") as file:
+        for _ in range(hours * 60):
+            file.write(np.tile(second, 60))
+    config = configured(tmp_path / "in", tmp_path / "out")
+    config.hardware.max_track_bytes = 64 << 20
+    result = run_job(TOY, config, Asked(quiet=True))
+    [row] = rows(tmp_path / "out")
+    assert (row["soft_samples"], row["loud_seconds"]) == (hours * 3600 * RATE, hours * 3600)
+    numbers = json.loads((tmp_path / "out" / "runs" / result.run_id / "performance.json").read_text())
+    assert max(process["peak_rss_bytes"] for process in numbers["processes"]) < 600 << 20
+    assert verify(Output(str(tmp_path / "out"))).exit_code == 0

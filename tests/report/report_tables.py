@@ -38,9 +38,9 @@ def identity(text: str) -> int:
 def signals() -> dict[str, np.ndarray]:
     """Uri → ``[channels, samples]`` at `RATE`."""
     chords = {
-        f"/audio/chords_{tonic}_{mode}.wav": synth.chord_progression(tonic, mode, 4.0, RATE, 120.0, seed)[
-            None
-        ]
+        f"/audio/chords_{tonic}_{mode}.wav": synth.chord_progression(
+            tonic, mode, 4.0, RATE, bpm=120.0, seed=seed
+        )[None]
         * 0.3
         for seed, (tonic, mode) in enumerate(
             [("C", "major"), ("A", "minor"), ("F#", "major"), ("D", "minor")]
@@ -49,7 +49,7 @@ def signals() -> dict[str, np.ndarray]:
     drums = synth.drum_pattern(120.0, 4.0, RATE)[None] * 0.5
     return {
         **chords,
-        HOSTILE: synth.chord_progression("G", "major", 4.0, RATE, 100.0, 9)[None] * 0.2,
+        HOSTILE: synth.chord_progression("G", "major", 4.0, RATE, bpm=100.0, seed=9)[None] * 0.2,
         "/audio/drums.wav": drums,
         "/audio/clipped.wav": np.clip(4 * drums, -1, 1),
         "/audio/silence.wav": np.zeros((1, RATE), np.float32),

@@ -55,7 +55,7 @@ def test_hits_and_misses_are_counted_where_there_is_a_cache():
         "removed_bytes": 500_000,
         "merged_shards": 0,
     }
-    numbers = performance("r", staged(3), 1.0, 0.0, {}, left)
+    numbers = performance("r", staged(3), 1.0, 0.0, {}, cache=left)
     assert numbers["cache"] == {"hits": 3, "misses": 1, **left}
     assert numbers["stages"]["features.mel"]["cache_hits"] == 3
     text = markdown(numbers, {"cpu_count": 1, "python": "3", "packages": {"ray": "2", "torch": "2"}})

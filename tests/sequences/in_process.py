@@ -157,6 +157,11 @@ def _models(config: ExtractConfig) -> ExtractModels:
         models.clap_checkpoint = models.clap_model = STAND_IN
         clap = config.clap
         models.clap_key = clap_key(
-            STAND_IN, clap.window_seconds, clap.hop_seconds, clap.aggregate, clap.amp, models.clap_queries
+            STAND_IN,
+            clap.window_seconds,
+            clap.hop_seconds,
+            clap.aggregate,
+            clap.amp,
+            queries=models.clap_queries,
         )
     return models

@@ -34,7 +34,7 @@ def run(tmp_path) -> Run:
     folder = SimpleNamespace(run_id="now", log=lambda *arguments, **fields: None)
     lock = SimpleNamespace(lost=False)
     output, drivers = Output(str(tmp_path)), Drivers(config, EXTRACT)
-    return Run(EXTRACT, config, output, folder, lock, EXTRACT.unsought(), drivers, {})
+    return Run(EXTRACT, config, output, folder, lock, models=EXTRACT.unsought(), drivers=drivers, moments={})
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def test_the_second_line_tells_all_kinds_of_doubt():
         {"stage": "clap", "wanted": "bfloat16", "used": "float32", "count": 3},
         {"stage": "decode", "wanted": "fetch", "used": "retry", "count": 1},
     ]
-    text = doubts_text(Standing(9, 8, 8, 2, 1, 1, 1, 2, 1), steps)
+    text = doubts_text(Standing(9, 8, 8, 2, 1, gone=1, keyless=1, unsure_keys=2, tempoless=1), steps)
     assert text == (
         "unsure or failed: 1 of 9 files not done, 2 of 9 files failed, 1 file lacking something, 12 fallbacks "
         "(separation: spleeter instead of demucs; clap: float32 instead of bfloat16; …), 1 without and 2 unsure of "

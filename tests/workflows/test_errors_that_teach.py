@@ -216,19 +216,19 @@ def test_a_server_that_does_not_answer(compose, audio):
 
 def test_a_gpu_where_there_is_none():
     with pytest.raises(UserError) as caught:
-        plan_resources(["decode", "clap", "write"], 8, 0, {"clap": 4}, {}, 100)
+        plan_resources(["decode", "clap", "write"], 8, 0, {"clap": 4}, {}, blocks=100)
     assert "hardware=cpu" in lines(caught.value)["type"]
 
 
 def test_more_shares_than_cards():
     with pytest.raises(UserError) as caught:
-        plan_resources(["decode", "clap", "write"], 8, 1, {"clap": 2}, {"clap": 3}, 100)
+        plan_resources(["decode", "clap", "write"], 8, 1, {"clap": 2}, {"clap": 3}, blocks=100)
     assert "need 1.5 GPUs and the cluster has 1" in lines(caught.value)["error"]
 
 
 def test_more_actors_than_the_cpus_carry():
     with pytest.raises(UserError) as caught:
-        plan_resources(["decode", "features", "write"], 2, 0, {}, {"features": 40}, 100)
+        plan_resources(["decode", "features", "write"], 2, 0, {}, {"features": 40}, blocks=100)
     assert "hardware.actors.features" in lines(caught.value)["type"]
 
 

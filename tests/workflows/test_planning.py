@@ -228,12 +228,12 @@ def test_a_network_that_takes_more_of_a_card_than_its_batch_should_is_told_to_au
     tried = SimpleNamespace(
         stages=[SimpleNamespace(stage=s, vram_bytes=n) for s, n in peaks.items()], files=0
     )
-    overrides, hints = advise(config, resources, Machine(16, 1, {}), tried, LOAD, None, {})
+    overrides, hints = advise(config, resources, Machine(16, 1, {}), tried, LOAD, estimated=None, memory={})
     need = int(1.3 * (5 << 30)) >> 20 << 20
     assert overrides == [f"hardware.vram_bytes.separation={need}", "hardware.batch_items.separation=8"]
     assert hints == []
     config.hardware.name = "gpu_small"
-    assert advise(config, resources, Machine(16, 1, {}), tried, LOAD, None, {}) == ([], [])
+    assert advise(config, resources, Machine(16, 1, {}), tried, LOAD, estimated=None, memory={}) == ([], [])
 
 
 def test_the_job_has_the_keys_of_the_main_job_and_says_what_is_wrong_in_one_line(compose, repo):

@@ -6,7 +6,7 @@ import html
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -67,6 +67,7 @@ class _Walk:
     matches: Callable[[str], bool]
     hidden: bool
     local: bool
+    _: KW_ONLY
     exclude: str | None
     entries: Callable[[str], list[dict[str, Any]]]
     listing: Listing
@@ -122,7 +123,15 @@ def walk_source(
         root = root.partition("?")[0].partition("#")[0]
         entries = partial(_web_entries, fs)
     walk = _Walk(
-        root, base, matcher(glob), takes_hidden(glob), is_local(uri), exclude, entries, listing, archive
+        root,
+        base,
+        matcher(glob),
+        takes_hidden(glob),
+        is_local(uri),
+        exclude=exclude,
+        entries=entries,
+        listing=listing,
+        archive=archive,
     )
     yield from _walk_folder(root, walk, above, 0)
 
@@ -303,7 +312,7 @@ def _walk_folder(folder: str, walk: _Walk, above: tuple[str, ...], links: int) -
                 continue
             if walk.matches(relative) and sounds_like_audio(relative):
                 yield source_item(full, {}, "is a directory with the name of an audio file")
-            yield from _walk_deeper(name, real, entry, walk, above, links)
+            yield from _walk_deeper(name, real, entry, walk, above, links=links)
         elif walk.matches(relative) and not walk.is_own(
             f"{above[-1].rstrip('/')}/{name.rpartition('/')[2]}" if walk.local else full
         ):
@@ -315,7 +324,7 @@ def _walk_folder(folder: str, walk: _Walk, above: tuple[str, ...], links: int) -
 
 
 def _walk_deeper(
-    name: str, real: str, entry: Mapping[str, Any], walk: _Walk, above: tuple[str, ...], links: int
+    name: str, real: str, entry: Mapping[str, Any], walk: _Walk, above: tuple[str, ...], *, links: int
 ) -> Iterator[SourceItem]:
     if not walk.local:
         yield from _walk_folder(name, walk, above, links)

@@ -39,11 +39,11 @@ def check_runs(output: Output, findings: Findings, tracks: Tracks, others: Other
         except ValueError:
             findings.add(Finding("unfinished_run", name, "is not JSON: its write was cut off", advice=RERUN))
             continue
-        _check_sums(name, run, numbers, findings, tracks, others)
+        _check_sums(name, run, numbers, findings, tracks=tracks, others=others)
 
 
 def _check_sums(
-    name: str, run: str, numbers: dict[str, Any], findings: Findings, tracks: Tracks, others: OtherTables
+    name: str, run: str, numbers: dict[str, Any], findings: Findings, *, tracks: Tracks, others: OtherTables
 ) -> None:
     """Sums per stage. Only of a run whose rows are all there: later runs replace rows, and keep others of it."""
     if run not in tracks.runs or others.parts.broken("timings") or not others.whole:

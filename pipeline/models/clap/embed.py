@@ -112,6 +112,7 @@ class ClapEmbedder:
         checkpoint: str | Path,
         device: str = "cpu",
         amp: str | bool = "auto",
+        *,
         max_batch_audio_seconds: float = BATCH_CLIPS * CLIP_SECONDS,
         window_seconds: float = WINDOW_SECONDS,
         hop_seconds: float = HOP_SECONDS,

@@ -89,6 +89,7 @@ def choose(
     load: Callable[[str], Separator] = load_backend,
     channels: int = 2,
     samples: int = 0,
+    *,
     threads: int = 1,
     auto_cpu_seconds: float = AUTO_CPU_SECONDS,
 ) -> BackendChoice:

@@ -125,13 +125,13 @@ def residual_branch(
         length, blocks, inner, *strides, channels, hidden, conv.dilation[0],
         TAPS=conv.kernel_size[0], HIDDEN=padded, BLOCK_C=_BLOCK_C, BLOCK_T=_BLOCK_T,
     )  # fmt: skip
-    _finish(partials, moments, length, hidden, norm.eps, _BLOCK_T)
+    _finish(partials, moments, length, hidden, eps=norm.eps, block=_BLOCK_T)
     activated = (h, moments, cast(norm.weight), cast(norm.bias), cast(mix.weight, dtype), cast(mix.bias))
     launch(
         kernels.mix_moments_kernel, rows * blocks, *activated, partials, length, blocks, hidden, 2 * channels,
         HIDDEN=padded, BLOCK_O=block_o, BLOCK_T=_BLOCK_T,
     )  # fmt: skip
-    _finish(partials, mixed_moments, length, 2 * channels, mixed.eps, _BLOCK_T)
+    _finish(partials, mixed_moments, length, 2 * channels, eps=mixed.eps, block=_BLOCK_T)
     out = torch.empty_like(x, dtype=dtype if last else torch.float32)
     rounded = out if out.dtype == dtype else torch.empty_like(x, dtype=dtype)
     launch(
@@ -193,7 +193,7 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch
     moments = x.new_empty((rows, 2), dtype=torch.float32)
     out = torch.empty_like(x, dtype=dtype)
     launch(_kernels().moments_kernel, rows * blocks, x, partials, size, blocks, BLOCK=_BLOCK)
-    _finish(partials, moments, size, 1, eps, _BLOCK)
+    _finish(partials, moments, size, 1, eps=eps, block=_BLOCK)
     launch(
         _kernels().normalise_kernel, rows * blocks, x, moments, weight, bias, out, size, blocks, channels,
         BLOCK=_BLOCK,
@@ -201,7 +201,7 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch
     return out
 
 
-def _finish(partials: Tensor, moments: Tensor, length: int, channels: int, eps: float, block: int) -> None:
+def _finish(partials: Tensor, moments: Tensor, length: int, channels: int, *, eps: float, block: int) -> None:
     rows, blocks, _ = partials.shape
     launch(
         _kernels().finish_kernel, rows, partials, moments, length, blocks, channels, eps,

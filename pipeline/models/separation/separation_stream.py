@@ -175,8 +175,8 @@ class SeparationPool:
             self.windows.timed(self._forward),
             separator.device.type,
             separator.batch_items,
-            key,
-            self._memory,
+            key=key,
+            memory=self._memory,
         )
 
     @torch.inference_mode()

@@ -115,6 +115,7 @@ def clap_key(
     hop_seconds: float,
     aggregate: str,
     amp: str | bool,
+    *,
     queries: TextQueries | None = None,
 ) -> str:
     """The key of CLAP's columns: model and parameters.

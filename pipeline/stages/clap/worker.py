@@ -54,12 +54,20 @@ class ClapWorker(Worker):
         clips = batch_items if self.device == "cuda" and batch_items else BATCH_CLIPS
         max_batch_audio_seconds = max_batch_audio_seconds or clips * CLIP_SECONDS
         self.embedder = ClapEmbedder(
-            checkpoint, self.device, amp, max_batch_audio_seconds, window_seconds, hop_seconds, compile
+            checkpoint,
+            self.device,
+            amp,
+            max_batch_audio_seconds=max_batch_audio_seconds,
+            window_seconds=window_seconds,
+            hop_seconds=hop_seconds,
+            compile=compile,
         )
         self.aggregate = aggregate
         self.queries = queries
         sha256 = self.embedder.info.sha256
-        self.settle_key(NAME, lambda: clap_key(sha256, window_seconds, hop_seconds, aggregate, amp, queries))
+        self.settle_key(
+            NAME, lambda: clap_key(sha256, window_seconds, hop_seconds, aggregate, amp, queries=queries)
+        )
         self.embedder.warm_up()
         self.standing = [*self.standing, *self.embedder.fallbacks]
 

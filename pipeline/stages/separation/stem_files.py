@@ -87,7 +87,7 @@ class StemFiles:
             self._output.upload(path, Path(file.name))
         # Without bytes: it is in place before the row that counts it.
         shape = [2, self._spools[name].samples]
-        return Blob(path, name, shape, None, size, digest.hexdigest())
+        return Blob(path, name, shape, None, size, sha256=digest.hexdigest())
 
     def close(self) -> None:
         """Remove the temporary files."""

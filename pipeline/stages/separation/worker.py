@@ -148,7 +148,12 @@ class SeparationWorker(Worker):
         if VIEW.name in track.views:
             samples = track.audio(VIEW.name).shape[1]
         choice = choose(
-            self.backends, self._load, track.channels, samples, self.threads, self.auto_cpu_seconds
+            self.backends,
+            self._load,
+            track.channels,
+            samples,
+            threads=self.threads,
+            auto_cpu_seconds=self.auto_cpu_seconds,
         )
         track.values["separation_choice"] = choice.reason
         if choice.fallback is not None:

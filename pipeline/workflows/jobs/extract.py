@@ -16,7 +16,7 @@ from pipeline.stages.clap.spec import clap_product, clap_stage
 from pipeline.stages.features.spec import features_stage, known_extractors
 from pipeline.stages.separation.spec import separation_product, separation_stage
 from pipeline.workflows.availability import Models, check_paths, look_for
-from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.config import ExtractConfig, config_from
 from pipeline.workflows.hardware import settle_compile
 from pipeline.workflows.job import Job
 from pipeline.workflows.outcome import Result
@@ -150,7 +150,14 @@ def _separation(config: ExtractConfig, models: Models, output: Output | None, st
 
 
 EXTRACT = Job(
-    "extract", "extract_features.py", find_models, ExtractModels, known_products, check_paths, _seeks
+    "extract",
+    "extract_features.py",
+    config=config_from,
+    find=find_models,
+    unsought=ExtractModels,
+    known=known_products,
+    check=check_paths,
+    seeks=_seeks,
 )
 
 

@@ -131,7 +131,7 @@ def _find_out(config: RunConfig, given: Sequence[str], work: Work, prepared: flo
         audio = sum(seen.seconds(i) or 0.0 for i in picked.files)
         number = plural(len(picked.files) + len(picked.broken), "file")
         say(f"running {number}, {audio / 60:.1f} min, through the stages")
-    tried = try_sample(config, work.models, work.keys, seen, picked, resources.cpus, say)
+    tried = try_sample(config, work.models, work.keys, seen, picked, cpus=resources.cpus, say=say)
     durations = seen.durations()
     load = Load(
         files=len(files) * (1 - seen.unreadable.expected),
@@ -148,8 +148,19 @@ def _find_out(config: RunConfig, given: Sequence[str], work: Work, prepared: flo
         together = ", ".join(name_of(group) for group in shared.groups if len(group) > 1)
         notes.append(f"stages share processes ({together}): {shared.why}")
     return PlanFindings(
-        config, given, work, seen, resources, machine, tried, picked.too_long, load, estimated, prepared, notes
-    )  # fmt: skip
+        config,
+        given,
+        work,
+        seen,
+        resources,
+        machine=machine,
+        tried=tried,
+        too_long=picked.too_long,
+        load=load,
+        estimate=estimated,
+        prepared_s=prepared,
+        notes=notes,
+    )
 
 
 def _machine(resources: Resources, pools: dict[str, StageResources], tried: Tried) -> Machine:

@@ -33,6 +33,7 @@ def advise(
     machine: Machine,
     tried: Tried,
     load: Load,
+    *,
     estimated: Estimate | None,
     memory: Mapping[str, int],
 ) -> tuple[list[str], list[str]]:

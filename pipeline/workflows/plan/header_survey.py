@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -37,6 +37,7 @@ class Look:
     sizes: list[int | None]
     audio_s: Range
     unreadable: Range
+    _: KW_ONLY
     formats: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -93,7 +94,7 @@ def look(
     rate = bad / len(found) if found else 0.0
     if len(chosen) == len(items):
         low = high = rate
-    return Look(files, headers, sizes, audio, Range(low, rate, high), _formats(found, len(items)))
+    return Look(files, headers, sizes, audio, Range(low, rate, high), formats=_formats(found, len(items)))
 
 
 def _suffix(name: str) -> str:

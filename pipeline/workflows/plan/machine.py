@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 import psutil
 import torch
@@ -37,6 +37,7 @@ class Resources:
     gpus: float
     nodes: int
     memory_bytes: int | None
+    _: KW_ONLY
     gpu: str | None
     hardware: HardwareConfig
     reasons: tuple[str, ...] = ()
@@ -61,11 +62,11 @@ def find_resources(config: RunConfig, stages: Sequence[Stage]) -> Resources:
             found.gpus,
             found.nodes,
             None,
-            gpu,
-            hardware,
-            reasons,
-            found.node_cpus,
-            networks,
+            gpu=gpu,
+            hardware=hardware,
+            reasons=reasons,
+            node_cpus=found.node_cpus,
+            networks=networks,
         )
     cards = []
     if gpu is not None:
@@ -79,9 +80,9 @@ def find_resources(config: RunConfig, stages: Sequence[Stage]) -> Resources:
         float(len(cards)),
         1,
         psutil.virtual_memory().total,
-        gpu,
-        hardware,
-        reasons,
-        (),
-        networks,
+        gpu=gpu,
+        hardware=hardware,
+        reasons=reasons,
+        node_cpus=(),
+        networks=networks,
     )

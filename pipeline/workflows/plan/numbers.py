@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,7 @@ class PlanFindings:
     work: Work
     seen: Look
     resources: Resources
+    _: KW_ONLY
     machine: Machine
     tried: Tried
     too_long: int
@@ -116,7 +117,9 @@ def plan_numbers(f: PlanFindings) -> dict[str, Any]:
     }
     numbers |= _times(f)
     numbers["cost"] = _cost(f, numbers)
-    overrides, hints = advise(config, f.resources, f.machine, tried, load, f.estimate, memory)
+    overrides, hints = advise(
+        config, f.resources, f.machine, tried, load, estimated=f.estimate, memory=memory
+    )
     if f.estimate is not None:
         hints += f.work.models.hints(config, f.estimate.alone_s)
     told, secret = command(config, f.given, overrides, f.work.script)
@@ -240,4 +243,4 @@ def _cost(f: PlanFindings, numbers: Mapping[str, Any]) -> dict[str, Any] | None:
     if numbers["command_s"] is None:
         return None
     r, hours = f.resources, numbers["audio_hours"]
-    return cost(f.config.plan.prices(), r.cpus, r.gpus, numbers["command_s"], hours, numbers["stages"])
+    return cost(f.config.plan.prices(), r.cpus, r.gpus, numbers["command_s"], hours, stages=numbers["stages"])

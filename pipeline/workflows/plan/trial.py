@@ -73,6 +73,7 @@ def try_sample(
     keys: Mapping[str, str],
     seen: Look,
     picked: Picked,
+    *,
     cpus: float,
     say: Callable[[str], None],
 ) -> Tried:
@@ -102,7 +103,14 @@ def try_sample(
             nodes = build_graph(config, models, output, "plan", run_schema(config, models))
             nodes[-1] = nodes[-1].having(fenced=False)  # nobody else writes there, and nobody took a lock
             began, busy = time.monotonic(), _machine_cpu_s()
-            found = measure(blocks, nodes, Path(folder), config.perf.threads, config.plan.stage_seconds, say)
+            found = measure(
+                blocks,
+                nodes,
+                Path(folder),
+                threads=config.perf.threads,
+                budget_s=config.plan.stage_seconds,
+                say=say,
+            )
             elapsed, busy = time.monotonic() - began, _machine_cpu_s() - busy
             parts, blobs = _written(output)
     except OSError as error:
