@@ -19,10 +19,10 @@ OUTLETS = {"as_typed", "UserError", "log"}
 LATER = {
     ("report/estimate.py", "NO_ESTIMATE"),
     ("workflows/ending.py", "next_text"),
-    ("workflows/features.py", "_nothing_to_do"),
+    ("workflows/run.py", "_nothing_to_do"),
     ("models/clap/checkpoint.py", "OTHER_CHECKPOINT"),
     ("models/weights.py", "entry"),
-    ("dataset/dictionary.py", "HEAD"),  # docs/columns.md, of the checkout
+    ("dataset/tables/dictionary.py", "HEAD"),  # docs/columns.md, of the checkout
 }
 
 

@@ -155,6 +155,51 @@ def test_what_is_imported_is_there(path):
                 assert named in MODULES or named in packages or re.search(rf"\b{alias.name}\b", text), named
 
 
+# Triton takes the tensors and sizes of a kernel by their place, and so do those who launch one.
+BY_PLACE = {
+    "pipeline/models/clap/norm_kernels.py",
+    "pipeline/models/separation/fused_kernels.py",
+}
+MOST_BY_PLACE = 5
+CLASSES = {
+    node.name for path in FILES for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)
+}  # fmt: skip
+
+
+def many_by_place(text: str) -> list[str]:
+    """Functions that take more than five positional arguments, and instances made with more of them."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            names = [a.arg for a in (*node.args.posonlyargs, *node.args.args) if a.arg not in ("self", "cls")]
+            if len(names) > MOST_BY_PLACE:
+                found.append(f"line {node.lineno}: {getattr(node, 'name', 'lambda')} takes {len(names)}")
+        elif isinstance(node, ast.Call):
+            ours = ast.unparse(node.func).rpartition(".")[2] in CLASSES
+            if ours and len(node.args) > MOST_BY_PLACE:
+                found.append(f"line {node.lineno}: {ast.unparse(node.func)} is given {len(node.args)}")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(REPO)))
+def test_nothing_takes_more_than_five_arguments_by_place(path):
+    """The sixth and further are named by the caller, who would swap two of them otherwise."""
+    if str(path.relative_to(REPO)) in BY_PLACE:
+        assert many_by_place(path.read_text()), "no longer an exemption"
+        return
+    assert many_by_place(path.read_text()) == []
+
+
+def test_a_sixth_argument_by_place_would_be_seen():
+    assert many_by_place("def f(a, b, c, d, e, *, g, h): ...") == []
+    assert many_by_place("class A:\n    def f(self, a, b, c, d, e): ...") == []
+    assert many_by_place("class A:\n    async def f(self, a, b, c, d, e, /, g=1): ...") == [
+        "line 2: f takes 6"
+    ]
+    assert many_by_place("job.Job(1, 2, 3, 4, 5, known=6)") == []
+    assert many_by_place("job.Job(1, 2, 3, 4, 5, 6)") == ["line 1: job.Job is given 6"]
+
+
 def test_the_check_sees_every_floor():
     assert {floor(path) for path in FILES} >= {
         "audio",
@@ -179,6 +224,7 @@ def test_processes_that_run_no_network_do_not_load_torch(module):
 
 def test_what_only_looks_does_not_wait_for_ray_and_the_reports_libraries():
     """``--help``, ``--cfg job``, a wrong key, a run with nothing to do: seconds that nobody should wait."""
-    code = "import sys, pipeline.workflows.jobs.extract as _; print(*{'ray', 'sklearn', 'plotly'} & set(sys.modules))"
+    late = "{'ray', 'torch', 'sklearn', 'plotly'}"
+    code = f"import sys, pipeline.workflows.jobs.extract as _; print(*{late} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

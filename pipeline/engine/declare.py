@@ -6,11 +6,9 @@ and `Artifact` lie lower (`pipeline.dataset.contents`), because what is on disk 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
-
-import pyarrow as pa
 
 from pipeline.audio.views import View
 from pipeline.dataset.contents import Artifact, Contents, Product, Table
@@ -55,7 +53,6 @@ class Stage:
         weight: relative cost of a second of audio on a CPU; decoding is 1.
         gpu: what it does on a card; None of a stage that never runs on one.
         torch: whether its worker runs torch, and so is told threads and seed.
-        fetches: whether its worker may read a track from its source, because it is too long to travel.
         kept: what else than a product's key may change a bit of its results, so that the cache keeps them apart; None
             where the cache keeps none of them.
     """
@@ -70,7 +67,6 @@ class Stage:
     weight: float = 1.0
     gpu: Gpu | None = None
     torch: bool = True
-    fetches: bool = True
     kept: Mapping[str, Any] | None = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -180,8 +176,3 @@ class Pipeline:
             groups[-1].append(stage)
             reach = max([reach, *(self.last_reader(view) for view in stage.makes)])
         return groups
-
-
-def of_run(products: Sequence[Product]) -> list[pa.Field]:
-    """The columns of `tracks` that products fill in this run, in their order there."""
-    return [f for p in Contents(tuple(products)).ordered() if p.key is not None for f in p.filled]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.audio.children import child_command
+from pipeline.audio.children import child_command, how_it_ended
 from pipeline.counting import plural
 from pipeline.engine.batch import collect
 from pipeline.engine.measure_child import read_block, write_block
@@ -232,10 +231,9 @@ class _Stage:
         self.found.vram_bytes = max(self.found.vram_bytes, numbers["vram"])
 
     def _cause(self, code: int) -> str:
-        if code < 0:
-            return f"its process was ended by {signal.Signals(-code).name}"
         lines = (self.folder / "said.txt").read_text(errors="replace").strip().splitlines()
-        return f"its process ended with code {code}" + (f" ({lines[-1][:200]})" if lines else "")
+        own = f" ({lines[-1][:200]})" if lines and code >= 0 else ""  # a signal speaks for itself
+        return how_it_ended("its process", code) + own
 
 
 def _shortest(path: Path) -> tuple[str, int] | None:

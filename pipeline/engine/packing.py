@@ -53,7 +53,7 @@ class PlannedFile:
         todo: what is to be computed while the content is that of ``known_asset``; None is everything. Of a file
             with other content it is everything anyway.
         shared: another file may have the same content.
-        elsewhere: another row has the content of ``known_asset``, and refers to its arrays.
+        elsewhere: another row has the content of ``known_asset``, or may get it in this run, and refers to its arrays.
     """
 
     index: int

@@ -52,11 +52,6 @@ class Comparison:
     cpu: StageCost
     gpu: StageCost
 
-    @property
-    def speedup(self) -> float:
-        """How many times faster the GPU was."""
-        return self.gpu.real_time_factor / self.cpu.real_time_factor
-
 
 def compare(output: Output, found: Overview, performance: dict[str, Any]) -> list[Comparison]:
     """Stages that were computed on a CPU and on a GPU; results from the cache do not count."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -85,7 +86,7 @@ def plan_work(
     settled_rows[[f.index for f in plan.files]] = False
     of_settled = state.rows["status"].take(pa.array(row[settled_rows]))
     plan.failed = pc.sum(pc.equal(of_settled, "failed")).as_py() or 0
-    _mark_elsewhere(plan, state)
+    _mark_elsewhere(plan, state, same)
     _share(plan, state)
     return plan
 
@@ -121,14 +122,35 @@ def missing_keys(
     return left
 
 
-def _mark_elsewhere(plan: WorkPlan, state: State) -> None:
-    """Mark the files whose known content another row has, too."""
+def _mark_elsewhere(plan: WorkPlan, state: State, same: np.ndarray) -> None:
+    """Mark the files whose known content another row has, too, or may get in this run."""
     known = pa.array([f.known_asset for f in plan.files if f.known_asset is not None], pa.string())
     rows = state.rows["asset_id"].filter(pc.is_in(state.rows["asset_id"], value_set=known))
     often = {c["values"] for c in pc.value_counts(rows).to_pylist() if c["counts"] > 1}
+    passed_on = _passed_on(plan, state, same)
     for number, file in enumerate(plan.files):
-        if file.known_asset in often:
+        if file.known_asset in often or file.item.uri in passed_on:
             plan.files[number] = replace(file, elsewhere=True)
+
+
+def _passed_on(plan: WorkPlan, state: State, same: np.ndarray) -> set[str]:
+    """The files that may have lost their content to another one of the work: that has the size which it had.
+
+    Which of the two is written first nobody knows. What belongs to the content must outlive the row that loses it.
+    """
+    changed = [f for f in plan.files if not same[f.index]]
+    if len(changed) < 2 or not any(f.part for f in changed):
+        return set()
+    sizes = Counter(f.item.size_bytes for f in changed)
+    uris = pa.array([f.item.uri for f in changed], pa.string())
+    before = state.rows["size_bytes"].take(pc.index_in(uris, value_set=state.rows["uri"].combine_chunks()))
+    unknown = sizes.pop(None, 0)
+    found = set()
+    for file, size in zip(changed, before.to_pylist(), strict=True):
+        others = sizes[size] - (file.item.size_bytes == size) + unknown - (file.item.size_bytes is None)
+        if file.part is not None and (others > 0 or size is None):
+            found.add(file.item.uri)
+    return found
 
 
 def _share(plan: WorkPlan, state: State) -> None:

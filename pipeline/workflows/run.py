@@ -101,10 +101,10 @@ def run_job(job: Job, config: RunConfig, asked: Asked | None = None) -> Result:
             say(seeks, quiet)
         models = job.find(config)
         moments["models"] = time.time()
+        output.check()
         if not config.output.overwrite:
             _require_job(output, job)
             require_spaces(output, models.pipeline(config).contents)
-        output.check()
         lock, taken = OutputLock(output, new_run_id()), []
 
         def told(text: str) -> None:

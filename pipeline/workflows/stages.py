@@ -54,11 +54,6 @@ def plan_blocks(files: Sequence[PlannedFile], hardware: HardwareConfig, cpus: fl
     return list(pack(files, *block_limits(files, hardware, cpus)))
 
 
-def stage_names(config: RunConfig, models: Found) -> list[str]:
-    """The stages before the sink that this config asks for and the found models allow, in order."""
-    return [DECODE, *(stage.name for stage in models.pipeline(config).stages)]
-
-
 def run_schema(config: RunConfig, models: Found, everywhere: bool = False) -> pa.Schema:
     """The columns of `tracks` that this config asks for and the found models can fill.
 

@@ -133,20 +133,29 @@ def command(config: ExtractConfig, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def test_a_small_job_is_done_without_ray_and_says_so(demo, tmp_path):
-    """No Ray in either process: its import is made to fail."""
-    trap = tmp_path / "trap"
-    (trap / "ray").mkdir(parents=True)
-    (trap / "ray" / "__init__.py").write_text("raise ImportError('Ray is not to be imported')\n")
-    environment = {**os.environ, "PYTHONPATH": f"{trap}:{os.environ.get('PYTHONPATH', '')}"}
+def trapped(folder: Path, *names: str) -> dict[str, str]:
+    """An environment in which importing ``names`` fails."""
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text("raise ImportError('this is not to be imported')\n")
+    environment = {**os.environ, "PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}"}
     environment.pop("RAY_ADDRESS", None)
-    done = subprocess.run(
-        command(small(demo, tmp_path / "out")), env=environment, capture_output=True, text=True, cwd=tmp_path
-    )
+    return environment
+
+
+def test_a_small_job_is_done_without_ray_and_with_nothing_to_do_without_torch(demo, tmp_path):
+    """Neither process may import Ray; that which finds nothing to do may not even import torch."""
+    wanted = command(small(demo, tmp_path / "out"))
+    environment = trapped(tmp_path / "no-ray", "ray")
+    done = subprocess.run(wanted, env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "in one process, without Ray: " in done.stderr
     assert "ray.address=local for Ray" in done.stderr
     assert len(table(tmp_path / "out", "tracks")) == len(list(demo.iterdir()))
+    environment = trapped(tmp_path / "neither", "ray", "torch")
+    again = subprocess.run(wanted, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "nothing to do" in again.stderr
 
 
 def test_a_killed_worker_process_costs_nothing_but_time(demo, tmp_path):

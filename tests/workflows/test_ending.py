@@ -43,7 +43,7 @@ def test_columns_that_are_not_there_are_no_doubt(tmp_path):
 
 def test_the_first_line_counts_what_there_is_of():
     counts = {"tracks": 1204, "segments": 9, "failures": 1, "stems": 4, "arrays": 0}
-    assert written_text("/out", counts) == (
+    assert written_text("/out", counts, {"stems": "stem"}) == (
         "written: 1\u202f204 rows in tracks, 9 rows in segments, 1 row in failures, 4 stems in stems/, under /out"
     )
     assert written_text("/out", {"tracks": 0, "failures": 0}) == "written: nothing new in /out"

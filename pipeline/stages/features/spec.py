@@ -6,8 +6,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
-import pyarrow as pa
-
 from pipeline.audio.views import View
 from pipeline.engine.declare import Product, Stage
 from pipeline.features.base import Extractor, stable_key
@@ -104,8 +102,3 @@ def feature_key(
         return key
     kept = sorted(name for name in series if name in blob_names)
     return stable_key({"extractor": key, "series": kept, "inline": max_inline_elements if kept else None})
-
-
-def fields_of(extractors: Sequence[Extractor]) -> list[pa.Field]:
-    """The columns that ``extractors`` fill."""
-    return [f for e in extractors for f in e.columns()]
