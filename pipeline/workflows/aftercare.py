@@ -14,6 +14,7 @@ from pipeline.dataset.tables.rehome import rehome, sweep
 from pipeline.dataset.tables.row_index import State, read_state, same_columns
 from pipeline.workflows.follow import follow
 from pipeline.workflows.resume import WorkPlan
+from pipeline.workflows.unsettled import Unsettled
 
 
 def even_out(output: Output, state: State, schema: pa.Schema) -> None:
@@ -34,19 +35,18 @@ def even_out(output: Output, state: State, schema: pa.Schema) -> None:
         output.write_table(part, conform(table, schema))
 
 
-def tend_shared(output: Output, work: WorkPlan, run_id: str) -> None:
+def tend_shared(output: Output, work: WorkPlan, run_id: str, unsettled: Unsettled) -> None:
     """Of contents that several files have: what was computed lies with one of them, and may be left behind there."""
-    left = [f for f in work.files if f.elsewhere and f.part is not None]
-    if not left and not any(f.shared for f in work.files):
+    if not unsettled and not any(f.shared for f in work.files):
         return
     state = read_state(output)
     assets = _several(state, [f.item.uri for f in work.files])
     if assets:
         follow(output, assets, run_id, state)
-    if left:
+    if unsettled:
         state = read_state(output)
-        rehome(output, {f.part for f in left if f.part is not None}, state)
-        assets |= {f.known_asset for f in left if f.known_asset is not None}
+        rehome(output, unsettled.parts, state)
+        assets |= unsettled.assets
     sweep(output, assets, state)
 
 

@@ -18,6 +18,7 @@ from pipeline.workflows.drivers import Drivers
 from pipeline.workflows.job import Found, Job
 from pipeline.workflows.resume import WorkPlan
 from pipeline.workflows.run_config import RunConfig
+from pipeline.workflows.unsettled import Unsettled
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Run:
         columns: what a manifest says of each file, see `pipeline.dataset.sources.manifest_columns`; None without one.
         work: what the output lacks.
         gone: files that have a row and are there no longer.
+        unsettled: what is to be tidied up at its end, that of runs that were killed included.
     """
 
     job: Job
@@ -60,6 +62,7 @@ class Run:
     columns: pa.Table | None = None
     work: WorkPlan = field(default_factory=WorkPlan)
     gone: list[str] = field(default_factory=list)
+    unsettled: Unsettled = field(default_factory=Unsettled)
 
     @property
     def run_id(self) -> str:

@@ -165,7 +165,7 @@ def _tend(run: Run, schema: pa.Schema) -> None:
     even_out(run.output, run.state, schema)
     if run.columns is not None:
         settle_columns(run.output, run.columns, schema, run.folder)
-    tend_shared(run.output, run.work, run.run_id)
+    tend_shared(run.output, run.work, run.run_id, run.unsettled)
     settle_gone(run.output, run.gone, run.state, run.config.source.gone, run.folder)
 
 

@@ -27,6 +27,7 @@ from pipeline.dataset.tables.halves import require_tracks
 from pipeline.dataset.tables.row_index import State, read_state
 from pipeline.dataset.tables.run_manifest import merge_manifest
 from pipeline.errors import UserError
+from pipeline.workflows.aftercare import tend_shared
 from pipeline.workflows.columns import settle_columns
 from pipeline.workflows.context import Run
 from pipeline.workflows.copies import write_copies
@@ -178,7 +179,7 @@ def _run(run: Run) -> Result:
     for warning in run.models.warnings:
         folder.log("fallback", warning, level="warning")
     run.keys = wanted_keys(config, run.models)
-    run.state = State.nothing() if config.output.overwrite else _what_is_there(output, folder)
+    run.state = State.nothing() if config.output.overwrite else _what_is_there(run)
     run.items = known_names(run.items, run.state.rows["uri"], run.listing)
     run.columns, notes = manifest_columns(run.listing, run.items, run.state.schema)
     for note in (*run.listing.notes(), *notes):
@@ -189,11 +190,14 @@ def _run(run: Run) -> Result:
     back = revive(output, run.items, run.state)
     if back:
         folder.log("resume", f"{plural(back, 'file')} of those that were gone are back")
+    run.unsettled.add(run.work)
+    run.unsettled.record(folder)
     known, work = _take_over(run), run.work
     if work.done:
         text = f"{work.done} of {plural(len(run.items), 'file')} done already, {len(work.files)} to do"
         folder.log("resume", text, done=work.done, todo=len(work.files))
     if not work.files:
+        tend_shared(output, work, run.run_id, run.unsettled)
         settle_gone(output, run.gone, run.state, config.source.gone, folder)
         if run.columns is not None and run.state.schema is not None:
             schema = with_columns(run.state.schema, run.state.schema, run.columns, output.contents)
@@ -260,11 +264,14 @@ def _nothing_to_do(run: Run, known: int) -> Result:
     return Result(code, folder.run_id, output.uri)
 
 
-def _what_is_there(output: Output, folder: RunFolder) -> State:
+def _what_is_there(run: Run) -> State:
     """The rows of earlier runs, with the traces of an interrupted one cleared away."""
-    for run_id in interrupted_runs(output):
-        if run_id == folder.run_id:
-            continue
+    output, folder = run.output, run.folder
+    stopped = [run_id for run_id in interrupted_runs(output) if run_id != folder.run_id]
+    for run_id in stopped:
+        run.unsettled.add_of(output, run_id)
+    run.unsettled.record(folder)  # before those runs count as continued
+    for run_id in stopped:
         mark_interrupted(output, run_id, folder.run_id)
         merge_manifest(output, run_id, {"run_id": run_id, "interrupted": True}, 0)
         folder.log("resume", f"run {run_id} was interrupted: what it committed stays, this run goes on")

@@ -200,29 +200,35 @@ class OtherTables:
             self.findings.add(Finding(f"stale_{index.name}", part, said, DROP, edits=edits))
 
     def _check_repeats(self, index: _Assets, allowed: Callable[[bytes], int], kind: str) -> None:
-        """More rows of an asset with one key than ``allowed``: those of the newest run stay."""
+        """More rows of an asset with one key than ``allowed``: those stay that lie with a file of it, of the newest run."""
         column = index.key
         suspects = index.suspects(allowed)
         if not suspects:
             return
         # Their rows are held in memory: those beyond come in the next round.
         suspects = set(sorted(suspects)[:MOST])
-        held: dict[tuple[bytes, object], list[tuple[int, str, int]]] = defaultdict(list)
+        held: dict[tuple[bytes, object], list[tuple[bool, int, str, int]]] = defaultdict(list)
+        homes = {key: {self.tracks.parts[n] for n in self._parts_with(key)} for key in suspects}
         for part, table in self.parts.read(index.name, only=index.parts_of(suspects)):
             keys = digests(table["asset_id"].to_pylist()).tolist()
             run = self.tracks.part_run.get(part.partition("/")[2], 0)
             for row, (key, value) in enumerate(zip(keys, table[column].to_pylist(), strict=True)):
                 if key in suspects:
-                    held[key, value].append((-run, part, row))
+                    away = f"tracks/{part.partition('/')[2]}" not in homes[key]
+                    held[key, value].append((away, -run, part, row))
         extra: dict[bytes, list[Edit]] = defaultdict(list)
         for (key, _), places in held.items():
             spare = sorted(places)[max(1, allowed(key)) :]
             if spare:
-                extra[key] += [Edit(part, row, drop=True) for _, part, row in spare]
+                extra[key] += [Edit(part, row, drop=True) for _, _, part, row in spare]
         for edits in extra.values():
             said = f"{plural(len(edits), 'row')} with the (asset, {column}) of others, from row {edits[0].row} on"
             mend = "the newest run's rows stay"
             self.findings.add(Finding(kind, edits[0].part, said, mend, edits=tuple(edits)))
+
+    def _parts_with(self, asset: bytes) -> list[int]:
+        """Numbers of the parts of `tracks` that have a row of an asset."""
+        return self.tracks.rows["part"][self.tracks.by_asset.rows(asset)].tolist()
 
 
 def _deaths(table: pa.Table) -> list[bool | None]:
