@@ -140,9 +140,13 @@ def run_ids(output: Store) -> list[str]:
     return [name for name in output.names("runs") if _RUN_ID.fullmatch(name)]
 
 
-def interrupted_runs(output: Store, newest: int = 20) -> list[str]:
-    """Ids of those of the ``newest`` runs that never came to an end; only for whoever holds the lock."""
-    return [run_id for run_id in run_ids(output)[-newest:] if run_status(output, run_id) == "running"]
+def unfinished_runs(output: Store, newest: int = 20) -> dict[str, str | None]:
+    """Those of the ``newest`` runs that did not do all they meant to, the oldest first, and what they last said.
+
+    Only for whoever holds the lock: a run that says ``running`` never came to an end.
+    """
+    said = {run_id: run_status(output, run_id) for run_id in run_ids(output)[-newest:]}
+    return {run_id: status for run_id, status in said.items() if status != "done"}
 
 
 def run_status(output: Store, run_id: str) -> str | None:

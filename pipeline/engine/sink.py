@@ -325,7 +325,9 @@ class _Part:
         """Write one of the tables that go with `tracks`: the old rows that stay, and the new ones."""
         old = kept_rows(self.old, name, self.updates, self.output.contents, self.still_used)
         if old is not None and old.num_rows:
-            new = pa.concat_tables([conform(old, new.schema), new])
+            # A run without a product does not know of which model the rows are that stay.
+            said = {**(old.schema.metadata or {}), **(new.schema.metadata or {})}
+            new = pa.concat_tables([conform(old, new.schema.with_metadata(said or None)), new])
         if name == "timings":
             new = timings_of(new, self.tracks)
         if new.num_rows:

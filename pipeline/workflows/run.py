@@ -15,7 +15,7 @@ import yaml
 from pipeline.counting import plural
 from pipeline.dataset.lock import OutputLock
 from pipeline.dataset.output import Output
-from pipeline.dataset.run_folder import RunFolder, interrupted_runs, mark_interrupted, new_run_id, say
+from pipeline.dataset.run_folder import RunFolder, mark_interrupted, new_run_id, say, unfinished_runs
 from pipeline.dataset.sources.coverage import covers
 from pipeline.dataset.sources.known_names import known_names
 from pipeline.dataset.sources.listing import Listing, SourceItem
@@ -267,11 +267,9 @@ def _nothing_to_do(run: Run, known: int) -> Result:
 def _what_is_there(run: Run) -> State:
     """The rows of earlier runs, with the traces of an interrupted one cleared away."""
     output, folder = run.output, run.folder
-    stopped = [run_id for run_id in interrupted_runs(output) if run_id != folder.run_id]
-    for run_id in stopped:
-        run.unsettled.add_of(output, run_id)
-    run.unsettled.record(folder)  # before those runs count as continued
-    for run_id in stopped:
+    unfinished = {id: status for id, status in unfinished_runs(output).items() if id != folder.run_id}
+    run.unsettled.take_over(unfinished, folder)
+    for run_id in (id for id, status in unfinished.items() if status == "running"):
         mark_interrupted(output, run_id, folder.run_id)
         merge_manifest(output, run_id, {"run_id": run_id, "interrupted": True}, 0)
         folder.log("resume", f"run {run_id} was interrupted: what it committed stays, this run goes on")

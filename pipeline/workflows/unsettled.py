@@ -1,16 +1,17 @@
 """What a run means to tidy up at its end, on record before it begins: should it be killed, the next one does it.
 
-While rows are written, the rows, arrays and artifacts of a content that other files may have stay where they are, though
-the file that they lie with has another content now. Only at the end it is known who has it, see `aftercare`.
+While rows are written, what belongs to a content that other files may have stays where it is, though the file that it
+lies with has another content now. Only at the end it is known who has it, see `pipeline.workflows.aftercare`.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pipeline.dataset.output import Output
 from pipeline.dataset.run_folder import RunFolder
+from pipeline.dataset.store import Store
 from pipeline.workflows.resume import WorkPlan
 
 PATH = "unsettled.json"
@@ -33,14 +34,23 @@ class Unsettled:
         self.parts |= {f.part for f in left if f.part is not None}
         self.assets |= {f.known_asset for f in left if f.known_asset is not None}
 
-    def add_of(self, output: Output, run_id: str) -> None:
-        """What a run that was killed left."""
+    def take_over(self, run_ids: Iterable[str], folder: RunFolder) -> None:
+        """What earlier runs left, which is this run's to tidy up from here on."""
+        output = folder.output
+        taken = [run_id for run_id in run_ids if self._add_of(output, run_id)]
+        self.record(folder)  # first, lest it be on record nowhere
+        for run_id in taken:
+            output.discard(f"runs/{run_id}/{PATH}")
+
+    def _add_of(self, output: Store, run_id: str) -> bool:
         try:
             found = json.loads(output.read(f"runs/{run_id}/{PATH}"))
-            self.parts |= set(found["parts"])
-            self.assets |= set(found["assets"])
+            parts, assets = set(found["parts"]), set(found["assets"])
         except (FileNotFoundError, ValueError, TypeError, KeyError):
-            return
+            return False
+        self.parts |= parts
+        self.assets |= assets
+        return True
 
     def record(self, folder: RunFolder) -> None:
         """Write it down, where there is something."""

@@ -154,3 +154,15 @@ def test_another_sound_track_computes_anew_what_was_of_another(plan):
     assert todo(german) == {"a": None}
     assert todo(version) == todo(KEYS) == {"b": None, "c": None}
     assert todo({**KEYS, "decode": decode_key(1)}) == {"a": None, "b": None, "c": None}
+
+
+def test_what_belongs_to_a_content_that_another_file_may_have_now_is_to_outlive_its_row(plan):
+    rows = [done(name, size=9) for name in "abcd"] + [done("e", size=8)]
+    same = [listed(name, size=9) for name in "ab"]
+    changed = [listed("c", version="2", size=7), listed("e", version="2", size=8)]
+    alone = plan(rows, [*same, *changed], keys={**KEYS, "mel": "another"})
+    assert {f.item.uri for f in alone.files if f.elsewhere} == set(), "what is as it was takes nothing over"
+    work = plan(rows, [*same, *changed, listed("f", size=9)], keys={**KEYS, "mel": "another"})
+    assert {f.item.uri for f in work.files if f.elsewhere} == {"c"}
+    work = plan(rows, [*changed, SourceItem("f", None)])
+    assert {f.item.uri for f in work.files if f.elsewhere} == {"c", "e"}, "its size is not known"

@@ -200,7 +200,7 @@ class OtherTables:
             self.findings.add(Finding(f"stale_{index.name}", part, said, DROP, edits=edits))
 
     def _check_repeats(self, index: _Assets, allowed: Callable[[bytes], int], kind: str) -> None:
-        """More rows of an asset with one key than ``allowed``: those stay that lie with a file of it, of the newest run."""
+        """More rows of an asset with one key than ``allowed``: those beside a file of it stay, the newest first."""
         column = index.key
         suspects = index.suspects(allowed)
         if not suspects:
