@@ -13,14 +13,17 @@ from skips import pytest_addoption, pytest_configure  # noqa: F401  hooks of its
 REPO = Path(__file__).resolve().parents[1]
 
 
+WHOLE_JOBS = ("tests/integration/", "tests/pins/", "tests/sequences/")
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With ``-n 2``: the tests that run jobs, which share runs, in one process, and all others in the other. More
-    would not help, and two processes that compile for numba at the same time have crashed."""
+    """With ``-n 2``: the tests that run whole jobs, some of which share runs, in one process, and all others in the
+    other. More would not help, and two processes that compile for numba at the same time have crashed."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Halves(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "jobs" if nodeid.startswith("tests/integration/") else "others"
+            return "jobs" if nodeid.startswith(WHOLE_JOBS) else "others"
 
     return Halves(config, log)
 

@@ -99,11 +99,11 @@ def test_a_long_track_is_read_again_from_the_same_stream(items):
     assert all(t.long for t in tracks)
     for track, hz in zip(tracks, (441.0, 882.0, 1323.0, 660.0), strict=True):
         with ExitStack() as stack:
-            reader = Fetcher().reader(track, "separation", "separation", RATE, stack)
+            reader = Fetcher().reader(track, "separation", View("separation", RATE, 2), stack)
             assert abs(loudest_hz(reader.read(0, reader.samples), RATE) - hz) < 3
     [german] = tracks_of(decoded(items[:1], "de", max_track_bytes=1000))
     with ExitStack() as stack:
-        reader = Fetcher().reader(german, "separation", "separation", RATE, stack)
+        reader = Fetcher().reader(german, "separation", View("separation", RATE, 2), stack)
         assert abs(loudest_hz(reader.read(0, reader.samples), RATE) - 882.0) < 3
 
 

@@ -13,7 +13,7 @@ from pipeline.audio.views import View
 from pipeline.dataset.sources.listing import SourceItem
 from pipeline.engine.batch import collect, tracks_of
 from pipeline.engine.packing import pack, planned
-from pipeline.engine.source_file import Fetcher
+from pipeline.engine.worker import Worker
 from pipeline.features import REGISTRY
 from pipeline.stages.decode.worker import DecodeWorker
 from pipeline.stages.features.worker import FeaturesWorker
@@ -57,8 +57,8 @@ def heard(tmp_path, stages):
         assert bool(track.long) == (limit == STREAMED)
         with ExitStack() as stack:
             readers = [
-                Fetcher().reader(track, "test", view, rate, stack)
-                for view, rate in (("clap", 48000), ("separation", RATE))
+                Worker(stage="test", torch=False).reader(track, view, stack)
+                for view in (View("clap", 48000, 1), View("separation", RATE, 2))
             ]
             clap, separation = (np.array(reader.read(0, reader.samples)) for reader in readers)
         [row] = table.drop([n for n in table.column_names if n.startswith("pcm@")]).to_pylist()

@@ -16,6 +16,7 @@ from pipeline.engine.node import Node
 from pipeline.engine.process import THREAD_VARIABLES, limit_gpu_memory, start_torch
 from pipeline.engine.resources import StageResources
 from pipeline.engine.session import connect, disconnect, gpu_cards
+from pipeline.stages.clap.spec import clap_stage
 from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.hardware import resolve_hardware
 
@@ -178,7 +179,7 @@ def test_a_card_that_ray_counts_but_that_does_not_run_is_no_card(ray_before_us):
     auto = dataclasses.replace(
         ExtractConfig().hardware, name="auto", block_audio_seconds=0, max_files_per_block=9
     )
-    hardware, reasons = resolve_hardware(auto, ["decode", "clap", "write"])
+    hardware, reasons = resolve_hardware(auto, [clap_stage("checkpoint", "key", None)])
     assert hardware.gpu_shares == hardware.batch_items == {"clap": 0, "separation": 0}
     assert (hardware.block_audio_seconds, hardware.max_files_per_block) == (300, 9)
     assert reasons == ("hardware=auto takes the CPU: no CUDA device is visible to this process",)

@@ -185,6 +185,14 @@ def test_the_times_of_a_file_that_is_gone_do_not_replace_those_of_its_copy(of_to
     of_toy.prune()
 
 
+@pytest.mark.parametrize("what", ["low", "full"])
+def test_of_a_content_without_rows_no_file_keeps_older_ones(of_toy, what):
+    of_toy.choose_parameters(factor=0.5 if what == "low" else 0.25, loud=0.1)
+    of_toy.begin(names=[what, "silent", "empty", what])
+    of_toy.choose_parameters(factor=0.25 if what == "low" else 0.5, loud=0.1)
+    of_toy.run_twice()
+
+
 def test_windows_that_stay_are_of_the_model_that_they_were_of(of_extraction):
     of_extraction.begin(names=["full", "low"])
     of_extraction.choose_clap(clap=False, hop=0.2)
@@ -207,9 +215,9 @@ def draw(model: type[Model], number: int, steps: int, seed: int) -> None:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("model", "number"), [(Toy, 140), (Extraction, 60)])
+@pytest.mark.parametrize(("model", "number"), [(Toy, 150), (Extraction, 50)])
 def test_any_sequence_gives_the_output_of_one_run(jobs, model, number):
-    draw(model, number, steps=5, seed=0)
+    draw(model, number, steps=4, seed=0)
 
 
 @pytest.mark.chaos

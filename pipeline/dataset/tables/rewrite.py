@@ -23,7 +23,7 @@ from pipeline.dataset.tables.user_columns import is_of_the_user
 
 @dataclass(frozen=True)
 class Held:
-    """Of which contents a part has rows in which declared tables, and of which it has times of which stages."""
+    """Of which contents a part has the rows of which declared tables, be they none, and the times of which stages."""
 
     tables: Mapping[str, frozenset[str]] = field(default_factory=dict)
     stages: frozenset[tuple[str, str]] = frozenset()
@@ -41,7 +41,7 @@ class Held:
                     stages = set(zip(*(own[c].to_pylist() for c in ("asset_id", "stage")), strict=True))
                 else:
                     tables[table] = frozenset(own["asset_id"].to_pylist())
-        return cls(tables, frozenset(stages))
+        return cls(tables, frozenset(stages)) | cls(_without_rows(output, name, assets))
 
     def __or__(self, other: Held) -> Held:
         names = self.tables.keys() | other.tables.keys()
@@ -71,6 +71,25 @@ class Held:
         else:
             keep = [asset not in self.assets(name) for asset in assets]
         return table.filter(pa.array(keep, pa.bool_()))
+
+
+def _without_rows(output: Output, name: str, assets: Collection[str]) -> dict[str, frozenset[str]]:
+    """Declared table → those of ``assets`` that have no rows in it, as `tracks` of part ``name`` says."""
+    tracks = read_if_there(output, f"tracks/{name}")
+    found: dict[str, frozenset[str]] = {}
+    if tracks is None:
+        return found
+    tracks = tracks.filter(among(tracks["asset_id"], assets))
+    failed = [{product for product, _ in row or ()} for row in tracks["failed_keys"].to_pylist()]
+    for table in output.contents.tables.values():
+        if table.count in tracks.column_names:
+            product = output.contents.filler(table.name).name
+            rows = zip(tracks["asset_id"].to_pylist(), tracks[table.count].to_pylist(), failed, strict=True)
+            # Null may mean that it was never asked for here, and another file has it.
+            found[table.name] = frozenset(
+                asset for asset, count, why in rows if count == 0 or (count is None and product in why)
+            )
+    return found
 
 
 def by_asset(output: Output) -> tuple[str, ...]:
