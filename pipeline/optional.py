@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.errors import Fallback
@@ -84,3 +85,14 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)  # takes laion_clap for laion-clap
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str | None]:
+    """Package → its version, None where it is not installed."""
+    found: dict[str, str | None] = {}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found

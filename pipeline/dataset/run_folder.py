@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import importlib.metadata
 import json
 import os
 import platform
@@ -21,6 +20,7 @@ from typing import Any
 from pipeline.commands import as_typed
 from pipeline.dataset.storage import is_local, one_line
 from pipeline.dataset.store import Store
+from pipeline.optional import installed_versions
 
 PACKAGES = (
     "soundmill", "ray", "pyarrow", "numpy", "torch", "torchaudio", "laion-clap", "demucs", "librosa", "pyloudnorm",
@@ -166,13 +166,7 @@ def mark_interrupted(output: Store, run_id: str, continued_by: str) -> None:
 @cache
 def _versions() -> dict[str, str | None]:
     """Package → its version, None where it is not installed; read once, which takes some 50 ms."""
-    found: dict[str, str | None] = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+    return installed_versions(PACKAGES)
 
 
 def environment(devices: dict[str, Any]) -> dict[str, Any]:

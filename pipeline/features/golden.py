@@ -7,7 +7,6 @@ something else since its last release. The values of a signal that everybody can
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import math
 import socket
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 from pipeline.audio.resample import make_view
 from pipeline.features.base import Extractor
 from pipeline.features.extraction import TrackAudio, run_extractors
+from pipeline.optional import installed_versions
 
 SECONDS = 3.0
 NATIVE_RATE = 44100
@@ -159,13 +159,7 @@ def compare(expected: Mapping[str, Sequence[float]], found: Mapping[str, Sequenc
 
 def versions() -> dict[str, str | None]:
     """Of the packages that the numbers come from."""
-    found: dict[str, str | None] = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+    return installed_versions(PACKAGES)
 
 
 def told_versions(there: Mapping[str, str | None], here: Mapping[str, str | None]) -> str:
