@@ -141,6 +141,12 @@ class Track:
         """Sample rate of a view, Hz."""
         return self.views[view][1]
 
+    def failures_of(self, stage: str) -> list[dict[str, Any]]:
+        """What an earlier stage has recorded, as `FAILURE` values."""
+        column = f"failures@{stage}"
+        there = self._table is not None and column in self._table.column_names
+        return (self._table[column][self._row].as_py() or []) if there else []
+
     def make(self, view: str, audio: np.ndarray, sample_rate: int) -> None:
         """Give later stages a view: float32 ``[channels, samples]``."""
         self.made[view] = np.ascontiguousarray(audio, dtype=np.float32)

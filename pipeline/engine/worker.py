@@ -21,6 +21,7 @@ from pipeline.audio.views import View
 from pipeline.dataset.cache.entry import DamagedEntry, Entry
 from pipeline.dataset.contents import ARRAYS_SUFFIX, Product
 from pipeline.engine.batch import Track, add_stage, tracks_of
+from pipeline.engine.declare import DECODE
 from pipeline.engine.made_views import forget_spooled, take_spooled
 from pipeline.engine.process import note_extra, start_torch
 from pipeline.engine.results import Results
@@ -32,12 +33,17 @@ from pipeline.errors import Fallback
 _PLACES = ("_blob", "_inline", "_shape")
 
 
+class ViewMissing(Exception):
+    """A view that an earlier stage makes is not there: that stage says in ``failures`` why."""
+
+
 class Worker:
     """One stage at work: a table of tracks in, the same with what the stage found out.
 
     Args:
         stage: its name, as in ``timings``.
         products: that it computes.
+        reads: views that it reads; where one that another stage makes is missing, its products fail.
         makes: views that it makes.
         feeds: products of later stages that are computed of those views.
         drop: names of the views that nobody reads after this stage.
@@ -54,6 +60,7 @@ class Worker:
         *,
         stage: str,
         products: Sequence[Product] = (),
+        reads: Sequence[View] = (),
         makes: Sequence[View] = (),
         feeds: frozenset[str] = frozenset(),
         drop: frozenset[str] = frozenset(),
@@ -71,7 +78,7 @@ class Worker:
         self.__dict__.update(parameters)
         self.stage = stage
         self.products = tuple(products)
-        self.makes, self.feeds, self.drop = tuple(makes), feeds, drop
+        self.reads, self.makes, self.feeds, self.drop = tuple(reads), tuple(makes), feeds, drop
         self.threads = threads
         self.fetcher = Fetcher(storage_options)
         self.results = results
@@ -192,11 +199,20 @@ class Worker:
         return heard, found
 
     def reader(self, track: Track, view: View, stack: ExitStack) -> AudioReader:
-        """A view of a track: what travels with it, or, of a long one, a temporary file of its samples."""
+        """A view of a track: what travels with it, or, of a long one, a temporary file of its samples.
+
+        Raises:
+            ViewMissing: another stage makes it, and did not.
+            Exception: as `pipeline.engine.source_file.Fetcher.reader`.
+        """
         if view.name in track.views:
             return ArrayReader(track.audio(view.name))
         spooled = take_spooled(track.index, view)
-        return spooled if spooled is not None else self.fetcher.reader(track, self.stage, view, stack)
+        if spooled is not None:
+            return spooled
+        if view.maker != DECODE:  # the source has other samples
+            raise ViewMissing(f"{view.maker} made no view {view.name} of this track")
+        return self.fetcher.reader(track, self.stage, view, stack)
 
     def blocks(self, track: Track, view: View, piece: int = PIECE) -> Iterator[np.ndarray]:
         """The samples of a view of a track from beginning to end, float32 ``[channels, n]``, ``n <= piece``.
@@ -214,12 +230,31 @@ class Worker:
         """Whether anything is to be done of a track; what the cache has is filled in."""
         wanted = [p for p in self.products if track.can_have(p.name) and track.wants(p.name)]
         track.due = [p.name for p in wanted if not self._recalled(track, p)]
+        missing = next((view for view in self.reads if not self._is_there(track, view)), None)
+        if missing is not None:
+            self._fail_without(track, missing)
         track.makes = bool(
             self.makes
             and track.decoded
             and any(track.wants(name) and name not in track.cached for name in self.feeds)
         )
+        track.makes = track.makes and missing is None
         return bool(track.due) or track.makes
+
+    def _fail_without(self, track: Track, view: View) -> None:
+        """What is due cannot be computed without ``view``. It is tried again as its maker is: where that failed for
+        good, neither is."""
+        for_good = any(failure["extractor_key"] for failure in track.failures_of(view.maker))
+        for product in (p for p in self.products if p.name in track.due):
+            error = ViewMissing(f"{view.maker} made no view {view.name} of this track")
+            track.fail(product.timed or self.stage, error, key=product.key if for_good else None)
+        track.due = []
+
+    def _is_there(self, track: Track, view: View) -> bool:
+        """Whether a view can be read: what decoding makes always can, of the file if need be."""
+        if view.maker == DECODE or view.name in track.views:
+            return True
+        return take_spooled(track.index, view) is not None
 
     def _recalled(self, track: Track, product: Product) -> bool:
         """Fill in what the cache has of a product; false where it has nothing."""

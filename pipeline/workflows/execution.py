@@ -118,7 +118,7 @@ def _execute(run: Run) -> Result:
 
     def nodes(ledger: Any) -> list[Node]:
         return build_graph(
-            config, models, output, folder.run_id, schema, ledger=ledger, keys=run.keys, golden=golden
+            config, models, output, folder.run_id, schema, ledger=ledger, cached=True, golden=golden
         )
 
     pools = plan_pools(config, models, cluster, len(blocks), audio_s)

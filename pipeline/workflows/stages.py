@@ -1,9 +1,9 @@
-"""What the feature extraction job runs: its blocks of files and its stages, from the config."""
+"""What a job runs: its blocks of files, its stages with what their workers are told, and their pools."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +77,7 @@ def build_graph(
     schema: pa.Schema | None = None,
     *,
     ledger: Any = None,
-    keys: Mapping[str, str] | None = None,
+    cached: bool = False,
     golden: Golden | None = None,
 ) -> list[Node]:
     """The stages that this config asks for and the found models allow, in order.
@@ -85,16 +85,13 @@ def build_graph(
     Args:
         schema: of `tracks`, with the columns that are there already; None takes `run_schema`.
         ledger: decides who computes a content that several files have, see `pipeline.engine.ledger`.
-        keys: product → key, for the result cache; None works without.
+        cached: work with the result cache, where the config has one.
         golden: what every node's extractors must say of a known signal; None lets them say what they will.
     """
     # What any machine may fill: the schema says what is written.
     pipeline = models.pipeline(config, output, everywhere=True, golden=golden)
-    results = run_results(config, pipeline) if keys else None
-    decode = {
-        **_decode_arguments(config, pipeline, ledger),
-        "results": results,
-    }
+    results = run_results(config, pipeline) if cached else None
+    decode = {**_decode_arguments(config, pipeline, ledger), "results": results}
     nodes = [Node(DECODE, DECODE_WORKER, decode)]
     nodes += [_node(config, pipeline, stage, results) for stage in pipeline.stages]
     sink = {
@@ -114,6 +111,7 @@ def _node(config: RunConfig, pipeline: Pipeline, stage: Stage, results: Results 
     common = {
         "stage": stage.name,
         "products": stage.products,
+        "reads": stage.reads,
         "makes": stage.makes,
         "feeds": pipeline.feeds(stage),
         "drop": pipeline.dropped_after(stage),
