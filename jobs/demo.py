@@ -9,10 +9,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import ahead
 import preflight
 
 preflight.check()
 preflight.say("loading packages")
+ahead.start()
 
 import compose
 

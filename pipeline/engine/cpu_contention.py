@@ -8,7 +8,7 @@ import subprocess
 import time
 
 from pipeline.audio.children import child_command
-from pipeline.engine.process import THREAD_VARIABLES
+from pipeline.engine.starting import THREAD_VARIABLES
 
 SECONDS = 0.5
 STARTING_S = 0.6

@@ -1,8 +1,8 @@
 """The process in which `pipeline.engine.inline.InlineDriver` has its workers: it may die, and the job does not.
 
-Speaks pickled tuples over a socket, as asked: ``(CALL, function, *arguments)``, ``(MAKE, nodes, GPU memory fraction)``
-and ``(RUN, table)``, answered as `pipeline.engine.worker_line.WorkerLine` does, with ``(CLAIM, asset id, uri)``
-between.
+Speaks pickled tuples over a socket, as asked: ``(WARM, modules)``, ``(CALL, function, *arguments)``,
+``(MAKE, nodes, GPU memory fraction)`` and ``(RUN, table)``, answered as `pipeline.engine.worker_line.WorkerLine` does,
+with ``(CLAIM, asset id, uri)`` between, which is answered with ``(CLAIM, owner)``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import faulthandler
 import importlib
 import json
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
@@ -20,31 +21,29 @@ from pipeline.audio.children import end_with_parent, leave_no_core_file
 from pipeline.engine.ledger import Ledger
 from pipeline.engine.process import hold_gpu_memory
 from pipeline.engine.worker_line import FATAL, OUT, MakingFailed, WorkerLine, called, receipts_of
-
-CALL, MAKE, RUN = "call", "make", "run"
-READY, CLAIM, VALUE, RAISED = "ready", "claim", "value", "raised"
+from pipeline.engine.worker_process import CALL, CLAIM, MAKE, RAISED, READY, VALUE, WARM
 
 
 class _Told:
-    """Of this process: how it tells the other one something."""
+    """Of this process: how it asks the other one something."""
 
-    tell: Callable[[tuple[Any, ...]], None] | None = None
+    channel: Connection | None = None
+    asking = threading.Lock()
 
 
 class _LedgerHere(Ledger):
-    """What the job's ledger knew when the workers were made; that one is told what is claimed since."""
+    """Asks the job's ledger, which other processes like this one ask, too."""
 
     def claim(self, asset_id: str, uri: str) -> str:
         """As in the job's ledger."""
-        owner = super().claim(asset_id, uri)
-        if _Told.tell is not None:
-            _Told.tell((CLAIM, asset_id, owner))
-        return owner
+        with _Told.asking:
+            _Told.channel.send((CLAIM, asset_id, uri))
+            return _Told.channel.recv()[1]
 
 
-def ledger_here(known: Mapping[str, str]) -> Ledger:
+def ledger_here() -> Ledger:
     """What the job's ledger becomes on its way to this process."""
-    return _LedgerHere(known)
+    return _LedgerHere()
 
 
 def main(settings: str) -> None:
@@ -55,15 +54,14 @@ def main(settings: str) -> None:
         faulthandler.enable()
     leave_no_core_file()
     channel = Connection(told["socket"])
-    _Told.tell = channel.send
-    for module in told["warm"]:
-        with suppress(ImportError):  # whoever needs it says so better
-            importlib.import_module(module)
+    _Told.channel = channel
     line: WorkerLine | None = None
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             kind, *asked = channel.recv()
-            if kind == CALL:
+            if kind == WARM:
+                _warm(*asked)
+            elif kind == CALL:
                 channel.send(_value(*asked))
             elif kind == MAKE:
                 line = None  # its decoder ends before another one begins
@@ -72,6 +70,12 @@ def main(settings: str) -> None:
             else:
                 for message in _run(line, *asked):
                     channel.send(message)
+
+
+def _warm(modules: Iterable[str]) -> None:
+    for module in modules:
+        with suppress(ImportError):  # whoever needs it says so better
+            importlib.import_module(module)
 
 
 def _value(function: str, *arguments: Any) -> tuple[str, Any]:

@@ -23,7 +23,7 @@ from pipeline.counting import plural
 from pipeline.engine.batch import collect
 from pipeline.engine.measure_child import read_block, write_block
 from pipeline.engine.node import Node
-from pipeline.engine.process import THREAD_VARIABLES
+from pipeline.engine.starting import THREAD_VARIABLES
 
 ATTEMPTS = 3
 """A block that kills the process is left out, and the rest goes to a new one, so often."""

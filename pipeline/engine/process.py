@@ -22,13 +22,6 @@ if TYPE_CHECKING:
     from pipeline.models.memory import MemoryProbe
 
 log = logging.getLogger(__name__)
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-)
 # Travels to the actors with Ray Data's own context; see `pipeline.engine.graph.build_dataset`.
 GPU_MEMORY_FRACTION = "soundmill.gpu_memory_fraction"
 # A network is hundreds of launches, and each lets go of the interpreter: whoever prepares the next tracks may keep it

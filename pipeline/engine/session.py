@@ -16,8 +16,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.dataset.storage import one_line
 from pipeline.engine.driver import Cluster
-from pipeline.engine.process import THREAD_VARIABLES, card
+from pipeline.engine.process import card
 from pipeline.engine.ray_folder import ray_folder
+from pipeline.engine.starting import THREAD_VARIABLES
 from pipeline.errors import UserError
 from pipeline.places import has_file, home, may_write
 

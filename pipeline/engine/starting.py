@@ -11,6 +11,15 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+"""How many threads the libraries under torch and numpy use, read as they load."""
+
 
 def ahead(work: Callable[[], T], name: str) -> Future[T]:
     """The result of ``work``, which a thread of its own begins at once. The interpreter does not end before it."""

@@ -1,10 +1,11 @@
-"""Which driver a run gets: Ray, or one process beside the job where the work is done before Ray would be up."""
+"""Which driver a run gets: Ray, or a process or a few beside the job where the work is done before Ray would be up."""
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.counting import plural
@@ -14,6 +15,7 @@ from pipeline.engine.inline import InlineDriver
 from pipeline.engine.packing import estimated_seconds
 from pipeline.engine.ray_driver import RayDriver
 from pipeline.engine.resources import CORE_SECONDS
+from pipeline.engine.worker_process import end_ahead
 from pipeline.workflows.job import Found, Job
 from pipeline.workflows.run_config import RunConfig
 from pipeline.workflows.stages import DECODE_WORKER, SINK, stage_weights
@@ -24,16 +26,35 @@ RAY_START_S = 10.0
 PER_FILE_S = 0.05
 """Of one core, whatever is in the file: rows, parts, a process's turn."""
 
+PROCESS_WORK_S = 6.0
+"""A process takes three to four seconds of a core to start: another one is for this much work, at least."""
+
+SMALL_S = 60.0
+"""Work that takes longer is for Ray, on few cores too: there a stage has one process, and memory for one network."""
+
+MOST_PROCESSES = 4
+"""Each loads every model; beyond that Ray, which shares them out by stage, is the better one."""
+
 GOLDEN = "pipeline.features.golden:golden_of"
 """Asked of the driver before anything is computed, see `pipeline.workflows.golden_job`."""
 
 
 @dataclass(frozen=True)
 class DriverChoice:
-    """Whether Ray is done without, and why, in words that follow "because"."""
+    """Whether Ray is done without, and why, in words that follow "because".
+
+    Args:
+        processes: most of them that work side by side without Ray.
+    """
 
     inline: bool
     why: str
+    processes: int = 1
+
+    @property
+    def place(self) -> str:
+        """Where the workers are without Ray, in words."""
+        return "one process" if self.processes == 1 else f"{self.processes} processes"
 
 
 def by_config(config: RunConfig) -> DriverChoice | None:
@@ -64,11 +85,24 @@ def by_work(items: Sequence[SourceItem], weights: Mapping[str, float], cores: fl
             from afar it waits for several at once, and so it counts as two.
     """
     audio_s = sum(map(estimated_seconds, items))
-    alone = audio_s * sum(weights.values()) * CORE_SECONDS + PER_FILE_S * len(items)
-    together = RAY_START_S + alone / max(2.0, cores)
-    work = f"{plural(len(items), 'file')}, some {audio_s:.0f} s of audio"
-    why = f"{work}, would take one process {alone:.0f} s, and Ray, which takes {RAY_START_S:.0f} s to start, "
-    return DriverChoice(alone < together, f"{why}{together:.0f} s")
+    core_s = audio_s * sum(weights.values()) * CORE_SECONDS + PER_FILE_S * len(items)
+    choice = DriverChoice(True, "", processes_for(core_s, len(items), cores))
+    alone, together = core_s / choice.processes, RAY_START_S + core_s / max(2.0, cores)
+    why = (
+        f"{plural(len(items), 'file')}, some {audio_s:.0f} s of audio, would take {choice.place} {alone:.0f} s, "
+        f"and Ray, which takes {RAY_START_S:.0f} s to start, {together:.0f} s"
+    )
+    return replace(choice, inline=alone < min(together, SMALL_S), why=why)
+
+
+def processes_for(core_s: float, files: int, cores: float) -> int:
+    """How many processes work side by side: as many as there are cores and files, and work that they are worth.
+
+    Args:
+        core_s: seconds that one core would take.
+        cores: that one job may use, a core being what one process uses.
+    """
+    return max(1, min(MOST_PROCESSES, int(cores), files, math.ceil(core_s / PROCESS_WORK_S)))
 
 
 class Drivers:
@@ -90,15 +124,33 @@ class Drivers:
         """
         choice = self.choice or self._by_work(items, self._job.unsought())
         self._driver = self._driver or self._made(choice.inline)
-        self._begin(self._driver)
+        self._begin(self._driver, find=choice.inline)
+
+    def find(self) -> Found:
+        """The models that the config asks for. Raises `UserError`.
+
+        In the process that was begun early, where there is one and something has to be looked for: it needs torch
+        anyway, and this one then does not.
+        """
+        if isinstance(self._driver, InlineDriver) and self._job.seeks(self._config):
+            return self._driver.call(*self._find_call())
+        return self._job.find(self._config)
+
+    def _find_call(self) -> tuple[Any, ...]:
+        return f"{self._job.find.__module__}:{self._job.find.__qualname__}", self._config
 
     def settle(self, items: Sequence[SourceItem], models: Found) -> Driver:
         """The driver, begun, now that the work is known; ``choice`` says why it is that one."""
-        self.choice = self.choice or self._by_work(items, models)
+        by_work = self._by_work(items, models)
+        self.choice = replace(self.choice or by_work, processes=by_work.processes)
         if self._driver is not None and isinstance(self._driver, InlineDriver) != self.choice.inline:
             self._driver.close()
             self._driver = None
         self._driver = self._driver or self._made(self.choice.inline)
+        if isinstance(self._driver, InlineDriver):
+            self._driver.processes = self.choice.processes
+        else:
+            end_ahead()
         self._begin(self._driver)
         return self._driver
 
@@ -125,8 +177,9 @@ class Drivers:
         }
         return RayDriver(arguments, ask_cards=config.hardware.name == "auto")
 
-    def _begin(self, driver: Driver) -> None:
-        driver.begin(golden_calls(self._config, self._job.unsought()))
+    def _begin(self, driver: Driver, find: bool = False) -> None:
+        calls = golden_calls(self._config, self._job.unsought())
+        driver.begin([self._find_call(), *calls] if find and self._job.seeks(self._config) else calls)
 
 
 def worker_modules(config: RunConfig, unsought: Found) -> list[str]:

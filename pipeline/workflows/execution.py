@@ -154,7 +154,7 @@ def _execute(run: Run) -> Result:
 
 def _driver_text(run: Run) -> str:
     choice = run.drivers.choice
-    which = "in one process, without Ray" if choice.inline else "with Ray"
+    which = f"in {choice.place}, without Ray" if choice.inline else "with Ray"
     other = "ray.address=local for Ray" if choice.inline else f"ray.address={INLINE} for one process"
     named = run.config.ray.address or any(run.config.hardware.gpu_shares.values())
     return f"{which}, because {choice.why}" if named else f"{which}: {choice.why} ({other})"
@@ -191,12 +191,12 @@ def _log_plan(run: Run, cluster: Cluster, blocks: Sequence[pa.Table], pools: Poo
     """Say what the work is laid out on."""
     folder, config, models = run.folder, run.config, run.models
     inline = cluster.address == INLINE
-    place = "one process" if inline else f"Ray {cluster.address}"
+    place = run.drivers.choice.place if inline else f"Ray {cluster.address}"
     folder.log(
         "device",
         f"{place}: {plural(cluster.nodes, 'node')}, {plural(cluster.cpus, 'CPU')}, "
         f"{plural(cluster.gpus, 'GPU')}; hardware={config.hardware.name}, "
-        f"{plural(config.perf.threads, 'thread')} {'in it' if inline else 'per actor'}",
+        f"{plural(config.perf.threads, 'thread')} per {'process' if inline else 'actor'}",
         **vars(cluster),
     )
     if cluster.note:

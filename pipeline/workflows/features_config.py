@@ -60,7 +60,7 @@ def extractor_config_class(cls: type[Extractor]) -> type:
             fields.append((f.name, hints[f.name], field(default_factory=f.default_factory)))
         else:
             fields.append((f.name, hints[f.name], field(default=f.default)))
-    return dataclasses.make_dataclass(f"{cls.__name__}Config", fields)
+    return _named_here(dataclasses.make_dataclass(f"{cls.__name__}Config", fields))
 
 
 def _features_config_class() -> type:
@@ -68,7 +68,14 @@ def _features_config_class() -> type:
     for name in sorted(REGISTRY):
         config = extractor_config_class(REGISTRY[name])
         fields.append((name, config, field(default_factory=config)))
-    return dataclasses.make_dataclass("FeaturesConfig", fields, bases=(_SharedByExtractors,))
+    return _named_here(dataclasses.make_dataclass("FeaturesConfig", fields, bases=(_SharedByExtractors,)))
+
+
+def _named_here(cls: type) -> type:
+    """The class, where pickle looks for it: a config travels to the process that looks for the models."""
+    cls.__module__ = __name__
+    globals()[cls.__name__] = cls
+    return cls
 
 
 FeaturesConfig = _features_config_class()

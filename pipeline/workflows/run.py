@@ -100,7 +100,7 @@ def run_job(job: Job, config: RunConfig, asked: Asked | None = None) -> Result:
         seeks = job.seeks(config)
         if seeks:
             say(seeks, quiet)
-        models = job.find(config)
+        models = drivers.find()
         moments["models"] = time.time()
         output.check()
         if not config.output.overwrite:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -59,6 +60,33 @@ class DiesWhenMade:
         return table
 
 
+class MeetsTheOther:
+    """Waits at its first table until ``count`` processes are at theirs."""
+
+    def __init__(self, folder: str, count: int) -> None:
+        self.folder, self.count = Path(folder), count
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        (self.folder / f"{os.getpid()}.there").touch()
+        while len(list(self.folder.glob("*.there"))) < self.count:
+            time.sleep(0.01)
+        return table
+
+
+class DiesBesideAnother:
+    """Ends every process but the first in which it is made."""
+
+    def __init__(self, folder: str) -> None:
+        first = Path(folder) / "first"
+        try:
+            first.touch(exist_ok=False)
+        except FileExistsError:
+            os._exit(7)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return table
+
+
 class Waits:
     """Writes that it is there, and waits for ever."""
 
@@ -74,6 +102,11 @@ class Waits:
 def loaded(name: str) -> bool:
     """Whether this process has imported a module."""
     return name in sys.modules
+
+
+def process() -> dict[str, int]:
+    """This process and the one that started it."""
+    return {"pid": os.getpid(), "parent": os.getppid()}
 
 
 def refuse(reason: str) -> None:

@@ -1,8 +1,9 @@
-"""The driver without Ray: one process beside this one, which may die, and this one goes on."""
+"""The driver without Ray: processes beside this one, which may die, and this one goes on."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,11 +14,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from pipeline.engine import worker_process
 from pipeline.engine.driver import INLINE, Pass
 from pipeline.engine.guard import StageFailed
 from pipeline.engine.inline import DoesNotStart, InlineDriver
 from pipeline.engine.node import Node
 from pipeline.engine.stage_state import StageState, stage_states
+from pipeline.engine.worker_process import end_ahead, start_ahead
 
 END = Node("write", "inline_stages:Receipts")
 pytestmark = pytest.mark.timeout(120)
@@ -231,3 +234,87 @@ def test_neither_side_imports_ray():
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
     done = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"] * 4
+
+
+def test_several_processes_share_the_blocks(driver, tmp_path):
+    """Each waits for the other one to be at work."""
+    driver.processes = 2
+    meets = Node("meets", "inline_stages:MeetsTheOther", {"folder": str(tmp_path), "count": 2})
+    found = list(driver.receipts(Pass(blocks(1, 2, 1, 1), [meets, END])))
+    assert sorted(indexes(found)) == [[0], [1, 2], [3], [4]]
+    assert len({receipt["pid"] for receipt in found}) == 2
+    assert stage_states()["write"] == StageState(5, 0, 0, 2)
+
+
+def test_no_more_processes_than_blocks(driver):
+    driver.processes = 4
+    assert len({r["pid"] for r in driver.receipts(Pass(blocks(3), [END]))}) == 1
+
+
+def test_a_hunt_is_in_one_process(driver, tmp_path):
+    driver.processes = 2
+    meets = Node("meets", "inline_stages:MeetsTheOther", {"folder": str(tmp_path), "count": 2})
+    list(driver.receipts(Pass(blocks(1, 1), [meets, END])))
+    found = list(driver.receipts(Pass(blocks(1, 1, 1), [END], hunt=driver.ledger({}))))
+    assert len({receipt["pid"] for receipt in found}) == 1
+
+
+def test_one_of_several_that_dies_costs_its_block(driver, tmp_path):
+    driver.processes = 2
+    meets = Node("meets", "inline_stages:MeetsTheOther", {"folder": str(tmp_path), "count": 2})
+    found = list(driver.receipts(Pass(blocks(1, 1, 1, 1, 1, 1), [meets, deadly(3), END])))
+    assert sorted(indexes(found)) == [[0], [1], [2], [4], [5]]
+    assert "SIGKILL" in driver.why_lost()
+
+
+def test_one_of_several_that_never_starts_leaves_its_work_to_the_others(driver, tmp_path):
+    driver.processes = 2
+    flaky = Node("flaky", "inline_stages:DiesBesideAnother", {"folder": str(tmp_path)})
+    found = list(driver.receipts(Pass(blocks(1, 1, 1), [flaky, END])))
+    assert indexes(found) == [[0], [1], [2]]
+    assert len({receipt["pid"] for receipt in found}) == 1
+
+
+def test_several_processes_agree_on_who_computes_a_content(driver, tmp_path):
+    driver.processes = 2
+    ledger = driver.ledger({})
+    meets = Node("meets", "inline_stages:MeetsTheOther", {"folder": str(tmp_path), "count": 2})
+    claims = Node("write", "inline_stages:Receipts", {"ledger": ledger})
+    found = list(driver.receipts(Pass(blocks(2, 2, 2), [meets, claims])))
+    assert len({receipt["pid"] for receipt in found}) == 2
+    assert len({tuple(receipt["owners"]) for receipt in found}) == 1
+
+
+def test_a_process_that_the_command_began_is_taken_over():
+    start_ahead(["decimal"])
+    driver = InlineDriver()
+    driver.begin([("inline_stages:process",)])
+    there = driver.call("inline_stages:process")
+    assert [r["pid"] for r in driver.receipts(Pass(blocks(1), [END]))] == [there["pid"]]
+    assert there["parent"] == os.getpid()
+    driver.close()
+
+
+def test_one_with_other_threads_is_not():
+    start_ahead([])
+    driver = InlineDriver(threads=3)
+    assert [r["threads"] for r in driver.receipts(Pass(blocks(1), [END]))] == ["3"]
+    driver.close()
+
+
+def test_nor_one_that_has_died_meanwhile():
+    start_ahead([])
+    there = worker_process._Ahead.process
+    os.kill(there.call("inline_stages:process")["pid"], signal.SIGKILL)
+    there._child.process.wait()
+    driver = InlineDriver()
+    assert indexes(list(driver.receipts(Pass(blocks(1), [END])))) == [[0]]
+    driver.close()
+
+
+def test_one_that_nobody_takes_over_is_ended():
+    start_ahead([])
+    pid = worker_process._Ahead.process.call("inline_stages:process")["pid"]
+    end_ahead()
+    assert ended(pid)
+    end_ahead()

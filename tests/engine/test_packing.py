@@ -24,7 +24,7 @@ from pipeline.errors import Fallback, UserError
 from pipeline.stages.clap.spec import WEIGHT as CLAP_WEIGHT
 from pipeline.stages.features.spec import WEIGHT as FEATURES_WEIGHT
 from pipeline.stages.features.spec import known_extractors
-from pipeline.stages.separation.spec import WEIGHT as SEPARATION_WEIGHT
+from pipeline.stages.separation.spec import WEIGHTS
 
 
 def test_packing_keeps_order_and_loses_nothing():
@@ -47,7 +47,7 @@ WEIGHTS = {
     "decode": DECODE_WEIGHT,
     "features": FEATURES_WEIGHT,
     "clap": CLAP_WEIGHT,
-    "separation": SEPARATION_WEIGHT,
+    "separation": WEIGHTS["demucs"],
     "write": WRITE_WEIGHT,
 }
 plan_resources = functools.partial(resources.plan_resources, weights=WEIGHTS)

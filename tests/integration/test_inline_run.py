@@ -189,10 +189,10 @@ def worker_process(job: int) -> int:
     """The child of a job that has its workers."""
     import psutil
 
-    [child] = [
-        c for c in psutil.Process(job).children() if "pipeline.engine.inline_child" in " ".join(c.cmdline())
-    ]
-    return child.pid
+    for child in psutil.Process(job).children():
+        if "pipeline.engine.inline_child" in " ".join(child.cmdline()):
+            return child.pid
+    raise AssertionError("no process has the workers")
 
 
 def test_a_file_that_kills_its_worker_every_time_costs_itself_only(demo, tmp_path, monkeypatch):

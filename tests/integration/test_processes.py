@@ -13,9 +13,10 @@ import ray
 
 from pipeline.engine.graph import build_dataset, receipts
 from pipeline.engine.node import Node
-from pipeline.engine.process import THREAD_VARIABLES, limit_gpu_memory, start_torch
+from pipeline.engine.process import limit_gpu_memory, start_torch
 from pipeline.engine.resources import StageResources
 from pipeline.engine.session import connect, disconnect, gpu_cards
+from pipeline.engine.starting import THREAD_VARIABLES
 from pipeline.stages.clap.spec import clap_stage
 from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.hardware import resolve_hardware

@@ -70,9 +70,10 @@ def test_a_card_that_is_hidden_is_none(monkeypatch):
         (12, 1_000_000, True),
         (1, 500_000_000, False),  # seven hours
         (1000, 1_000_000, False),
-        (1000, 1000, False),  # tiny ones, of which each costs its rows
+        (1000, 1000, True),  # tiny ones, of which each costs its rows
+        (10_000, 1000, False),
         (1, None, True),
-        (200, None, False),
+        (400, None, False),
     ],
 )
 def test_small_work_needs_no_ray(files, size, inline):
@@ -85,14 +86,26 @@ def test_small_work_needs_no_ray(files, size, inline):
 def test_networks_weigh_what_they_weigh():
     items = [SourceItem(f"/in/{n}.mp3", 1_000_000) for n in range(10)]
     assert by_work(items, TEN, 2.0).inline
-    assert not by_work(items, {**TEN, "separation": 20.0}, 2.0).inline
+    assert not by_work(items, {**TEN, "separation": 400.0}, 2.0).inline
+
+
+def test_there_are_as_many_processes_as_the_work_is_worth():
+    items = [SourceItem(f"/in/{n}.mp3", 1_000_000) for n in range(30)]
+    assert by_work(items[:1], TEN, 2.0).processes == 1, "one file"
+    assert by_work(items[:2], TEN, 2.0).processes == 1, "little work"
+    choice = by_work(items, TEN, 2.0)
+    assert (choice.processes, choice.place) == (2, "2 processes")
+    assert "would take 2 processes " in choice.why
+    assert by_work(items, TEN, 1.0).place == "one process"
+    assert by_work(items, {**TEN, "separation": 40.0}, 64.0).processes == 4
 
 
 def test_the_more_cores_the_sooner_ray_is_the_quicker_one():
     items = [SourceItem(f"/in/{n}.mp3", 1_000_000) for n in range(30)]
     assert by_work(items, TEN, 2.0).inline
-    assert by_work(items, TEN, 1.0) == by_work(items, TEN, 2.0)
-    assert not by_work(items, TEN, 64.0).inline
+    many = items * 10
+    assert by_work(many, TEN, 4.0).inline
+    assert not by_work(many, TEN, 64.0).inline
 
 
 def test_the_cores_are_those_that_the_job_may_use(monkeypatch):

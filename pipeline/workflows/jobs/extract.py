@@ -138,7 +138,7 @@ def _separation(config: ExtractConfig, models: Models, output: Output | None, st
         models.separation_key,
         stems=stems,
         threads=config.perf.threads,
-        midside=(models.separation or "midside").startswith("midside"),
+        backend=(models.separation or "midside").partition(" ")[0],
         options=separation.options(),
         auto_cpu_seconds=separation.auto_cpu_seconds,
         save_stems=separation.save_stems,
