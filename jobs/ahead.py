@@ -18,12 +18,16 @@ WARM = (
 )
 
 
-def start():
-    """Begin it, unless the command line, the output or the machine say that it would be for nothing."""
+def start(warm=WARM):
+    """Begin it, unless the command line, the output or the machine say that it would be for nothing.
+
+    Args:
+        warm: modules that it loads; by default those of the main job.
+    """
     if likely(sys.argv[1:], os.environ):
         from pipeline.engine.worker_process import start_ahead
 
-        start_ahead(WARM)
+        start_ahead(warm)
 
 
 def likely(words, environment):

@@ -14,8 +14,13 @@ preflight.check()
 
 from pipeline.commands import as_typed
 
-EXAMPLES = """examples:
+EXAMPLES = """usage: columns.py [JOB]
+
+  JOB    extract (feature extraction) unless another one is named: karaoke
+
+examples:
   python jobs/columns.py                      on the terminal
+  python jobs/columns.py karaoke              of another job
   python jobs/columns.py > docs/columns.md    after a change of the schemas
 """
 
@@ -26,15 +31,16 @@ def main(arguments: list[str] | None = None) -> int:
     if given and given[0] in ("-h", "--help"):
         print(as_typed(f"{__doc__}\n\n{EXAMPLES.rstrip()}"))
         return 0
-    if given:
-        print(f"error: {given[0]} is not a key of this job: it takes none", file=sys.stderr)
-        return 2
     # After the command line: the declarations load every extractor's module.
     from pipeline.dataset.tables.dictionary import dictionary
-    from pipeline.workflows.known_jobs import known_contents
+    from pipeline.workflows.known_jobs import JOBS, known_contents
 
+    job = given[0] if given else "extract"
+    if job not in JOBS or len(given) > 1:
+        print(f"error: {given[-1]} is no job: it takes one of {', '.join(JOBS)}", file=sys.stderr)
+        return 2
     preflight.end_with_the_reader()
-    print(dictionary(known_contents()).rstrip())
+    print(dictionary(known_contents(job)).rstrip())
     return 0
 
 

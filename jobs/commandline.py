@@ -13,9 +13,9 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
+from schema import CURRENT
 
 from pipeline.errors import UserError
-from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.config_checks import nearest, nearest_of
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -33,6 +33,9 @@ TEXT_KEYS = (
     "separation.demucs_model",
     "separation.demucs_repo",
     "separation.openunmix_model",
+    "karaoke.demucs_model",
+    "karaoke.demucs_repo",
+    "karaoke.openunmix_model",
 )
 SECRET_LEAVES = ("key", "secret", "token", "password")
 # What is meant where a value is given to a whole group of keys.
@@ -43,6 +46,7 @@ MAIN_KEYS = {
     "blobs": "blobs.names",
     "ray": "ray.address",
     "perf": "perf.threads",
+    "karaoke": "karaoke.method",
     "plan": "plan.sample",
 }
 OFF = (None, False, "off", "no", "none", "null", "disabled")
@@ -50,7 +54,7 @@ OFF = (None, False, "off", "no", "none", "null", "disabled")
 
 def known_keys(config: Any = None, prefix: str = "") -> Iterator[str]:
     """Every key that can be overridden, with dots; those of free-form mappings end in ``.*``."""
-    config = ExtractConfig() if config is None else config
+    config = CURRENT.config() if config is None else config
     for f in fields(config):
         value = getattr(config, f.name)
         yield prefix + f.name
@@ -62,8 +66,8 @@ def known_keys(config: Any = None, prefix: str = "") -> Iterator[str]:
 
 
 def kind_and_default(key: str) -> tuple[Any, Any] | None:
-    """The type of a key as `ExtractConfig` has it, and its default; None where there is no such key."""
-    kind, value = ExtractConfig, ExtractConfig()
+    """The type of a key as the config of the job has it, and its default; None where there is no such key."""
+    kind, value = CURRENT.config, CURRENT.config()
     for name in key.split("."):
         if is_dataclass(value):
             if name not in {f.name for f in fields(value)}:
@@ -166,8 +170,8 @@ def _checked(override: Override, keys: set[str], sweep: bool, folders: Sequence[
             "a comma separates the values of --multirun, which makes a run of each",
             f"{_shell(first)}, or --multirun {_shell(line.lstrip('+'))}",
         )
-    if key in {f.name for f in fields(ExtractConfig)} and "." not in key:
-        default = getattr(ExtractConfig(), key)
+    if key in {f.name for f in fields(CURRENT.config)} and "." not in key:
+        default = getattr(CURRENT.config(), key)
         if is_dataclass(default):
             _check_option(override, folders)
             return line
@@ -219,7 +223,7 @@ def no_option(group: str, value: Any, options: Sequence[str]) -> UserError:
             f"each is a file of conf/{group}, or of {group}/ in the folder of --config-dir",
             f"{group_or_new}={close}" if close else suggestion(group) or f"{group_or_new}={options[0]}",
         )
-    key = _main_key(group, getattr(ExtractConfig(), group))
+    key = _main_key(group, getattr(CURRENT.config(), group))
     kind, _ = kind_and_default(key)
     if kind is bool:
         do = f"{key}={'false' if value in OFF else 'true'}"

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,11 +30,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from schema import CURRENT
 
 from pipeline.commands import as_typed, program
 from pipeline.errors import UserError
-from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.known_stages import stages_of_all
 from pipeline.workflows.outcome import EXIT_USAGE
+from pipeline.workflows.run_config import RunConfig
 from pipeline.workflows.stopping import EXIT_STOPPED
 
 # Of every run of this process: a multirun has several, and ends with the worst.
@@ -46,8 +48,8 @@ MOMENTS: dict[str, float] = {}
 
 
 def register() -> None:
-    """Give Hydra the typed schema that ``conf/extract.yaml`` is checked against."""
-    ConfigStore.instance().store(name="extract_schema", node=ExtractConfig)
+    """Give Hydra the typed schema that the job's file in ``conf/`` is checked against."""
+    ConfigStore.instance().store(name=f"{CURRENT.name}_schema", node=CURRENT.config)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Primary:
         more: a folder of one's own, ``--config-dir``, which is looked into as well.
     """
 
-    name: str = "extract"
+    name: str = field(default_factory=lambda: CURRENT.name)
     folder: Path = CONF
     more: Path | None = None
 
@@ -83,8 +85,8 @@ class Primary:
             GlobalHydra.instance().clear()
 
 
-def typed(config: Any, check: bool = True) -> ExtractConfig:
-    """A composed config as `ExtractConfig`, every interpolation resolved and, with ``check``, every value checked.
+def typed(config: Any, check: bool = True) -> RunConfig:
+    """A composed config as the job's dataclass, every interpolation resolved and, with ``check``, every value checked.
 
     A config that is not built on `extract`, such as what ``--cfg job`` printed, gets the defaults of what it lacks.
 
@@ -92,21 +94,22 @@ def typed(config: Any, check: bool = True) -> ExtractConfig:
         UserError: a value of the wrong type (an environment variable's too), or an impossible one.
     """
     try:
-        if OmegaConf.get_type(config) is not ExtractConfig:
-            config = OmegaConf.merge(OmegaConf.structured(ExtractConfig), config)
+        if OmegaConf.get_type(config) is not CURRENT.config:
+            config = OmegaConf.merge(OmegaConf.structured(CURRENT.config), config)
         result = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise explain(error) from None
+    result.hardware.of_job(result.pools(), stages_of_all())
     if check:
         result.check()
     return result
 
 
 def load(
-    overrides: Sequence[str], name: str = "extract", check: bool = True, primary: Primary | None = None
-) -> ExtractConfig:
+    overrides: Sequence[str], name: str | None = None, check: bool = True, primary: Primary | None = None
+) -> RunConfig:
     """Compose ``conf/<name>.yaml``, or another ``primary``, with ``overrides``. Raises `UserError` in one line."""
-    primary = primary or Primary(name)
+    primary = primary or (Primary(name) if name else Primary())
     overrides = check_keys(overrides, folders=primary.folders())
     try:
         with primary.found():
@@ -195,7 +198,7 @@ def _primary(arguments: argparse.Namespace) -> Primary:
         folder = _folder("--config-path", Path(sys.argv[0]).parent / arguments.config_path)
     if arguments.config_dir is not None:
         more = _folder("--config-dir", Path(arguments.config_dir))
-    name = (arguments.config_name or Primary.name).removesuffix(".yaml")
+    name = (arguments.config_name or CURRENT.name).removesuffix(".yaml")
     return Primary(name, folder, more)
 
 
@@ -211,7 +214,7 @@ def _folder(option: str, path: Path) -> Path:
 def _quiet(primary: Primary, overrides: Sequence[str]) -> list[str]:
     """What ``conf/extract.yaml`` tells Hydra, for a config of one's own: Hydra takes it from the first config only,
     and would else write a folder of logs into the working directory."""
-    if primary == Primary(primary.name) and primary.name in ("extract", "plan_job"):
+    if primary == Primary(primary.name) and primary.name in (CURRENT.name, "plan_job"):
         return []
     wanted = {
         "hydra/job_logging": "none",

@@ -13,8 +13,8 @@ from pipeline.dataset.output import Output
 from pipeline.dataset.storage import absolute
 from pipeline.errors import UserError
 from pipeline.report.comparison import Trial, comparison, comparison_markdown
-from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.outcome import Result
+from pipeline.workflows.run_config import RunConfig
 
 
 def _given() -> dict[str, str]:
@@ -30,7 +30,7 @@ class Sweep:
     trials: list[Trial] = field(default_factory=list)
     output: Output | None = None
 
-    def own_output(self, config: ExtractConfig) -> ExtractConfig:
+    def own_output(self, config: RunConfig) -> RunConfig:
         """``config`` with an output for this combination alone: in a shared one the second has nothing to do."""
         hydra = HydraConfig.get()
         if hydra.mode != RunMode.MULTIRUN:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 SCRIPTS = {
     "extract": "extract_features",
+    "karaoke": "karaoke",
     "plan": "plan",
     "verify": "verify",
     "failures": "failures",

@@ -147,6 +147,11 @@ class Track:
         there = self._table is not None and column in self._table.column_names
         return (self._table[column][self._row].as_py() or []) if there else []
 
+    def found(self, column: str) -> Any:
+        """What an earlier stage has filled in; None where it has not."""
+        there = self._table is not None and column in self._table.column_names
+        return self._table[column][self._row].as_py() if there else None
+
     def make(self, view: str, audio: np.ndarray, sample_rate: int) -> None:
         """Give later stages a view: float32 ``[channels, samples]``."""
         self.made[view] = np.ascontiguousarray(audio, dtype=np.float32)

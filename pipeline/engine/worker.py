@@ -245,6 +245,8 @@ class Worker:
         """What is due cannot be computed without ``view``. It is tried again as its maker is: where that failed for
         good, neither is."""
         for_good = any(failure["extractor_key"] for failure in track.failures_of(view.maker))
+        # Or it took no such track at all, which is no failure of its own.
+        for_good = for_good or track.found(f"failkey@{view.maker}") is not None
         for product in (p for p in self.products if p.name in track.due):
             error = ViewMissing(f"{view.maker} made no view {view.name} of this track")
             track.fail(product.timed or self.stage, error, key=product.key if for_good else None)

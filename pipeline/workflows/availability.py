@@ -132,7 +132,10 @@ def _clap_path(checkpoint: str | None) -> Path | None:
     return path.resolve()
 
 
-def _stems(backends: Sequence[str], load: Callable[[str], Separator], residual: str) -> tuple[str, ...]:
+def backend_stems(
+    backends: Sequence[str], load: Callable[[str], Separator], residual: str
+) -> tuple[str, ...]:
+    """Every stem that one of the backends which can run here may make."""
     from pipeline.models.separation.base import BackendUnavailable
 
     found: set[str] = set()
@@ -167,7 +170,7 @@ def _find_backend(config: ExtractConfig, models: Models) -> None:
                     load(name)
         choice = choose(separation.backends, load)
         if choice.separator is not None:
-            models.stems = _stems(listed, load, separation.residual)
+            models.stems = backend_stems(listed, load, separation.residual)
             models.separation_key = separation_key(
                 separation.backends,
                 load,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -14,7 +13,7 @@ from pipeline.models.clap.defaults import HOP_SECONDS, WINDOW_SECONDS
 from pipeline.models.precision import AMP, amp_word, normalise_amp
 from pipeline.models.separation import AUTO, BACKEND_NAMES, SeparationOptions
 from pipeline.models.separation.names import ACCOMPANIMENT, AUTO_CPU_SECONDS, RESIDUALS
-from pipeline.workflows.config_checks import ON_UNAVAILABLE, each_of, one_of, positive, refused
+from pipeline.workflows.config_checks import ON_UNAVAILABLE, each_of, filled, one_of, positive, refused
 from pipeline.workflows.features_config import SERIES, FeaturesConfig
 from pipeline.workflows.hardware_config import HardwareConfig
 from pipeline.workflows.run_config import BlobsConfig, RunConfig
@@ -168,7 +167,7 @@ class ExtractConfig(RunConfig):
 def config_from(values: dict[str, Any]) -> ExtractConfig:
     """The config that a run wrote down as ``config.yaml``; what it does not say, or this version does not know, is
     the default."""
-    config = _filled(ExtractConfig(), values)
+    config = filled(ExtractConfig(), values)
     hardware = config.hardware
     # Versions up to 0.1 could put the descriptors on a GPU.
     for key in ("gpu_shares", "vram_bytes"):
@@ -176,13 +175,4 @@ def config_from(values: dict[str, Any]) -> ExtractConfig:
     if hardware.name == "auto":
         # What was worked out for the cards of that run is worked out anew for those of this one.
         hardware.gpu_shares, hardware.batch_items = (dict.fromkeys(GPU_STAGES, 0) for _ in range(2))
-    return config
-
-
-def _filled(config: Any, values: dict[str, Any]) -> Any:
-    for f in dataclasses.fields(config):
-        if f.name in values:
-            current, value = getattr(config, f.name), values[f.name]
-            nested = dataclasses.is_dataclass(current) and isinstance(value, dict)
-            setattr(config, f.name, _filled(current, value) if nested else value)
     return config

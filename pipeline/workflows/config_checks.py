@@ -5,6 +5,7 @@ What Hydra and OmegaConf cannot check is checked by the dataclasses themselves, 
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 from collections.abc import Iterable, Sequence
@@ -74,3 +75,13 @@ def positive(section: Any, key: str) -> None:
     value = getattr(section, key.rpartition(".")[2])
     if not (math.isfinite(value) and value > 0):
         raise refused(section, key, "must be greater than 0")
+
+
+def filled(config: Any, values: dict[str, Any]) -> Any:
+    """``config`` with what ``values`` say, group by group; keys that it does not have are passed over."""
+    for f in dataclasses.fields(config):
+        if f.name in values:
+            current, value = getattr(config, f.name), values[f.name]
+            nested = dataclasses.is_dataclass(current) and isinstance(value, dict)
+            setattr(config, f.name, filled(current, value) if nested else value)
+    return config

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.audio.isolated import MAX_TRACK_BYTES, MAX_TRACK_HOURS, MIN_MEMORY_BYTES, TIMEOUT_S
 from pipeline.errors import UserError
 from pipeline.workflows.config_checks import positive, refused, stage_of
+
+_BY_STAGE = ("actors", "gpu_shares", "batch_items", "vram_bytes")
 
 
 @dataclass
@@ -48,6 +50,18 @@ class HardwareConfig:
         """A profile of the CPU for a job's actor pools, of which ``gpu_stages`` can run on a GPU."""
         shares, batches, needs = (dict.fromkeys(gpu_stages, 0) for _ in range(3))
         return cls(gpu_shares=shares, actors=dict.fromkeys(pools, 0), batch_items=batches, vram_bytes=needs)
+
+    def of_job(self, pools: Sequence[str], others: Collection[str]) -> None:
+        """Leave out what a profile says of stages that only other jobs have.
+
+        Args:
+            pools: of this job.
+            others: stages of all jobs; what is of none stays, and is refused.
+        """
+        for key in _BY_STAGE:
+            said = getattr(self, key)
+            foreign = {s for s in said if s in others and s not in pools}
+            setattr(self, key, {s: n for s, n in said.items() if s not in foreign})
 
     def check(self, pools: Sequence[str], gpu_stages: Sequence[str]) -> None:
         """Refuse what cannot work, a stage that the job does not have included. Raises `UserError`."""

@@ -7,8 +7,9 @@ from pipeline.dataset.output import Output
 from pipeline.errors import UserError
 from pipeline.workflows.job import Job
 from pipeline.workflows.jobs.extract import EXTRACT
+from pipeline.workflows.jobs.karaoke import KARAOKE
 
-JOBS: dict[str, Job] = {job.name: job for job in (EXTRACT,)}
+JOBS: dict[str, Job] = {job.name: job for job in (EXTRACT, KARAOKE)}
 
 
 def known_contents(job: str = EXTRACT.name) -> Contents:

@@ -44,14 +44,17 @@ def test_a_column_without_unit_or_definition_is_an_error(unit, words, missing):
         list(table([column("x", pa.float32(), unit, words)]))
 
 
-def test_the_job_takes_no_keys(repo):
-    done = subprocess.run(
-        [sys.executable, "jobs/columns.py", "output.uri=x"],
-        cwd=repo,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+@pytest.mark.parametrize("words", [["output.uri=x"], ["karaoke", "karaoke.method=auto"]])
+def test_it_takes_a_job_and_no_keys(repo, words):
+    command = [sys.executable, "jobs/columns.py", *words]
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert done.stderr == "error: output.uri=x is not a key of this job: it takes none\n"
+    assert done.stderr == f"error: {words[-1]} is no job: it takes one of extract, karaoke\n"
     assert done.stdout == ""
+
+
+def test_another_job_has_columns_of_its_own(repo):
+    command = [sys.executable, "jobs/columns.py", "karaoke"]
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True, timeout=60, check=True)
+    assert "| `karaoke_predicted_sdr_db` | `float` | dB |" in done.stdout
+    assert "chroma" not in done.stdout

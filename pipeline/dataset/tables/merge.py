@@ -229,7 +229,9 @@ def _with_identity(
             before = both[name][base[number]].as_py() or []
             now = both[name][new].as_py() or []
             if name == "fallbacks":
-                values[number] = [f for f in before if not update.takes_back(f, contents)] + now
+                kept = [f for f in before if not update.takes_back(f, contents)]
+                # What made a view again, for a product of a later stage, says again what it said then.
+                values[number] = kept + [f for f in now if f not in kept]
             else:
                 values[number] = sorted([(k, v) for k, v in before if not _replaces(update, k)] + now)
         table = table.set_column(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 NAME = "separation"
 WORKER = "pipeline.stages.separation.worker:SeparationWorker"
 VIEW = View("separation", 44100, 2)
+VOCALS = View("vocals", VIEW.sample_rate, VIEW.channels, maker=NAME)
+"""What a stage that wants the voice of a track reads: as the backend gives it, without any of the residual."""
 # By one core, which decodes at 450 times real time: benchmarks/RESULTS.md, separation backends. Open-Unmix, whose
 # weights no package carries, is rated by what it takes on a card beside Spleeter.
 WEIGHTS = {"demucs": 400.0, "openunmix": 60.0, "spleeter": 40.0, "midside": 3.0}
@@ -57,6 +59,7 @@ def separation_stage(
     stems: Sequence[str] = STEMS,
     threads: int = 1,
     backend: str = "midside",
+    makes_vocals: bool = False,
     **arguments: Any,
 ) -> Stage:
     """The stage that separates.
@@ -67,6 +70,7 @@ def separation_stage(
         stems: that backends may make.
         threads: of torch, by which ``auto`` chooses.
         backend: what most tracks get.
+        makes_vocals: whether later stages read `VOCALS`; the residual is then ``drop``.
         arguments: of `pipeline.stages.separation.worker.SeparationWorker`.
     """
     saves = {"gains": bool(arguments.get("save_stems")), "arrays": bool(arguments.get("save_arrays"))}
@@ -76,6 +80,7 @@ def separation_stage(
         WORKER,
         (separation_product(key, stems, **saves),),
         (VIEW,),
+        (VOCALS,) if makes_vocals else (),
         arguments={"backends": list(backends), **arguments},
         weight=WEIGHTS[backend],
         gpu=GPU,

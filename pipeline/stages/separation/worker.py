@@ -17,6 +17,7 @@ from pipeline.audio.reader import ArrayReader
 from pipeline.dataset.cache.entry import Entry
 from pipeline.dataset.output import Output, blob_path
 from pipeline.engine.batch import Track
+from pipeline.engine.made_views import MadeView
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.engine.worker import Worker
 from pipeline.errors import Fallback
@@ -31,8 +32,8 @@ from pipeline.models.separation import (
 )
 from pipeline.models.separation.base import SAMPLE_RATE
 from pipeline.models.separation.choose import choose
-from pipeline.models.separation.names import ACCOMPANIMENT, AUTO_CPU_SECONDS, stems_written
-from pipeline.stages.separation.spec import NAME, STEM_FILES, VIEW, separation_key, separation_product
+from pipeline.models.separation.names import ACCOMPANIMENT, AUTO_CPU_SECONDS, DROP, stems_written
+from pipeline.stages.separation.spec import NAME, STEM_FILES, VIEW, VOCALS, separation_key, separation_product
 from pipeline.stages.separation.stem_files import StemFiles
 
 
@@ -74,6 +75,8 @@ class SeparationWorker(Worker):
     ) -> None:
         if (save_stems or save_arrays) and output is None:
             raise ValueError("stems are to be saved and there is no output")
+        if common.get("makes") and residual != DROP:
+            raise ValueError("the vocals that later stages read are without residual: residual=drop")
         super().__init__(**{"stage": NAME, "products": (separation_product(),), **common})
         self.backends = list(backends)
         self.options = options or SeparationOptions()
@@ -160,7 +163,8 @@ class SeparationWorker(Worker):
             track.fallbacks.append(choice.fallback)
         if choice.separator is None:
             # Nothing here takes such a track, today or in the next run.
-            track.values[f"failkey@{NAME}"] = self.key(NAME)
+            if track.due:
+                track.values[f"failkey@{NAME}"] = self.key(NAME)
         else:
             groups.setdefault(choice.separator.name, []).append(track)
 
@@ -211,6 +215,7 @@ class _Result:
         self._stems = stems_written(separator.sources, stage.residual)
         self._fold = StemFold(self._stems)
         self._files: StemFiles | None = None
+        self._vocals = MadeView(track, VOCALS, 2, separator.sample_rate) if track.makes else None
         self._failed = False
 
     def take(self, block: torch.Tensor | None, done: bool, error: Exception | None) -> None:
@@ -234,6 +239,8 @@ class _Result:
 
     def _add(self, block: torch.Tensor) -> None:
         self._fold.add(block)
+        if self._vocals is not None:
+            self._vocals.write(block[self._stems.index("vocals")].cpu().numpy())
         if self._stage.save_stems or self._stage.save_arrays:
             if self._files is None:
                 self._files = StemFiles(self._stage.output, self._stems)
@@ -241,6 +248,8 @@ class _Result:
 
     def _store(self) -> None:
         track, separator = self._track, self._separator
+        if self._vocals is not None:
+            self._vocals.done()
         statistics = self._fold.statistics()
         key = self._stage.key(NAME)
         track.values.update(separation_backend=separator.name, separation_model=separator.model_id())
@@ -250,7 +259,8 @@ class _Result:
         if self._files is not None:
             self._save(key)
         # Last: a row has the key only if everything asked for is there.
-        self._stage.done(track, NAME)
+        if track.due:
+            self._stage.done(track, NAME)
 
     def _save(self, key: str) -> None:
         track = self._track

@@ -1,0 +1,1 @@
+"""How good a karaoke instrumental is, told from the mix and the instrumental alone."""

@@ -1,0 +1,145 @@
+"""Scores a song without its vocals, and takes centre extraction instead where that is better beyond doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.audio.reader import ArrayReader, AudioReader, Spool, blocks
+from pipeline.engine.batch import Track
+from pipeline.engine.made_views import MadeView
+from pipeline.engine.timing import Cost, StageClock
+from pipeline.engine.worker import Worker
+from pipeline.errors import Fallback
+from pipeline.karaoke.evidence import Judge
+from pipeline.karaoke.score import Score, score
+from pipeline.models.separation import SeparationOptions, SeparationStream, Separator, load_backend
+from pipeline.stages.karaoke.spec import NAME, REMOVED
+from pipeline.stages.separation.spec import VIEW, VOCALS
+
+CENTRE = "midside"
+"""The backend that needs no network, and which a network is compared with."""
+
+
+class KaraokeWorker(Worker):
+    """Fills the ``karaoke_*`` columns, and makes the view that is removed.
+
+    Args:
+        judge: backend that looks for voice; where a song was separated by that very one, nobody judges, and the
+            interval is wider.
+        compare: try centre extraction beside a network, and take it where its interval lies above the network's.
+        options: what backends are told.
+        common: see `pipeline.engine.worker.Worker`.
+    """
+
+    def __init__(
+        self,
+        *,
+        judge: str | None = None,
+        compare: bool = True,
+        options: SeparationOptions | None = None,
+        **common: Any,
+    ) -> None:
+        super().__init__(**{"stage": NAME, **common})
+        self.compare = compare
+        self._options = options
+        self._judge = Judge(judge, vocals_by(self._load(judge))) if judge else None
+
+    def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
+        """Score each track, and hand on what is removed of it."""
+        for track in tracks:
+            track.fallbacks.extend(self.standing)
+            try:
+                with ExitStack() as stack:
+                    self._settle(track, stack)
+            except Exception as error:  # noqa: BLE001  one song's trouble must not cost its neighbours
+                track.values = {}
+                self.fail(track, NAME, error)
+            track.costs.append(Cost(NAME, device=self.device, batch_audio_s=track.duration_s or 0.0))
+
+    def _load(self, name: str) -> Separator:
+        return load_backend(name, self.device, self._options)
+
+    def _settle(self, track: Track, stack: ExitStack) -> None:
+        mix, vocals = self.reader(track, VIEW, stack), self.reader(track, VOCALS, stack)
+        method = track.found("separation_backend") or "unknown"
+        found = self._score(track, mix, vocals, method)
+        choice = track.found("separation_choice") or ""
+        if self.compare and method != CENTRE and self._takes_centre(track):
+            centre = self._centre(mix)
+            stack.callback(centre.close)
+            other = self._score(track, mix, centre, CENTRE)
+            if is_better(other, found):
+                words = f"{other.karaoke_predicted_sdr_db:.1f} dB predicted, not {found.karaoke_predicted_sdr_db:.1f}"
+                track.fallbacks.append(Fallback(NAME, method, CENTRE, words))
+                vocals, found, method, choice = centre, other, CENTRE, f"by score: {words}"
+        if track.makes:
+            made = MadeView(track, REMOVED, 2, REMOVED.sample_rate)
+            for block in blocks(vocals):
+                made.write(block)
+            made.done()
+        if track.due:
+            track.values.update(asdict(found), karaoke_method=method, karaoke_choice=choice)
+            self.done(track, NAME)
+
+    def _takes_centre(self, track: Track) -> bool:
+        return self._load(CENTRE).refuses(track.channels or 2, 0) is None
+
+    def _score(self, track: Track, mix: AudioReader, vocals: AudioReader, method: str) -> Score:
+        judge = self._judge if self._judge is not None and self._judge.name != method else None
+        if method == CENTRE and track.channels == 1:
+            judge = None
+        return score(mix, _Less(mix, vocals), judge, method=method)
+
+    def _centre(self, mix: AudioReader) -> Spool:
+        """The vocals that centre extraction finds."""
+        stream = SeparationStream(self._load(CENTRE), [mix])
+        place = stream.sources.index("vocals")
+        spool = Spool(2)
+        for piece in stream:
+            if piece.error is not None:
+                raise piece.error
+            if piece.block is not None:
+                spool.write(piece.block[place].cpu().numpy())
+        return spool
+
+
+def is_better(one: Score, other: Score) -> bool:
+    """Whether ``one`` is better beyond the uncertainty of both."""
+    if one.karaoke_predicted_sdr_db is None or other.karaoke_predicted_sdr_db is None:
+        return False
+    return one.karaoke_predicted_sdr_db_low > other.karaoke_predicted_sdr_db_high
+
+
+def vocals_by(separator: Separator) -> Callable[[np.ndarray], np.ndarray]:
+    """The voice in an excerpt, float32 ``[2, samples]`` to the same."""
+
+    def vocals(audio: np.ndarray) -> np.ndarray:
+        stream = SeparationStream(separator, [ArrayReader(audio)])
+        place = stream.sources.index("vocals")
+        pieces = []
+        for piece in stream:
+            if piece.error is not None:
+                raise piece.error
+            if piece.block is not None:
+                pieces.append(piece.block[place].cpu())
+        return torch.cat(pieces, dim=1).numpy() if pieces else np.zeros_like(audio)
+
+    return vocals
+
+
+class _Less:
+    """One reader minus another."""
+
+    def __init__(self, mix: AudioReader, removed: AudioReader) -> None:
+        self._mix, self._removed = mix, removed
+        self.channels, self.samples = mix.channels, mix.samples
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """See `AudioReader`."""
+        return self._mix.read(start, stop) - self._removed.read(start, stop)

@@ -1,0 +1,11 @@
+"""The stages of all jobs, by their configs alone: a profile of hardware names them all, and a job takes its own."""
+
+from __future__ import annotations
+
+from pipeline.workflows.config import POOLS as EXTRACT
+from pipeline.workflows.karaoke_config import POOLS as KARAOKE
+
+
+def stages_of_all() -> frozenset[str]:
+    """Every stage that has a pool in some job."""
+    return frozenset({*EXTRACT, *KARAOKE})
