@@ -110,7 +110,9 @@ def test_length_and_rate_are_those_of_the_song_and_both_files_add_up_to_it(made,
         assert rate == song.sample_rate == row["instrumental_sample_rate"]
         assert instrumental.shape == vocals.shape == song.samples.shape
         gain = 10 ** (row["instrumental_gain_db"] / 20)
-        assert np.abs(instrumental + vocals - gain * song.samples).max() < 4 * 2**-23  # two roundings with dither
+        assert (
+            np.abs(instrumental + vocals - gain * song.samples).max() < 4 * 2**-23
+        )  # two roundings with dither
 
 
 def test_a_song_that_would_clip_gets_one_gain_which_the_row_says(made):
