@@ -13,19 +13,40 @@ from skips import pytest_addoption, pytest_configure  # noqa: F401  hooks of its
 REPO = Path(__file__).resolve().parents[1]
 
 
-WHOLE_JOBS = ("tests/integration/", "tests/pins/", "tests/sequences/")
+# The parts of a run with ``-n 2``, the longest first: whoever is through with one takes the next. Whole jobs stay
+# together, some of which share runs and ports, and so does all that is quick; the others are for whoever is free.
+PARTS = (
+    ("inline", ("tests/integration/test_inline_run.py", "tests/integration/test_karaoke.py",
+                "tests/integration/test_toy_job.py", "tests/sequences/")),
+    ("models", ("tests/models/",)),
+    ("kit", ("tests/benchmarks/",)),
+    ("jobs", ("tests/integration/", "tests/pins/")),
+)  # fmt: skip
+ORDER = ("jobs", "others", "inline", "models", "kit")
+
+
+def part_of(nodeid: str) -> str:
+    """The part that a test belongs to. One that starts a Ray is among the jobs: only one Ray at a time is this
+    machine's, which others may look for."""
+    part = next((name for name, beginnings in PARTS if nodeid.startswith(beginnings)), "others")
+    return "jobs" if part == "inline" and "ray" in nodeid.rpartition("::")[2] else part
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Part by part: a part begins where its first test stands."""
+    items.sort(key=lambda item: ORDER.index(part_of(item.nodeid)))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With ``-n 2``: the tests that run whole jobs, some of which share runs, in one process, and all others in the
-    other. More would not help, and two processes that compile for numba at the same time have crashed."""
+    """By parts, in their order."""
     from xdist.scheduler import LoadScopeScheduling
 
-    class Halves(LoadScopeScheduling):
+    class Parts(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "jobs" if nodeid.startswith(WHOLE_JOBS) else "others"
+            return part_of(nodeid)
 
-    return Halves(config, log)
+    config.option.loadscopereorder = False
+    return Parts(config, log)
 
 
 @pytest.fixture(autouse=True)

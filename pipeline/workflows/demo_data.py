@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
@@ -94,9 +96,13 @@ def write_demo(folder: Path, seconds: float = 20.0) -> list[DemoTrack]:
     folder.mkdir(parents=True, exist_ok=True)
     # Removed first and written last, so that an interrupted run is not taken for a complete one.
     path.unlink(missing_ok=True)
-    for seed, track in enumerate(tracks):
+
+    def write(seed: int, track: DemoTrack) -> None:
         data = encode(render(track, seed), track.sample_rate, track.name.rpartition(".")[2])
         (folder / track.name).write_bytes(data)
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # numpy and the encoders let go of the interpreter
+        list(threads.map(write, range(len(tracks)), tracks))
     path.write_text(json.dumps(truth, indent=2) + "\n", encoding="utf-8")
     return tracks
 

@@ -20,7 +20,7 @@ from pipeline.workflows.job import Found, Job
 from pipeline.workflows.run_config import RunConfig
 from pipeline.workflows.stages import DECODE_WORKER, SINK, stage_weights
 
-RAY_START_S = 10.0
+RAY_START_S = 11.0
 """What Ray, its actors and their imports take longer to be up than one process, and to end: `benchmarks/small.py`."""
 
 PER_FILE_S = 0.05

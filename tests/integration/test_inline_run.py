@@ -86,7 +86,7 @@ def test_arrays_and_stems_are_those_of_ray_byte_for_byte(both):
     assert files(inline, "blobs", "stems") == expected
 
 
-def test_the_report_tells_of_a_run_like_any_other(both):
+def test_the_report_tells_of_a_run_like_one_of_ray(both):
     _, inline = both
     [folder] = (inline / "runs").glob("2*")
     for name in (
