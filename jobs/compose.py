@@ -85,7 +85,7 @@ class Primary:
             GlobalHydra.instance().clear()
 
 
-def typed(config: Any, check: bool = True) -> RunConfig:
+def typed(config: Any, check: bool = True, overrides: Sequence[str] = GIVEN) -> RunConfig:
     """A composed config as the job's dataclass, every interpolation resolved and, with ``check``, every value checked.
 
     A config that is not built on `extract`, such as what ``--cfg job`` printed, gets the defaults of what it lacks.
@@ -99,7 +99,11 @@ def typed(config: Any, check: bool = True) -> RunConfig:
         result = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise explain(error) from None
-    result.hardware.of_job(result.pools(), stages_of_all())
+    # What a profile says of other jobs' stages is left out; what was typed of them is refused.
+    named = {
+        o.partition("=")[0].rpartition(".")[2] for o in overrides if o.lstrip("+").startswith("hardware.")
+    }
+    result.hardware.of_job(result.pools(), stages_of_all() - named)
     if check:
         result.check()
     return result
@@ -113,7 +117,7 @@ def load(
     overrides = check_keys(overrides, folders=primary.folders())
     try:
         with primary.found():
-            return typed(compose(primary.name, overrides=overrides), check)
+            return typed(compose(primary.name, overrides=overrides), check, overrides)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise explain(error, primary.folders(), overrides) from None
 

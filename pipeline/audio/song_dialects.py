@@ -27,6 +27,12 @@ _ID3 = {
     "grouping": b"TIT1", "lyricist": b"TEXT", "compilation": b"TCMP", "album-sort": b"TSOA", "artist-sort": b"TSOP",
     "title-sort": b"TSOT", "subtitle": b"TIT3", "album_artist-sort": b"TSO2", "composer-sort": b"TSOC",
 }  # fmt: skip
+# The text frames of ID3v2.4 (id3v2.4.0-frames, 4.2), and three that everybody writes.
+_ID3_FRAMES = frozenset(
+    b"TALB TBPM TCOM TCON TCOP TDEN TDLY TDOR TDRC TDRL TDTG TENC TEXT TFLT TIPL TIT1 TIT2 TIT3 TKEY TLAN TLEN TMCL "
+    b"TMED TMOO TOAL TOFN TOLY TOPE TOWN TPE1 TPE2 TPE3 TPE4 TPOS TPRO TPUB TRCK TRSN TRSO TSOA TSOP TSOT TSRC TSSE "
+    b"TSST TCMP TSO2 TSOC".split()
+)
 # The timestamps of ID3v2.4, a subset of ISO 8601.
 _TIMESTAMP = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d)?)?)?)?)?")
 _VORBIS = {
@@ -92,7 +98,7 @@ def _id3_text(name: str, text: str) -> bytes:
         return _id3_frame(b"TDRC", b"\x03" + value)
     if name in _ID3:
         return _id3_frame(_ID3[name], b"\x03" + value)
-    if re.fullmatch(r"t[a-z0-9]{3}", name) and name != "txxx":
+    if name.upper().encode() in _ID3_FRAMES:
         # A frame that FFmpeg has no name for.
         return _id3_frame(name.upper().encode(), b"\x03" + value)
     return _id3_frame(b"TXXX", b"\x03" + name.encode() + b"\0" + value)

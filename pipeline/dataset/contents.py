@@ -70,7 +70,7 @@ class Artifact:
         name: folder below the output root.
         suffix: of every file, with its dot.
         magic: the bytes that every file begins with.
-        files: column of `tracks` → file that is there where the column has a value.
+        files: column of `tracks` → file that is there where the column has a value; a text is the path of the file.
         audio: whether a deep verify decodes the files.
         noun: what one of them is called.
     """
@@ -92,6 +92,15 @@ class Artifact:
     def path(self, asset_id: str, file: str) -> str:
         """Where ``file`` of an asset lies, relative to the output root."""
         return f"{self.name}/{asset_id[:2]}/{asset_id}/{file}"
+
+    def file_of(self, asset_id: str, file: str, value: Any) -> str | None:
+        """The file that a value of the column that refers to ``file`` stands for.
+
+        A column of texts holds the path itself; None where that is another artifact's, or no path of this asset.
+        """
+        if not isinstance(value, str):
+            return self.path(asset_id, file)
+        return value if value == self.path(asset_id, value.rpartition("/")[2]) else None
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,9 @@ class InlineDriver:
         """The first process, and as many others as have a block. In a hunt there is one: blocks of one file may
         belong to the same part, which one process writes at a time."""
         self.begin()
-        count = 1 if work.hunt is not None or not self._child else min(self.processes, len(work.blocks))
+        count = (
+            1 if work.hunt is not None or not self._child else max(1, min(self.processes, len(work.blocks)))
+        )
         while len(self._others) > count - 1:
             self._others.pop().close()
         while len(self._others) < count - 1:
@@ -209,6 +211,8 @@ class _Crew:
     def receipts(self) -> Iterator[dict[str, Any]]:
         """The sink's receipts, until no block is left. Raises `DoesNotStart` and `StageFailed`."""
         for hand in self._hands:
+            hand.busy = bool(self._waiting)
+        for hand in self._hands:
             self._start(hand)
         while working := [h for h in self._hands if h.busy]:
             for hand in _heard(working):
@@ -284,7 +288,8 @@ class _Crew:
         if hand.starts < STARTS:
             return
         hand.busy = False
-        if not any(other.busy for other in self._hands):
+        waits = bool(self._waiting)
+        if waits and not any(other.busy for other in self._hands):
             raise DoesNotStart(f"{died}, {STARTS} times before it could take work") from None
 
     def _note(self) -> None:

@@ -74,7 +74,7 @@ def main(settings: str) -> None:
 
 def _warm(modules: Iterable[str]) -> None:
     for module in modules:
-        with suppress(ImportError):  # whoever needs it says so better
+        with suppress(Exception):  # whoever needs it says so better
             importlib.import_module(module)
 
 

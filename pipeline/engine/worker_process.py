@@ -109,6 +109,7 @@ class WorkerProcess:
             child.end()
             self._channel.close()
             self._errors.close()
+            self._folder.cleanup()
 
     @property
     def channel(self) -> Connection:
@@ -118,7 +119,9 @@ class WorkerProcess:
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed with the child
-        environment = dict.fromkeys(THREAD_VARIABLES, str(self.threads))
+        # It may be killed at any moment: what it leaves lying goes with its folder.
+        self._folder = tempfile.TemporaryDirectory(prefix="soundmill-worker-", ignore_cleanup_errors=True)
+        environment = dict.fromkeys(THREAD_VARIABLES, str(self.threads)) | {"TMPDIR": self._folder.name}
         try:
             told = {"socket": theirs.fileno()}
             passed, errors = (theirs.fileno(),), self._errors.fileno()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.counting import plural
 from pipeline.dataset.sources.items import SourceItem
 from pipeline.engine.driver import INLINE, Driver, has_card, local_cpus
-from pipeline.engine.inline import InlineDriver
+from pipeline.engine.inline import DoesNotStart, InlineDriver
 from pipeline.engine.packing import estimated_seconds
 from pipeline.engine.ray_driver import RayDriver
 from pipeline.engine.resources import CORE_SECONDS
@@ -133,7 +134,8 @@ class Drivers:
         anyway, and this one then does not.
         """
         if isinstance(self._driver, InlineDriver) and self._job.seeks(self._config):
-            return self._driver.call(*self._find_call())
+            with suppress(DoesNotStart):  # whatever ended it, it is started again when there is work
+                return self._driver.call(*self._find_call())
         return self._job.find(self._config)
 
     def _find_call(self) -> tuple[Any, ...]:
@@ -153,6 +155,12 @@ class Drivers:
             end_ahead()
         self._begin(self._driver)
         return self._driver
+
+    def on_cards(self, gpu_shares: Mapping[str, int]) -> None:
+        """One process without Ray where it works on a card: it takes the whole of what the job may have of it."""
+        if any(gpu_shares.values()) and isinstance(self._driver, InlineDriver):
+            self.choice = replace(self.choice, processes=1)
+            self._driver.processes = 1
 
     def _by_work(self, items: Sequence[SourceItem], models: Found) -> DriverChoice:
         cores = self._config.ray.num_cpus or local_cpus()

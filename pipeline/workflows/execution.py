@@ -96,6 +96,7 @@ def _execute(run: Run) -> Result:
     env = environment({"ray": vars(cluster), "gpu": gpu})
     hardware, reasons = resolve_hardware(config.hardware, models.pipeline(config).stages, driver.cards())
     audio_s = sum(estimated_seconds(f.item) for f in work.files)
+    run.drivers.on_cards(hardware.gpu_shares)
     config, more = models.settle(dataclasses.replace(config, hardware=hardware), audio_s)
     for reason in (*reasons, *more):
         folder.log("device", reason)

@@ -137,6 +137,12 @@ CASES = (
     Case("python jobs/models.py list", "spleeter-2stems"),
     Case("python jobs/columns.py", "# Columns"),
     Case("python jobs/columns.py > docs/columns.md", makes="docs/columns.md"),
+    Case("python jobs/columns.py karaoke", "karaoke_predicted_sdr_db"),
+    Case(
+        PYTHON + "jobs/karaoke.py source.uri=songs output.uri=out/karaoke",
+        r"1 file \(1 ok, 0 partial, 0 failed\)",
+        "out/karaoke/instrumentals_mp3/*/*/instrumental.mp3",
+    ),
 )
 NOT_RUN = {
     "make test": "it is what runs these tests",
@@ -273,6 +279,8 @@ def place(tmp_path_factory, spleeter):
     for number in range(FILES):
         sound = rng.uniform(-0.3, 0.3, (44100 * 3, 2))
         soundfile.write(folder / "music" / f"{number}.flac", sound, 44100)
+    (folder / "songs").mkdir()
+    shutil.copy(folder / "music" / "0.flac", folder / "songs" / "song.flac")
     for number in range(60):  # more than can be done before a job is stopped
         soundfile.write(folder / "many" / f"{number}.wav", rng.uniform(-0.3, 0.3, 22050 * 10), 22050)
     with s3_server(tmp_path_factory.mktemp("s3")) as server:

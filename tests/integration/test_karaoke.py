@@ -21,7 +21,9 @@ from pipeline.audio.song_formats import SongFormat
 from pipeline.audio.song_tags import SongTags, read_song_tags
 from pipeline.dataset.output import Output
 from pipeline.dataset.verify import verify
+from pipeline.engine.inline import InlineDriver
 from pipeline.errors import UserError
+from pipeline.workflows.drivers import Drivers
 from pipeline.workflows.jobs.karaoke import KARAOKE
 from pipeline.workflows.karaoke_config import KaraokeConfig
 from pipeline.workflows.run import Asked, run_job
@@ -162,7 +164,8 @@ def test_a_score_is_a_prediction_with_its_interval(made):
 
 def test_what_is_there_is_not_computed_again(made, songs):
     """Nor is what cannot be had tried again: there is one run that computed something."""
-    before = {path: path.stat().st_mtime_ns for path in (made / "instrumentals").rglob("*.flac")}
+    before = {path: path.stat().st_mtime_ns for path in (made / "instrumentals_flac").rglob("*.flac")}
+    assert before
     rows_before = rows(made)
     assert run(songs, made, method="midside", format="flac", keep=["vocals"]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -180,6 +183,57 @@ def test_an_output_is_whole_and_damage_is_found(made, songs, tmp_path):
     for column in ("instrumental_file", "instrumental_vocals_file"):
         path = rows(made)["cd.flac"][column]
         assert (output / path).read_bytes() == (made / path).read_bytes()
+
+
+def test_another_format_takes_the_place_of_the_first(made, songs, tmp_path):
+    """Of the songs that are done anew; the files of the others stay, and are still known."""
+    output = tmp_path / "out"
+    shutil.copytree(made, output)
+    config = configured(songs, output, method="midside", format="wav")
+    config.source.glob = "cd.flac"
+    config.source.gone = "keep"
+    assert run_job(KARAOKE, config, Asked(quiet=True)).exit_code == 0
+    found = rows(output)
+    assert found["cd.flac"]["instrumental_file"].startswith("instrumentals_wav/")
+    assert found["dat.flac"]["instrumental_file"].startswith("instrumentals_flac/")
+    assert not (output / rows(made)["cd.flac"]["instrumental_file"]).exists()
+    assert heard(output, found["dat.flac"])[0].any()
+    assert not verify(Output(str(output)), deep=True).remaining.total
+
+
+def test_a_separation_from_the_cache_is_done_again_for_its_vocals(songs, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "cd.flac").symlink_to(songs / "cd.flac")
+    for name in ("first", "second"):
+        config = configured(folder, tmp_path / name, method="midside", format="wav")
+        config.cache.enabled, config.cache.uri = True, str(tmp_path / "cache")
+        assert run_job(KARAOKE, config, Asked(quiet=True)).exit_code == 0
+    first, second = (rows(tmp_path / name)["cd.flac"] for name in ("first", "second"))
+    own = {"run_id"}
+    assert {k: v for k, v in first.items() if k not in own} == {
+        k: v for k, v in second.items() if k not in own
+    }
+    path = first["instrumental_file"]
+    assert (tmp_path / "first" / path).read_bytes() == (tmp_path / "second" / path).read_bytes()
+
+
+def test_a_song_that_cannot_be_scored_is_a_song_all_the_same(songs, tmp_path, monkeypatch):
+    from pipeline.stages.karaoke import worker
+
+    def refuses(*given, **named):
+        raise ValueError("the judge is asleep")
+
+    monkeypatch.setattr(worker, "score", refuses)
+    monkeypatch.setattr(Drivers, "_made", lambda self, inline: InlineDriver(1.0, child=False))
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "cd.flac").symlink_to(songs / "cd.flac")
+    assert run(folder, tmp_path / "out", method="midside", format="wav") == 0
+    row = rows(tmp_path / "out")["cd.flac"]
+    assert row["status"] == "partial"
+    assert row["karaoke_score"] is None
+    assert heard(tmp_path / "out", row)[0].any()
 
 
 def test_a_lossy_file_keeps_length_and_place(songs, tmp_path):

@@ -233,7 +233,9 @@ def _with_identity(
                 # What made a view again, for a product of a later stage, says again what it said then.
                 values[number] = kept + [f for f in now if f not in kept]
             else:
-                values[number] = sorted([(k, v) for k, v in before if not _replaces(update, k)] + now)
+                values[number] = sorted(
+                    dict([(k, v) for k, v in before if not _replaces(update, k)] + now).items()
+                )
         table = table.set_column(
             table.column_names.index(name),
             table.schema.field(name),
@@ -359,6 +361,7 @@ def referred(tracks: pa.Table, contents: Contents) -> set[str]:
     for artifact in contents.artifacts.values():
         for column, file in artifact.files.items():
             if column in tracks.column_names:
-                there = np.asarray(tracks[column].is_valid())
-                found |= {artifact.path(assets[row], file) for row in np.flatnonzero(there).tolist()}
-    return found
+                values = tracks[column].to_pylist()
+                there = np.flatnonzero(np.asarray(tracks[column].is_valid())).tolist()
+                found |= {artifact.file_of(assets[row], file, values[row]) for row in there}
+    return found - {None}

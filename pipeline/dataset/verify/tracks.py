@@ -131,9 +131,11 @@ class Tracks:
         assets = table["asset_id"].to_pylist()
         for artifact in self.contents.artifacts.values():
             for name, file in artifact.files.items():
-                there = np.asarray(table[name].is_valid()) if name in table.column_names else ()
-                for row in np.flatnonzero(there).tolist():
-                    path = artifact.path(assets[row], file)
+                values = table[name].to_pylist() if name in table.column_names else ()
+                for row, value in enumerate(values):
+                    path = None if value is None else artifact.file_of(assets[row], file, value)
+                    if path is None:
+                        continue
                     wrong = self.files.wrong(path, None, written[row].get(path))
                     self._add_file(path, wrong, part, row, (name,))
 

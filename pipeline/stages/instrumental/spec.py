@@ -97,9 +97,9 @@ def instrumental_product(form: SongFormat, key: str | None = None, keep: Sequenc
 
 
 def instrumental_files(form: SongFormat) -> Artifact:
-    """The files of a song in one format."""
+    """The files of a song in one format, which have a folder of their own: an output may hold several."""
     return Artifact(
-        "instrumentals",
+        f"instrumentals_{form.name}",
         form.suffix,
         _MAGIC[form.name],
         files={

@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.audio.encode import EncodeError
 from pipeline.audio.reader import AudioReader, Spool, blocks
 from pipeline.audio.resample import StreamResampler, to_mono, to_stereo
-from pipeline.audio.song_formats import MP3_RATES, SongFormat
+from pipeline.audio.song_formats import AAC_RATES, MP3_RATES, SongFormat
 from pipeline.audio.song_peak import Finished, PeakMeter, encode_below
 from pipeline.audio.song_tags import NO_TAGS, SongTags, made_by, read_song_tags
 from pipeline.audio.views import View
@@ -73,6 +73,9 @@ class InstrumentalWorker(Worker):
             try:
                 with ExitStack() as stack:
                     self._write(track, stack)
+            except OSError as error:  # a source or a disk that will be there again: the next run tries anew
+                track.values, track.blobs = {}, []
+                track.fail(NAME, error)
             except Exception as error:  # noqa: BLE001  one song's trouble must not cost its neighbours
                 track.values, track.blobs = {}, []
                 self.fail(track, NAME, error)
@@ -135,14 +138,17 @@ class InstrumentalWorker(Worker):
         return done
 
     def _tags(self, track: Track) -> SongTags:
-        """Those of the original, with what made this file. Without them the song is still a song."""
-        try:
-            with self.fetcher.fetch(track, NAME) as source:
+        """Those of the original, with what made this file. A source that is away is a failure, tags that cannot be
+        read are none: the song is still a song."""
+        with self.fetcher.fetch(track, NAME) as source:
+            try:
                 tags = read_song_tags(source.data if source.data is not None else source.path)
-        except Exception as error:  # noqa: BLE001  whatever is wrong with tags, the sound was decoded
-            tags = NO_TAGS
-            track.fallbacks.append(Fallback(NAME, "tags of the original", "none", one_line(error, 200)))
-        return made_by(tags, f"{self.method}; {track.found('separation_model') or 'unknown'}")
+            except Exception as error:  # noqa: BLE001  whatever is wrong with tags, the sound was decoded
+                tags = NO_TAGS
+                track.fallbacks.append(Fallback(NAME, "tags of the original", "none", one_line(error, 200)))
+        backend, method = track.found("separation_backend"), track.found("karaoke_method")
+        model = track.found("separation_model") if method in (None, backend) else method
+        return made_by(tags, f"{self.method}; {model or 'unknown'}")
 
     def _stored(self, track: Track, name: str, path: Path, song: _Song) -> Blob:
         target = self._files.path(track.asset_id, path.name)
@@ -234,7 +240,8 @@ def held_rate(form: SongFormat, rate: int, channels: int) -> int:
     Raises:
         EncodeError: the format holds none of that many channels, or not that bit rate.
     """
-    tried = [rate, *sorted(r for r in MP3_RATES if r > rate), *sorted(MP3_RATES, reverse=True)]
+    known = sorted({*MP3_RATES, *AAC_RATES})
+    tried = [rate, *(r for r in known if r > rate), *reversed(known)]
     refusal: EncodeError | None = None
     for candidate in tried:
         try:

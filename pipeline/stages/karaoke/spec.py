@@ -43,16 +43,19 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def karaoke_stage(calibration: str, *, judge: str | None, compare: bool, **arguments: Any) -> Stage:
+def karaoke_stage(
+    calibration: str, *, judge: str | None, judged_by: str = "", compare: bool, **arguments: Any
+) -> Stage:
     """The stage that scores, and of two ways of removing the voice takes the better one.
 
     Args:
         calibration: version of the numbers behind the score.
         judge: a backend that looks for voice in results that are not its own; None where none is here.
+        judged_by: version and model of that backend.
         compare: whether centre extraction is tried beside a network.
         arguments: of `pipeline.stages.karaoke.worker.KaraokeWorker`.
     """
-    parameters = {"calibration": calibration, "judge": judge, "compare": compare}
+    parameters = {"calibration": calibration, "judge": judge, "judged_by": judged_by, "compare": compare}
     key = stable_key({"name": NAME, "version": VERSION, **parameters})
     return Stage(
         NAME,

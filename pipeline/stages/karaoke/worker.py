@@ -54,20 +54,35 @@ class KaraokeWorker(Worker):
         """Score each track, and hand on what is removed of it."""
         for track in tracks:
             track.fallbacks.extend(self.standing)
-            try:
-                with ExitStack() as stack:
-                    self._settle(track, stack)
-            except Exception as error:  # noqa: BLE001  one song's trouble must not cost its neighbours
-                track.values = {}
-                self.fail(track, NAME, error)
+            with ExitStack() as stack:
+                heard, mix = self.readers([track], VIEW, stack)
+                if heard:
+                    self._settle(track, mix[0], stack)
             track.costs.append(Cost(NAME, device=self.device, batch_audio_s=track.duration_s or 0.0))
 
     def _load(self, name: str) -> Separator:
         return load_backend(name, self.device, self._options)
 
-    def _settle(self, track: Track, stack: ExitStack) -> None:
-        mix, vocals = self.reader(track, VIEW, stack), self.reader(track, VOCALS, stack)
+    def _settle(self, track: Track, mix: AudioReader, stack: ExitStack) -> None:
+        """Score, choose, and hand on. Without a score the vocals are handed on all the same."""
+        vocals = self.reader(track, VOCALS, stack)
         method = track.found("separation_backend") or "unknown"
+        try:
+            removed = self._chosen(track, mix, vocals, method, stack)
+        except Exception as error:  # noqa: BLE001  one song's trouble must not cost its neighbours
+            track.values = {"karaoke_method": method}
+            self.fail(track, NAME, error)
+            removed = vocals
+        if track.makes:
+            made = MadeView(track, REMOVED, 2, REMOVED.sample_rate)
+            for block in blocks(removed):
+                made.write(block)
+            made.done()
+
+    def _chosen(
+        self, track: Track, mix: AudioReader, vocals: AudioReader, method: str, stack: ExitStack
+    ) -> AudioReader:
+        """What is removed, by the score; the columns are filled in."""
         found = self._score(track, mix, vocals, method)
         choice = track.found("separation_choice") or ""
         if self.compare and method != CENTRE and self._takes_centre(track):
@@ -78,14 +93,10 @@ class KaraokeWorker(Worker):
                 words = f"{other.karaoke_predicted_sdr_db:.1f} dB predicted, not {found.karaoke_predicted_sdr_db:.1f}"
                 track.fallbacks.append(Fallback(NAME, method, CENTRE, words))
                 vocals, found, method, choice = centre, other, CENTRE, f"by score: {words}"
-        if track.makes:
-            made = MadeView(track, REMOVED, 2, REMOVED.sample_rate)
-            for block in blocks(vocals):
-                made.write(block)
-            made.done()
+        track.values.update(asdict(found), karaoke_method=method, karaoke_choice=choice)
         if track.due:
-            track.values.update(asdict(found), karaoke_method=method, karaoke_choice=choice)
             self.done(track, NAME)
+        return vocals
 
     def _takes_centre(self, track: Track) -> bool:
         return self._load(CENTRE).refuses(track.channels or 2, 0) is None

@@ -145,6 +145,9 @@ class SeparationWorker(Worker):
 
     def _choose(self, track: Track, groups: dict[str, list[Track]]) -> None:
         """Put the track with those of the same backend, and say why it is there."""
+        if not track.due:  # its columns came from the cache, and what is said of it is said anew
+            track.costs.clear()
+            track.fallbacks.clear()
         track.costs.append(Cost(NAME, device=self.device, batch_audio_s=track.duration_s or 0.0))
         track.fallbacks.extend(self.standing)
         samples = round((track.duration_s or 0.0) * SAMPLE_RATE)
@@ -163,8 +166,7 @@ class SeparationWorker(Worker):
             track.fallbacks.append(choice.fallback)
         if choice.separator is None:
             # Nothing here takes such a track, today or in the next run.
-            if track.due:
-                track.values[f"failkey@{NAME}"] = self.key(NAME)
+            track.values[f"failkey@{NAME}"] = self.key(NAME)
         else:
             groups.setdefault(choice.separator.name, []).append(track)
 

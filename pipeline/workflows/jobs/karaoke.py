@@ -37,12 +37,14 @@ class KaraokeModels(Found):
         stems: that some backend here may make.
         separation_key: the key of the separation columns.
         judge: `JUDGE`, where it is here.
+        judged_by: its version and model.
     """
 
     backend: str = "midside"
     stems: tuple[str, ...] = STEMS
     separation_key: str | None = None
     judge: str | None = None
+    judged_by: str = ""
 
     def pipeline(
         self,
@@ -67,7 +69,11 @@ class KaraokeModels(Found):
             batch_items=config.hardware.batch_items.get("separation", 0),
         )
         judged = karaoke_stage(
-            calibration().version, judge=self.judge, compare=method == AUTO, options=options
+            calibration().version,
+            judge=self.judge,
+            judged_by=self.judged_by,
+            compare=method == AUTO,
+            options=options,
         )
         encode = instrumental_stage(
             REMOVED,
@@ -124,8 +130,8 @@ def find_models(config: KaraokeConfig) -> KaraokeModels:
         }
         found.separation_key = separation_key(wanted, load, options, {**saved, "residual": DROP})
         try:
-            load(JUDGE)
-            found.judge = JUDGE
+            judge = load(JUDGE)
+            found.judge, found.judged_by = JUDGE, f"{judge.version}:{judge.model_id()}"
         except BackendUnavailable as missing:
             found.warnings.append(
                 f"nobody judges the results, and intervals are wider: {JUDGE} is not here ({missing})"
