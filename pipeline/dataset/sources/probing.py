@@ -15,7 +15,7 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -138,7 +138,7 @@ class _Reading:
                 self._keep(number, header)
                 self._hung = 0
 
-        job = ({n: self.items[n] for n in numbers}, self.options, threads, self.reader, os.getpid())
+        job = ({n: self.items[n] for n in numbers}, self.options, threads, self.reader)
         return _ask(job, self.timeout_s, answer)
 
     def one_by_one(self, numbers: Sequence[int]) -> None:
@@ -162,7 +162,7 @@ class _Reading:
 
 
 def _ask(
-    job: tuple[dict[int, SourceItem], dict[str, Any] | None, int, str, int],
+    job: tuple[dict[int, SourceItem], dict[str, Any] | None, int, str],
     timeout_s: float,
     answer: Callable[[int, Header], None],
 ) -> tuple[str, str] | None:
@@ -171,20 +171,20 @@ def _ask(
     Raises:
         RuntimeError: it could not begin, for a reason that is none of the files'.
     """
-    with tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryFile() as errors, _lifeline() as lifeline:
         child = subprocess.Popen(  # noqa: S603  our own interpreter, no shell
-            child_command("pipeline.dataset.sources.probing_child"),
+            child_command("pipeline.dataset.sources.probing_child", str(lifeline), str(os.getpid())),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-        )  # fmt: skip
+            pass_fds=(lifeline,),
+        )
         left, hung = set(job[0]), False
         try:
             lines = _lines(child, timeout_s)
             began = next(lines, None) is not None
             if began:
-                # Through a pipe: storage options hold secrets, and everybody can read a command line. It stays open:
-                # the child ends with it.
+                # Through a pipe: storage options hold secrets, and everybody can read a command line.
                 with suppress(BrokenPipeError):
                     pickle.dump(job, child.stdin)
                     child.stdin.flush()
@@ -213,6 +213,17 @@ def _ask(
         if not began or last.startswith(("ModuleNotFoundError", "ImportError", "AttributeError")):
             raise RuntimeError(f"the process that reads headers could not begin: {how}: {last}")
         return DecoderDied.__name__, f"reading its header ended the process ({how})"
+
+
+@contextmanager
+def _lifeline() -> Iterator[int]:
+    """A pipe's end for a child, which ends with this process: the other end is open until the context ends."""
+    read, write = os.pipe()
+    try:
+        yield read
+    finally:
+        os.close(write)
+        os.close(read)
 
 
 def _lines(child: subprocess.Popen, timeout_s: float) -> Iterator[bytes]:

@@ -16,14 +16,19 @@ MEMORY_BYTES = 4 << 30
 """Of this process: a header that claims more is an error of its file. A few hundred MB is what it takes."""
 
 
-def main() -> None:
-    """Read the headers that the job names, a line for each as it is done: its number and what was found."""
+def main(lifeline: str, parent: str) -> None:
+    """Read the headers that the job names, a line for each as it is done: its number and what was found.
+
+    Args:
+        lifeline, parent: see `pipeline.audio.children.end_with_parent`. The input is no lifeline: the kernel sends its
+            signal for data, too, and after it may have been read.
+    """
+    end_with_parent(int(lifeline), int(parent))
     # What libraries print must not get among the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     answers.write("ready\n")
-    items, options, threads, reader, parent = pickle.load(sys.stdin.buffer)  # noqa: S301  from our own parent
-    end_with_parent(sys.stdin.fileno(), parent)
+    items, options, threads, reader = pickle.load(sys.stdin.buffer)  # noqa: S301  from our own parent
     limit_memory(MEMORY_BYTES)
     module, _, name = reader.partition(":")
     read = getattr(importlib.import_module(module), name)
