@@ -14,7 +14,7 @@ preflight.check()
 
 from pipeline.commands import as_typed
 
-EXAMPLES = """usage: columns.py [JOB]
+EXAMPLES = """  python jobs/columns.py [JOB]
 
   JOB    extract (feature extraction) unless another one is named: karaoke
 

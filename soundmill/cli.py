@@ -15,6 +15,7 @@ from pipeline.errors import UserError
 
 ABOUT = {
     "extract": "audio files in, Parquet tables out: descriptors, CLAP embeddings, source separation",
+    "karaoke": "songs in, songs without their vocals out, and how good each is",
     "plan": "what that would take: files, hours, memory, time, cost and problems to expect",
     "verify": "whether an output holds what it promises; repair=true mends it",
     "failures": "what failed and why; retry=true runs just those files again",

@@ -57,6 +57,7 @@ def rehearsed(tmp_path_factory) -> Path:
     return out / "results.json"
 
 
+@pytest.mark.chaos  # the rehearsal takes a minute
 def test_a_rehearsal_has_figures_of_every_step(rehearsed):
     content = read_results(rehearsed)
     assert content["about"]["now"]["rehearsal"]
@@ -73,6 +74,7 @@ def test_a_rehearsal_has_figures_of_every_step(rehearsed):
         assert what in by_what
 
 
+@pytest.mark.chaos  # the rehearsal takes a minute
 def test_what_is_adopted_replaces_what_was(rehearsed, tmp_path):
     for name in ("benchmarks/RESULTS.md", "docs/tuning.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

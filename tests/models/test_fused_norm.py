@@ -34,6 +34,7 @@ def found() -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.chaos  # under an interpreter of Triton, a minute in all
 def test_residual_branches(found):
     errors = found["branches"]
     assert len(errors) == 16
@@ -45,11 +46,13 @@ def test_residual_branches(found):
             assert error < 1.2 * errors[f"{what}, torch"] + 1e-3, what
 
 
+@pytest.mark.chaos  # under an interpreter of Triton, a minute in all
 def test_activations_with_their_bias(found):
     for what, error in found["elementwise"].items():
         assert error < (1e-6 if what.endswith("float32") else 3e-3), what
 
 
+@pytest.mark.chaos  # under an interpreter of Triton, a minute in all
 def test_group_norms_keep_the_digits_of_rows_far_from_zero(found):
     assert found["norms"]["short"] < 1e-6
     assert found["norms"]["long"] < 1e-6
@@ -57,6 +60,7 @@ def test_group_norms_keep_the_digits_of_rows_far_from_zero(found):
     assert found["norms"]["far from zero"] < 2e-4
 
 
+@pytest.mark.chaos  # under an interpreter of Triton, a minute in all
 def test_a_network_before_and_after(found):
     network = found["network"]
     assert network["reason"] is None
@@ -67,12 +71,14 @@ def test_a_network_before_and_after(found):
     assert network["bfloat16"] > network["bfloat16, torch"] - 1.5
 
 
+@pytest.mark.chaos  # under an interpreter of Triton, a minute in all
 def test_parameters_gradients_and_the_way_back(found):
     assert found["network"]["same hash"]
     assert found["network"]["records gradients"]
     assert found["network"]["as before"]
 
 
+@pytest.mark.chaos  # under an interpreter of Triton, a minute in all
 def test_a_kernel_that_fails_gives_way_to_torch_and_says_so_once(found):
     network = found["network"]
     assert network["after a failure"] > 100

@@ -157,6 +157,7 @@ def poison(monkeypatch):
     ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
+@pytest.mark.chaos  # without Ray: test_inline_run.py
 def test_a_file_that_kills_its_worker_costs_itself_only(quiet_run, tmp_path, poison):
     import soundfile
 
