@@ -193,6 +193,14 @@ def test_of_a_content_without_rows_no_file_keeps_older_ones(of_toy, what):
     of_toy.run_twice()
 
 
+def test_rows_of_a_content_that_is_computed_anew_do_not_come_home(of_toy):
+    """Its first file has another content now; of the second it is computed anew, and has no rows."""
+    of_toy.begin(names=["low", "low"])
+    of_toy.put(name="a.wav", what="high")
+    of_toy.choose_parameters(factor=0.5, loud=0.2)
+    of_toy.run()
+
+
 def test_windows_that_stay_are_of_the_model_that_they_were_of(of_extraction):
     of_extraction.begin(names=["full", "low"])
     of_extraction.choose_clap(clap=False, hop=0.2)

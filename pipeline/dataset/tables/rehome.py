@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from pipeline.dataset.output import Output
 from pipeline.dataset.tables.merge import among, conform, referred
-from pipeline.dataset.tables.rewrite import by_asset, read_if_there, write_or_discard
+from pipeline.dataset.tables.rewrite import Held, by_asset, read_if_there, write_or_discard
 from pipeline.dataset.tables.row_index import State
 
 
@@ -37,8 +37,10 @@ def rehome(output: Output, names: Collection[str], state: State) -> None:
                 if homes[asset]:
                     moving[homes[asset][0]].append(asset)
             for home, assets in sorted(moving.items()):
-                chosen = among(there["asset_id"], assets)
-                _take_in(output, f"{table}/{home}", there.filter(chosen))
+                # Computed anew there, a content may have none.
+                held = Held.by(output, home, assets)
+                rows = held.others(table, there.filter(among(there["asset_id"], assets)))
+                _take_in(output, f"{table}/{home}", rows)
             if away:
                 write_or_discard(output, f"{table}/{name}", there.filter(pc.invert(mask)))
 
@@ -70,12 +72,8 @@ def _homes(state: State) -> dict[str, list[str]]:
 
 
 def _take_in(output: Output, part: str, rows: pa.Table) -> None:
-    """Add to a part those of ``rows`` that it does not have: windows of an asset, or its stages."""
-    own = read_if_there(output, part)
-    if own is None:
-        output.write_table(part, rows)
+    """Add ``rows`` to a part."""
+    if not rows.num_rows:
         return
-    key = ("asset_id", "stage") if "stage" in rows.column_names else ("asset_id",)
-    known = set(zip(*(own[c].to_pylist() for c in key), strict=True))
-    new = [row not in known for row in zip(*(rows[c].to_pylist() for c in key), strict=True)]
-    output.write_table(part, pa.concat_tables([own, conform(rows.filter(pa.array(new)), own.schema)]))
+    own = read_if_there(output, part)
+    output.write_table(part, rows if own is None else pa.concat_tables([own, conform(rows, own.schema)]))
