@@ -12,6 +12,7 @@ import io
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass, field
@@ -31,9 +32,11 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from schema import CURRENT
+from sweep import Sweep
 
 from pipeline.commands import as_typed, program
 from pipeline.errors import UserError
+from pipeline.workflows.job import Job
 from pipeline.workflows.known_stages import stages_of_all
 from pipeline.workflows.outcome import EXIT_USAGE
 from pipeline.workflows.run_config import RunConfig
@@ -150,6 +153,23 @@ def run_job(job: Callable[[], None], afterwards: Callable[[], None] = lambda: No
             job()
     afterwards()
     end(max(EXIT_CODES, default=0))
+
+
+def carry_out(job: Job, config: Any, trials: Sweep) -> None:
+    """Run a job on a composed config and keep its exit code, within Hydra's own run."""
+    from pipeline.workflows.run import Asked, run_job  # not for --cfg job: it imports what computes
+
+    try:
+        settings = trials.own_output(typed(config))
+        moments = {**MOMENTS, "config": time.time()}
+        MOMENTS.clear()  # those of the first run are not the next one's
+        result = run_job(job, settings, Asked(given=GIVEN, moments=moments))
+        EXIT_CODES.append(result.exit_code)
+        trials.add(result)
+    except KeyboardInterrupt:
+        leave_stopped()
+    except UserError as error:  # here, because Hydra would print a traceback and exit with 1
+        leave(error)
 
 
 @contextmanager

@@ -20,8 +20,6 @@ import hydra
 import sweep
 from omegaconf import DictConfig
 
-from pipeline.errors import UserError
-
 SWEEP = sweep.Sweep()
 compose.MOMENTS.update(shell=preflight.BEGAN, imports=time.time())
 
@@ -29,19 +27,9 @@ compose.MOMENTS.update(shell=preflight.BEGAN, imports=time.time())
 @hydra.main(version_base="1.3", config_path="../conf", config_name="extract")
 def extract(config: DictConfig) -> None:
     """Run the workflow on the composed config and keep its exit code."""
-    from pipeline.workflows.jobs import extract as job  # not for --cfg job: it imports what computes
+    from pipeline.workflows.jobs.extract import EXTRACT  # not for --cfg job: it imports what computes
 
-    try:
-        settings = SWEEP.own_output(compose.typed(config))
-        moments = {**compose.MOMENTS, "config": time.time()}
-        compose.MOMENTS.clear()  # those of the first run are not the next one's
-        result = job.run(settings, given=compose.GIVEN, moments=moments)
-        compose.EXIT_CODES.append(result.exit_code)
-        SWEEP.add(result)
-    except KeyboardInterrupt:
-        compose.leave_stopped()
-    except UserError as error:  # here, because Hydra would print a traceback and exit with 1
-        compose.leave(error)
+    compose.carry_out(EXTRACT, config, SWEEP)
 
 
 if __name__ == "__main__":

@@ -75,12 +75,8 @@ class InlineDriver:
             return
         self._begun = True
         there = started_ahead(self._threads) if self._child else None
-        if there is not None:
+        if there is not None and there.take_over(self._warm, calls):
             self._first = there
-            try:
-                return there.take_over(self._warm, calls)
-            except ChildDied:  # it is no longer there: `begin` starts it
-                pass
         self._first.begin(calls)
 
     def waits_for(self) -> str | None:

@@ -54,18 +54,18 @@ class WorkerProcess:
         """
         if self._child is None:
             self._start()
-            self._send((WARM, self._warm))
-            for call in calls:
-                self._ask(call)
+            self._say_first(calls)
 
-    def take_over(self, warm: Sequence[str], calls: Sequence[tuple[Any, ...]]) -> None:
-        """Tell a process that `start_ahead` began what it was begun for."""
-        if self._child.process.poll() is not None:
-            raise self._died()
+    def take_over(self, warm: Sequence[str], calls: Sequence[tuple[Any, ...]]) -> bool:
+        """Tell a process that `start_ahead` began what it was begun for; false where it is no longer there."""
         self._warm = list(warm)
-        self._send((WARM, self._warm))
-        for call in calls:
-            self._ask(call)
+        try:
+            self._say_first(calls)
+            if self._child.process.poll() is not None:
+                raise self._died()
+        except ChildDied:
+            return False
+        return True
 
     def call(self, function: str, *arguments: Any) -> Any:
         """The result of ``module:function``, computed there. Raises what it raises."""
@@ -132,6 +132,11 @@ class WorkerProcess:
         finally:
             theirs.close()
         self._channel = Connection(ours.detach())
+
+    def _say_first(self, calls: Sequence[tuple[Any, ...]]) -> None:
+        self._send((WARM, self._warm))
+        for call in calls:
+            self._ask(call)
 
     def _ask(self, call: tuple[Any, ...]) -> None:
         self._asked.append((CALL, *call))

@@ -20,8 +20,6 @@ from pipeline.stages.separation.spec import separation_key, separation_product, 
 from pipeline.workflows.availability import backend_stems
 from pipeline.workflows.job import Found, Job
 from pipeline.workflows.karaoke_config import KaraokeConfig, config_from
-from pipeline.workflows.outcome import Result
-from pipeline.workflows.run import Asked, run_job
 
 METHOD = f"vocals removed by Soundmill {__version__}"
 JUDGE = "spleeter"
@@ -155,8 +153,3 @@ KARAOKE = Job(
     known=known_products,
     seeks=lambda config: "looking for the models and loading what names them",
 )
-
-
-def run(config: KaraokeConfig, asked: Asked | None = None) -> Result:
-    """Run the job, see `run_job`. Raises `UserError`."""
-    return run_job(KARAOKE, config, asked)
