@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import torch
 
 from pipeline.audio.reader import ArrayReader, AudioReader, Spool, blocks
 from pipeline.engine.batch import Track
@@ -83,12 +82,12 @@ class KaraokeWorker(Worker):
         self, track: Track, mix: AudioReader, vocals: AudioReader, method: str, stack: ExitStack
     ) -> AudioReader:
         """What is removed, by the score; the columns are filled in."""
-        found = self._score(track, mix, vocals, method)
+        found = self._score(mix, vocals, method)
         choice = track.found("separation_choice") or ""
         if self.compare and method != CENTRE and self._takes_centre(track):
-            centre = self._centre(mix)
+            centre = Spool.of(voice_in(mix, self._load(CENTRE)), 2)
             stack.callback(centre.close)
-            other = self._score(track, mix, centre, CENTRE)
+            other = self._score(mix, centre, CENTRE)
             if is_better(other, found):
                 words = f"{other.karaoke_predicted_sdr_db:.1f} dB predicted, not {found.karaoke_predicted_sdr_db:.1f}"
                 track.fallbacks.append(Fallback(NAME, method, CENTRE, words))
@@ -101,23 +100,9 @@ class KaraokeWorker(Worker):
     def _takes_centre(self, track: Track) -> bool:
         return self._load(CENTRE).refuses(track.channels or 2, 0) is None
 
-    def _score(self, track: Track, mix: AudioReader, vocals: AudioReader, method: str) -> Score:
+    def _score(self, mix: AudioReader, vocals: AudioReader, method: str) -> Score:
         judge = self._judge if self._judge is not None and self._judge.name != method else None
-        if method == CENTRE and track.channels == 1:
-            judge = None
         return score(mix, _Less(mix, vocals), judge, method=method)
-
-    def _centre(self, mix: AudioReader) -> Spool:
-        """The vocals that centre extraction finds."""
-        stream = SeparationStream(self._load(CENTRE), [mix])
-        place = stream.sources.index("vocals")
-        spool = Spool(2)
-        for piece in stream:
-            if piece.error is not None:
-                raise piece.error
-            if piece.block is not None:
-                spool.write(piece.block[place].cpu().numpy())
-        return spool
 
 
 def is_better(one: Score, other: Score) -> bool:
@@ -127,19 +112,23 @@ def is_better(one: Score, other: Score) -> bool:
     return one.karaoke_predicted_sdr_db_low > other.karaoke_predicted_sdr_db_high
 
 
+def voice_in(audio: AudioReader, separator: Separator) -> Iterator[np.ndarray]:
+    """The voice that a backend finds: float32 ``[2, n]`` blocks of stereo at its rate. Raises what it raises."""
+    stream = SeparationStream(separator, [audio])
+    place = stream.sources.index("vocals")
+    for piece in stream:
+        if piece.error is not None:
+            raise piece.error
+        if piece.block is not None:
+            yield piece.block[place].cpu().numpy()
+
+
 def vocals_by(separator: Separator) -> Callable[[np.ndarray], np.ndarray]:
-    """The voice in an excerpt, float32 ``[2, samples]`` to the same."""
+    """What finds the voice in an excerpt, float32 ``[2, samples]`` to the same."""
 
     def vocals(audio: np.ndarray) -> np.ndarray:
-        stream = SeparationStream(separator, [ArrayReader(audio)])
-        place = stream.sources.index("vocals")
-        pieces = []
-        for piece in stream:
-            if piece.error is not None:
-                raise piece.error
-            if piece.block is not None:
-                pieces.append(piece.block[place].cpu())
-        return torch.cat(pieces, dim=1).numpy() if pieces else np.zeros_like(audio)
+        found = list(voice_in(ArrayReader(audio), separator))
+        return np.concatenate(found, axis=1) if found else np.zeros_like(audio)
 
     return vocals
 
