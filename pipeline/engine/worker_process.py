@@ -112,6 +112,12 @@ class WorkerProcess:
             self._folder.cleanup()
 
     @property
+    def pid(self) -> int | None:
+        """Of the process; None where there is none."""
+        child = self._child
+        return None if child is None else child.process.pid
+
+    @property
     def channel(self) -> Connection:
         """What can be waited for until it says something."""
         return self._channel

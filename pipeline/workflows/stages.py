@@ -12,6 +12,7 @@ import pyarrow as pa
 from pipeline.audio.views import View
 from pipeline.dataset.output import Output
 from pipeline.dataset.tables.schemas import tracks_schema
+from pipeline.engine.answer import NAME as ANSWER
 from pipeline.engine.declare import DECODE, WRITE, Pipeline, Stage
 from pipeline.engine.driver import Cluster
 from pipeline.engine.groups import by_group, group_stages, largest_of_group, name_of
@@ -27,6 +28,7 @@ from pipeline.workflows.run_config import RunConfig
 
 DECODE_WORKER = "pipeline.stages.decode.worker:DecodeWorker"
 SINK = "pipeline.engine.sink:SinkWorker"
+ANSWERER = "pipeline.engine.answer:AnswerWorker"
 ANY_VIEW = View("mono", 22050, 1)
 BLOCKS_PER_CPU = 16
 # With a card the networks, not the cores, are what the end waits for, and a block costs Ray some 25 ms in every stage.
@@ -91,9 +93,7 @@ def build_graph(
     # What any machine may fill: the schema says what is written.
     pipeline = models.pipeline(config, output, everywhere=True, golden=golden)
     results = run_results(config, pipeline) if cached else None
-    decode = {**_decode_arguments(config, pipeline, ledger), "results": results}
-    nodes = [Node(DECODE, DECODE_WORKER, decode)]
-    nodes += [_node(config, pipeline, stage, results) for stage in pipeline.stages]
+    nodes = _stages(config, pipeline, ledger, results)
     sink = {
         "output": output,
         "run_id": run_id,
@@ -103,6 +103,19 @@ def build_graph(
         "fenced": True,
     }
     return [*nodes, Node(WRITE, SINK, sink)]
+
+
+def build_line(config: RunConfig, models: Found, output: Output, columns: Sequence[str]) -> list[Node]:
+    """The stages for one file at a time: nothing is written but artifacts, ``columns`` come back as an answer."""
+    pipeline = models.pipeline(config, output)
+    return [*_stages(config, pipeline, None, None), Node(ANSWER, ANSWERER, {"columns": list(columns)})]
+
+
+def _stages(config: RunConfig, pipeline: Pipeline, ledger: Any, results: Results | None) -> list[Node]:
+    """Decoding and the job's stages."""
+    decode = {**_decode_arguments(config, pipeline, ledger), "results": results}
+    stages = [_node(config, pipeline, stage, results) for stage in pipeline.stages]
+    return [Node(DECODE, DECODE_WORKER, decode), *stages]
 
 
 def _node(config: RunConfig, pipeline: Pipeline, stage: Stage, results: Results | None) -> Node:
