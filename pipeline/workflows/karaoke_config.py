@@ -30,8 +30,9 @@ class KaraokeOptions:
     """How vocals are removed, and what is written.
 
     ``method`` is a backend, or ``auto``: the best that is installed and takes the song, and centre extraction instead
-    where that is better beyond the uncertainty of the score. ``keep`` may hold ``vocals``. ``ceiling_dbtp`` is the
-    highest true peak of a file: where it would be higher, the whole song gets one gain, which the row says.
+    where that is better beyond the uncertainty of the score. ``sample_rate`` (Hz) and ``channels`` of the files are
+    each song's own unless they are given. ``keep`` may hold ``vocals``. ``ceiling_dbtp`` is the highest true peak of a
+    file: where it would be higher, the whole song gets one gain, which the row says.
     """
 
     method: str = AUTO
@@ -44,6 +45,8 @@ class KaraokeOptions:
     bit_rate: Optional[int] = None
     quality: Optional[float] = None
     bits: Optional[int] = None
+    sample_rate: Optional[int] = None
+    channels: Optional[int] = None
     keep: list[str] = field(default_factory=list)
     ceiling_dbtp: float = -1.0
 
@@ -70,14 +73,21 @@ class KaraokeOptions:
             raise refused(self, "karaoke.auto_cpu_seconds", "must not be negative")
         if not -60.0 <= self.ceiling_dbtp <= 0.0:
             raise refused(self, "karaoke.ceiling_dbtp", "must lie within -60..0 dBTP")
+        if self.channels not in (None, 1, 2):
+            raise refused(self, "karaoke.channels", "must be 1 or 2, or null for the song's own")
         try:
-            self.form()
+            form = self.form()
         except EncodeError as error:
             raise UserError(
                 f"karaoke: {error}",
                 "bit_rate is of mp3, opus and m4a, quality of mp3 and ogg, bits of flac",
                 f"karaoke.format={self.format} alone",
             ) from None
+        if self.sample_rate is not None:
+            try:
+                form.check(self.sample_rate, self.channels or 2)
+            except EncodeError as error:
+                raise refused(self, "karaoke.sample_rate", "cannot be", str(error)) from None
 
 
 @dataclass

@@ -55,6 +55,8 @@ def test_what_a_run_wrote_down_is_read_again(compose):
         ("karaoke.auto_cpu_seconds=-1", "karaoke.auto_cpu_seconds"),
         ("karaoke.ceiling_dbtp=3", "karaoke.ceiling_dbtp"),
         ("karaoke.bits=24", "mp3 does not have 24 bits"),
+        ("karaoke.channels=6", "karaoke.channels=6"),
+        ("karaoke.sample_rate=96000", "karaoke.sample_rate=96000"),
         ("clap.enabled=false", "clap"),
         ("hardware.actors.clap=2", "hardware.actors.clap"),
     ],

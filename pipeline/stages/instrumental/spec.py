@@ -51,6 +51,8 @@ def instrumental_stage(
     *,
     keep: Sequence[str] = (),
     ceiling_dbtp: float = -1.0,
+    sample_rate: int | None = None,
+    channels: int | None = None,
     **arguments: Any,
 ) -> Stage:
     """The stage that takes a view out of the song and encodes what is left.
@@ -60,11 +62,21 @@ def instrumental_stage(
         form: the format of the files.
         keep: of `KEPT`.
         ceiling_dbtp: the highest true peak that a file may have.
+        sample_rate: of the files, Hz; None is each song's own.
+        channels: of the files, 1 or 2; None is each song's own, at most 2.
         arguments: of `pipeline.stages.instrumental.worker.InstrumentalWorker`.
     """
-    key = stable_key(
-        {"name": NAME, "version": VERSION, "form": vars(form), "keep": sorted(keep), "ceiling": ceiling_dbtp}
-    )
+    said = {
+        "name": NAME,
+        "version": VERSION,
+        "form": vars(form),
+        "keep": sorted(keep),
+        "ceiling": ceiling_dbtp,
+    }
+    # Beside the rest only where they are asked for: what was made without them is what would be made now.
+    wanted = {k: v for k, v in (("rate", sample_rate), ("channels", channels)) if v is not None}
+    key = stable_key({**said, **wanted})
+    arguments |= {"sample_rate": sample_rate, "channels": channels}
     return Stage(
         NAME,
         WORKER,

@@ -42,6 +42,8 @@ class InstrumentalWorker(Worker):
         output: where they go.
         keep: ``vocals`` also writes what was taken out, with the same gain.
         ceiling_dbtp: the highest true peak of a file once it is decoded.
+        sample_rate: of the files, Hz; None is each song's own.
+        channels: of the files, 1 or 2; None is each song's own, at most 2.
         method: what the files say that made them, before the model.
         common: see `pipeline.engine.worker.Worker`.
 
@@ -57,6 +59,8 @@ class InstrumentalWorker(Worker):
         output: Output | None = None,
         keep: Sequence[str] = (),
         ceiling_dbtp: float = -1.0,
+        sample_rate: int | None = None,
+        channels: int | None = None,
         method: str = "soundmill",
         **common: Any,
     ) -> None:
@@ -65,6 +69,7 @@ class InstrumentalWorker(Worker):
         super().__init__(**{"stage": NAME, **common})
         self.removed, self.form, self.output = removed, form, output
         self.keep, self.ceiling_dbtp, self.method = tuple(keep), ceiling_dbtp, method
+        self.sample_rate, self.channels = sample_rate, channels
         self._files = instrumental_files(form)
 
     def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
@@ -172,15 +177,16 @@ class _Song:
         self._mix = stage.reader(track, NATIVE, stack)
         self._removed = stage.reader(track, stage.removed, stack)
         self._rates = track.sample_rate, stage.removed.sample_rate
-        self.channels = min(2, self._mix.channels)
-        self.rate = held_rate(stage.form, track.sample_rate, self.channels)
+        self.channels = stage.channels or min(2, self._mix.channels)
+        wanted = stage.sample_rate or track.sample_rate
+        self.rate = held_rate(stage.form, wanted, self.channels)
         self.samples = -(-self._mix.samples * self.rate // track.sample_rate)
         if self._mix.channels > 2:
-            wanted, reason = f"{self._mix.channels} channels", "vocals are separated in stereo"
-            track.fallbacks.append(Fallback(NAME, wanted, "stereo", reason))
-        if self.rate != track.sample_rate:
+            given, reason = f"{self._mix.channels} channels", "vocals are separated in stereo"
+            track.fallbacks.append(Fallback(NAME, given, "stereo", reason))
+        if self.rate != wanted:
             reason = f"{stage.form.name} does not hold the source's rate"
-            track.fallbacks.append(Fallback(NAME, f"{track.sample_rate} Hz", f"{self.rate} Hz", reason))
+            track.fallbacks.append(Fallback(NAME, f"{wanted} Hz", f"{self.rate} Hz", reason))
 
     def spool(self, taken_out: bool) -> Spool:
         """The mix without what is removed, or, without ``taken_out``, what is removed: in a temporary file."""

@@ -78,6 +78,8 @@ class KaraokeModels(Found):
             config.karaoke.form(),
             keep=config.karaoke.keep,
             ceiling_dbtp=config.karaoke.ceiling_dbtp,
+            sample_rate=config.karaoke.sample_rate,
+            channels=config.karaoke.channels,
             output=output,
             method=METHOD,
         )
