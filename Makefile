@@ -42,7 +42,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing into $(VENV) with test extras: some 5 GB, a few minutes the first time"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-compile -c constraints.txt -e '.[test]'
 	@touch $(VENV)/.installed $@
 
 # One set of versions for Python 3.10 to 3.12, with and without a GPU.

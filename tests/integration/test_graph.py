@@ -133,6 +133,7 @@ def test_what_a_stage_of_a_group_raises_is_told_by_its_own_name(two_cpus_and_a_g
         run(chain(Node("broken", Broken)), [["first", "second", "broken"]])
 
 
+@pytest.mark.chaos
 def test_where_in_a_group_a_process_died_is_known(two_cpus_and_a_gpu):
     ledger = start_ledger()
     assert run(chain(Node("deadly", Deadly)), [["first", "second", "deadly"]], ledger) == []

@@ -17,7 +17,8 @@ import soundfile
 import yaml
 from helpers.ray_head import REPO, Head, ray_head, run
 
-pytestmark = pytest.mark.timeout(300)
+# A submission is among the commands of the documents, which `make test` runs.
+pytestmark = [pytest.mark.timeout(300), pytest.mark.chaos]
 FILES = 3
 JOB = ["python", "jobs/extract_features.py"]
 
@@ -154,7 +155,6 @@ def test_a_mistake_comes_back_as_one_line_and_an_exit_code(head, submitted):
     assert not submitted["misspelt"].output.exists()
 
 
-@pytest.mark.chaos
 def test_a_relative_output_is_refused(head, source, tmp_path):
     """It would lie in the uploaded copy, and be gone with it."""
     [job] = submit(head, tmp_path, {"relative": small(source, "tables")}).values()
@@ -172,7 +172,6 @@ def test_nobody_submits_or_looks_without_the_token(head):
     assert requests.get(f"{head.dashboard}/api/jobs/", timeout=10).status_code in (401, 403)
 
 
-@pytest.mark.chaos
 def test_a_driver_outside_joins_the_cluster(head, source, tmp_path):
     """``ray.address=auto`` is what RAY_ADDRESS names; without that, the Ray that `ray start` left word of here."""
     command = [
@@ -187,7 +186,6 @@ def test_a_driver_outside_joins_the_cluster(head, source, tmp_path):
     assert len(pd.read_parquet(tmp_path / "out" / "tracks")) == FILES
 
 
-@pytest.mark.chaos
 def test_a_driver_with_another_token_is_told_so(head, source, tmp_path):
     command = [
         sys.executable, "jobs/extract_features.py", f"ray.address={head.address}",

@@ -283,6 +283,7 @@ def test_a_network_is_judged_and_compared(songs, tmp_path, spleeter):
     assert found["cd.flac"]["karaoke_method"] in ("spleeter", "midside")
 
 
+@pytest.mark.chaos
 def test_ray_gives_the_same(tmp_path):
     (tmp_path / "in").mkdir()
     vocals, backing = stems(44100)

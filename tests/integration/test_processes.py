@@ -149,6 +149,7 @@ def ray_before_us():
     ray.shutdown()
 
 
+@pytest.mark.chaos
 def test_actors_of_a_ray_that_ran_before_are_told_their_threads(ray_before_us, monkeypatch):
     for name in THREAD_VARIABLES:
         monkeypatch.setenv(name, "7")  # of this process, which the actors must not follow

@@ -164,6 +164,7 @@ def test_a_point_under_the_pointer_shows_its_pictures(browser, opened, small):
     assert select.text.split()[:2] == ["key", "loudness"]
 
 
+@pytest.mark.chaos
 def test_a_hundred_thousand_tracks(browser, opened, large):
     assert large.stat().st_size < 8_000_000, "it does not grow with the dataset"
     opened(large)

@@ -54,6 +54,7 @@ def run_killing_the_driver(source: Path, output: Path, log: Path, after_parts: i
     return True
 
 
+@pytest.mark.chaos
 def test_a_driver_that_was_killed_is_continued_by_the_next_run(quiet_run, tmp_path):
     source, expected = quiet_run
     output = tmp_path / "out"
