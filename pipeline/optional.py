@@ -8,6 +8,9 @@ import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from packaging.requirements import Requirement
+
+from pipeline.commands import by_name
 from pipeline.errors import Fallback
 
 INSTALL = {
@@ -69,6 +72,17 @@ def advice(name: str, again: bool = False) -> str:
     """What to type: ``type `pip install 'openunmix>=1.3'```."""
     force = "--force-reinstall " if again else ""
     return f"type `pip install {force}'{INSTALL.get(name, name)}'`"
+
+
+def extra(name: str) -> str:
+    """The command that installs an extra of this project, such as ``service``: in a checkout from there."""
+    if not by_name():
+        return f".venv/bin/python -m pip install -c constraints.txt -e '.[{name}]'"
+    wanted = (Requirement(line) for line in importlib.metadata.requires("soundmill") or ())
+    packages = [r for r in wanted if r.marker is not None and r.marker.evaluate({"extra": name})]
+    own = [e for r in packages if r.name == "soundmill" for e in r.extras]
+    listed = [f"'{r.name}{r.specifier}'" for r in packages if r.name != "soundmill"]
+    return " ".join(["pip install", *listed]) if not own else " ".join([*map(extra, own), *listed])
 
 
 def _is_installed(name: str) -> bool:
