@@ -1,0 +1,242 @@
+"""Says what became of songs: answers and offsets together, in one transaction of Kafka.
+
+Either both are there or neither is: whoever reads committed messages sees each answer once, whenever this process is
+killed. A thread of its own, because a broker may let it wait.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.service.kafka import Broker, Outgoing
+from pipeline.service.logs import StepLog
+from pipeline.service.offsets import Offsets, ahead_of
+
+WAIT_S = 10.0
+"""A call to the broker waits so long, at most, before it is tried anew."""
+BATCH = 100
+
+
+@dataclass(eq=False)
+class Assigned:
+    """A partition for as long as it is this consumer's.
+
+    Args:
+        offsets: None until the broker has said how far it is done.
+        valid: false once it has been taken away.
+    """
+
+    topic: str
+    partition: int
+    offsets: Offsets | None = None
+    valid: bool = True
+
+
+@dataclass(eq=False)
+class Claim:
+    """A message that was received.
+
+    Args:
+        taken: its partition's `Offsets` know that it is in hand.
+    """
+
+    assigned: Assigned
+    offset: int
+    taken: bool = False
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """What is to be said of a message that is done; with no messages only its offset is."""
+
+    claim: Claim
+    messages: Sequence[Outgoing] = ()
+    video_id: str | None = None
+    said: Callable[[], None] = field(default=lambda: None)
+
+
+class Announcer:
+    """Takes announcements from any thread, and makes them.
+
+    Args:
+        broker: where.
+        consumer: whose offsets are committed.
+        instance: name of this process among those of its group.
+        log: of steps.
+    """
+
+    def __init__(self, broker: Broker, consumer: Any, instance: str, log: StepLog) -> None:
+        self._broker, self._consumer, self._instance, self._log = broker, consumer, instance, log
+        self._queue: queue.SimpleQueue[Announcement] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._producer: Any = None
+        self._membership: Any = None
+        self._in_doubt = False
+        self._pending = 0
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="announcer", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def put(self, announcement: Announcement) -> None:
+        """To be made soon."""
+        with self._lock:
+            self._pending += 1
+        self._queue.put(announcement)
+
+    def member_as(self, membership: Any) -> None:
+        """Note as whom the consumer is in its group now. Its own thread says so: another one that asks may wait for
+        ever while that one polls."""
+        self._membership = membership
+
+    @property
+    def pending(self) -> int:
+        """Announcements that are not made yet."""
+        with self._lock:
+            return self._pending
+
+    def close(self, wait_s: float) -> None:
+        """End, once what is waiting is said, or after ``wait_s``."""
+        self._stop.set()
+        self._thread.join(wait_s)
+
+    def _run(self) -> None:
+        waiting: list[Announcement] = []
+        failures = 0
+        while True:
+            waiting += self._taken(block=not waiting)
+            if waiting:
+                try:
+                    waiting = self._say(waiting)
+                    failures = 0
+                except Exception as error:  # noqa: BLE001  whatever a broker says, answers are not lost: they are said again
+                    failures += 1
+                    self._in_doubt = True
+                    self._log.step("announce", level="warning", error=_words(error), attempt=failures)
+                    self._stop.wait(min(5.0, 0.1 * 2**failures))
+            if self._stop.is_set() and not waiting and self._queue.empty():
+                return
+
+    def _taken(self, block: bool) -> list[Announcement]:
+        found = []
+        with suppress(queue.Empty):
+            if block:
+                found.append(self._queue.get(timeout=0.2))
+            while len(found) < BATCH:
+                found.append(self._queue.get_nowait())
+        return found
+
+    def _say(self, waiting: list[Announcement]) -> list[Announcement]:
+        """Say what can be said; returns what is left, which is nothing. Raises what the client raises."""
+        if self._in_doubt:
+            self._settle_doubt()
+            waiting = self._not_said(waiting)
+        self._ready()
+        # Taken before it is seen whose partitions still are ours: what is taken away after that makes it too old.
+        group = self._membership if self._broker.exactly_once else None
+        ours = [a for a in waiting if a.claim.assigned.valid]
+        if ours:
+            self._publish(ours, group)
+        self._forget(waiting, ours)
+        return []
+
+    def _publish(self, ours: Sequence[Announcement], group: Any) -> None:
+        by_partition = _by_partition(ours)
+        producer = self._producer
+        offsets = [_position(assigned, offsets) for assigned, offsets in by_partition.items()]
+        if group is not None:
+            producer.begin_transaction()
+        self._in_doubt = True
+        for announcement in ours:
+            for message in announcement.messages:
+                producer.produce(message.topic, message.value, message.key, headers=list(message.headers))
+        if group is not None:
+            producer.send_offsets_to_transaction(offsets, group, WAIT_S)
+            producer.commit_transaction(WAIT_S)
+        else:
+            if producer.flush(WAIT_S):
+                raise TimeoutError("the broker does not take the answers")
+            self._consumer.commit(offsets=offsets, asynchronous=False)
+        self._in_doubt = False
+        for assigned, done in by_partition.items():
+            assigned.offsets.finish(done)
+
+    def _forget(self, waiting: Sequence[Announcement], said: Sequence[Announcement]) -> None:
+        with self._lock:
+            self._pending -= len(waiting)
+        for announcement in said:
+            announcement.said()
+        lost = [a for a in waiting if a not in said]
+        for announcement in lost:
+            self._log.step("not_announced", announcement.video_id, reason="the partition was taken away")
+
+    def _ready(self) -> None:
+        if self._producer is None:
+            producer = self._broker.producer(self._instance)
+            if self._broker.exactly_once:
+                producer.init_transactions(WAIT_S)
+            self._producer = producer
+
+    def _settle_doubt(self) -> None:
+        """Have the transaction before ended, one way or the other: a new producer of the same name sees to that."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            with suppress(Exception):  # it may be too late for that, and then there is nothing to abort
+                if self._broker.exactly_once:
+                    producer.abort_transaction(WAIT_S)
+            producer.purge()
+            producer.flush(1.0)
+        self._ready()
+
+    def _not_said(self, waiting: list[Announcement]) -> list[Announcement]:
+        """Without those that the broker knows: the transaction may have ended well, and its answer got lost."""
+        by_partition = _by_partition([a for a in waiting if a.claim.assigned.valid])
+        if not by_partition:
+            return waiting
+        known: set[int] = set()
+        committed = self._consumer.committed([_partition(a) for a in by_partition], WAIT_S)
+        for (assigned, offsets), found in zip(by_partition.items(), committed, strict=True):
+            if found.error is not None:
+                raise RuntimeError(found.error.str())
+            if found.offset < 0:  # nothing is committed yet
+                continue
+            ahead = ahead_of(found.offset, found.metadata)
+            done = [offset for offset in offsets if offset < found.offset or offset in ahead]
+            assigned.offsets.finish(done)
+            known |= {id(a) for a in waiting if a.claim.assigned is assigned and a.claim.offset in done}
+        self._in_doubt = False
+        said = [a for a in waiting if id(a) in known]
+        self._forget(said, said)
+        return [a for a in waiting if id(a) not in known]
+
+
+def _by_partition(announcements: Sequence[Announcement]) -> dict[Assigned, list[int]]:
+    found: dict[Assigned, list[int]] = defaultdict(list)
+    for announcement in announcements:
+        found[announcement.claim.assigned].append(announcement.claim.offset)
+    return found
+
+
+def _partition(assigned: Assigned) -> Any:
+    from confluent_kafka import TopicPartition
+
+    return TopicPartition(assigned.topic, assigned.partition)
+
+
+def _position(assigned: Assigned, done: Sequence[int]) -> Any:
+    from confluent_kafka import TopicPartition
+
+    offset, metadata = assigned.offsets.commit_of(done)
+    return TopicPartition(assigned.topic, assigned.partition, offset, metadata)
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:300]}"

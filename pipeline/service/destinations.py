@@ -1,0 +1,100 @@
+"""Where songs may come from, and where what is made of them goes: nothing that a message says leads elsewhere."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pipeline.dataset.storage import is_local, local_path, public_uri
+from pipeline.service.messages import FILE_NOT_FOUND, FILE_UNREADABLE, PATH_NOT_ALLOWED, Refused, Request
+
+
+@dataclass(frozen=True)
+class Place:
+    """A song, and where its result goes.
+
+    Args:
+        source: path with every link followed, or URL.
+        folder: of the result, a path with every link followed, or URL; it may not be there yet.
+        name: of the result's file in it.
+        told: path or URL of the result, by the names that whoever asked uses.
+    """
+
+    source: str
+    folder: str
+    name: str
+    told: str
+
+    @property
+    def target(self) -> str:
+        """Path or URL of the result."""
+        return f"{self.folder.rstrip('/')}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is allowed.
+
+    Args:
+        roots: folders and URL prefixes that songs may lie below.
+        output_uri: where results go, a folder for each video; None is beside the original.
+        name: of a result's file.
+    """
+
+    roots: Sequence[str]
+    output_uri: str | None = None
+    name: str = "vocals_removed.mp3"
+
+    def place(self, request: Request) -> Place:
+        """Where a request's song lies and its result goes. Raises `Refused`."""
+        local = is_local(request.path)
+        source = self._local(request.path) if local else self._remote(request.path)
+        if self.output_uri is not None:
+            folder = f"{self.output_uri.rstrip('/')}/{request.video_id}"
+            return Place(source, folder, self.name, f"{folder}/{self.name}")
+        beside = (local_path(request.path) if local else request.path).rpartition("/")[0]
+        # Of a link that is the file itself, beside it: its folder has to be below a root as well.
+        place = Place(source, self._allowed(beside) if local else beside, self.name, f"{beside}/{self.name}")
+        if place.target == source:
+            raise Refused(PATH_NOT_ALLOWED, f"the original is called {self.name}, as the result is")
+        return place
+
+    def _local(self, path: str) -> str:
+        given = local_path(path)
+        if "\0" in given or not given.startswith("/"):
+            raise Refused(PATH_NOT_ALLOWED, "the path is not absolute")
+        found = self._allowed(given)
+        try:
+            kind = Path(found).stat().st_mode
+        except FileNotFoundError:
+            raise Refused(FILE_NOT_FOUND, f"there is no file {PurePosixPath(given).name}") from None
+        except OSError as error:
+            raise Refused(FILE_UNREADABLE, f"{PurePosixPath(given).name}: {error.strerror}") from None
+        if not stat.S_ISREG(kind):
+            raise Refused(FILE_UNREADABLE, f"{PurePosixPath(given).name} is no regular file")
+        return found
+
+    def _allowed(self, path: str) -> str:
+        """The path with every link followed, ".." among them as the kernel does: what lies below a root by its name
+        may lead out of it. Raises `Refused`."""
+        found = os.path.realpath(path)
+        roots = [os.path.realpath(local_path(root)) for root in self.roots if is_local(root)]
+        if not any(found == root or _below(found, root) for root in roots):
+            raise Refused(PATH_NOT_ALLOWED, "the path lies below none of the allowed roots")
+        return found
+
+    def _remote(self, uri: str) -> str:
+        parts = uri.partition("://")[2].split("/")
+        if "::" in uri or any(part in ("..", ".") for part in parts) or any(c in uri for c in "?#\0"):
+            raise Refused(PATH_NOT_ALLOWED, f"{public_uri(uri)} is no plain URL of an object")
+        roots = [root.rstrip("/") + "/" for root in self.roots if not is_local(root)]
+        if not uri.startswith(tuple(roots)):
+            raise Refused(PATH_NOT_ALLOWED, "the URL lies below none of the allowed roots")
+        return uri
+
+
+def _below(path: str, root: str) -> bool:
+    return root == "/" or path.startswith(root.rstrip("/") + "/")

@@ -1,0 +1,189 @@
+"""Kafka's clients as the service wants them, and what of its messages travels in headers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.optional import extra
+from pipeline.service.messages import timestamp
+
+ATTEMPT, NOT_BEFORE, REASON, CODE, CUT = "attempt", "not_before", "reason", "error_code", "cut_from_bytes"
+"""Headers of a message on the retry topic; ``reason`` and ``error_code`` are those of dead letters, too, and
+``cut_from_bytes`` of one that was too long to be kept whole."""
+TRANSACTION_MS = 10_000
+"""Of a service that was killed, an open transaction hides what came after it for so long, at most."""
+
+
+@dataclass(frozen=True)
+class Topics:
+    """Names of topics."""
+
+    requests: str = "audio.process.requested"
+    results: str = "audio.vocals_processed"
+    retries: str = "audio.process.retry"
+    dead_letters: str = "audio.process.dead"
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """All four."""
+        return (self.requests, self.results, self.retries, self.dead_letters)
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A message to be sent."""
+
+    topic: str
+    value: bytes
+    key: bytes | None = None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+@dataclass(frozen=True)
+class Broker:
+    """How Kafka is reached.
+
+    Args:
+        servers: ``HOST:PORT``, several with commas.
+        group: of the consumers, which share out the partitions.
+        options: of librdkafka, for both clients, such as ``security.protocol``; they win over ours.
+        exactly_once: answers and offsets in one transaction; where a broker has none, an answer may come twice after
+            a crash.
+    """
+
+    servers: str
+    group: str = "soundmill-karaoke"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    exactly_once: bool = True
+
+    def consumer(self, instance: str, log: Any = None) -> Any:
+        """A consumer that commits nothing by itself. Raises `UserError`."""
+        options = {
+            "bootstrap.servers": self.servers,
+            "group.id": self.group,
+            "client.id": instance,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "earliest",
+            "isolation.level": "read_committed",
+            "partition.assignment.strategy": "cooperative-sticky",
+            "session.timeout.ms": 10_000,
+            "topic.metadata.refresh.interval.ms": 30_000,
+            **self.options,
+        }
+        if options.get("group.protocol") == "consumer":  # the broker decides these
+            for name in ("partition.assignment.strategy", "session.timeout.ms"):
+                if name not in self.options:
+                    del options[name]
+        return _client("Consumer", options, log)
+
+    def producer(self, instance: str, log: Any = None) -> Any:
+        """A producer that repeats nothing. Raises `UserError`."""
+        common = {
+            k: v for k, v in self.options.items() if not k.startswith(("group.", "partition.assignment"))
+        }
+        options = {
+            "bootstrap.servers": self.servers,
+            "client.id": instance,
+            "acks": "all",
+            "enable.idempotence": True,
+            "linger.ms": 0,
+            **common,
+        }
+        if self.exactly_once:
+            options |= {
+                "transactional.id": f"{self.group}.{instance}",
+                "transaction.timeout.ms": TRANSACTION_MS,
+            }
+        return _client("Producer", options, log)
+
+    def admin(self) -> Any:
+        """A client that makes topics. Raises `UserError`."""
+        common = {
+            k: v for k, v in self.options.items() if not k.startswith(("group.", "partition.assignment"))
+        }
+        return _client("admin.AdminClient", {"bootstrap.servers": self.servers, **common})
+
+
+def _client(kind: str, options: Mapping[str, Any], log: Any = None) -> Any:
+    try:
+        import confluent_kafka
+        import confluent_kafka.admin
+    except ImportError:
+        raise UserError(
+            "the service needs confluent-kafka",
+            "it talks to Kafka through it",
+            extra("service"),
+        ) from None
+    module = confluent_kafka
+    *path, name = kind.split(".")
+    for part in path:
+        module = getattr(module, part)
+    arguments = {"logger": log} if log is not None else {}
+    try:
+        return getattr(module, name)(dict(options), **arguments)
+    except confluent_kafka.KafkaException as error:
+        raise UserError(
+            "Kafka's client refuses its settings", error.args[0].str(), "service.kafka_options={}"
+        ) from None
+
+
+def make_topics(broker: Broker, topics: Sequence[str], partitions: int = 1, timeout_s: float = 30.0) -> None:
+    """Make the topics that are not there yet. Raises what the broker says."""
+    from confluent_kafka import KafkaError, KafkaException
+    from confluent_kafka.admin import NewTopic
+
+    wanted = [NewTopic(name, num_partitions=partitions, replication_factor=-1) for name in topics]
+    admin = broker.admin()  # what it answers goes with it
+    for future in admin.create_topics(wanted, request_timeout=timeout_s).values():
+        try:
+            future.result()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+
+
+@dataclass(frozen=True)
+class Journey:
+    """What the headers of a message say.
+
+    Args:
+        attempt: which one this is, from 1.
+        not_before: it is to wait until then; None for not at all.
+    """
+
+    attempt: int = 1
+    not_before: datetime | None = None
+
+    def due_in(self, now: datetime) -> float:
+        """Seconds until it is due; 0 where it is."""
+        return max(0.0, (self.not_before - now).total_seconds()) if self.not_before else 0.0
+
+
+def journey_of(headers: Sequence[tuple[str, bytes | None]] | None) -> Journey:
+    """What a message's headers say; what cannot be read says nothing."""
+    found = {name: value.decode(errors="replace") for name, value in headers or () if value is not None}
+    try:
+        attempt = max(1, int(found.get(ATTEMPT, "1")))
+    except ValueError:
+        attempt = 1
+    try:
+        moment = (
+            datetime.fromisoformat(found[NOT_BEFORE].replace("Z", "+00:00")) if NOT_BEFORE in found else None
+        )
+    except ValueError:
+        moment = None
+    if moment is not None and moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
+    return Journey(attempt, moment)
+
+
+def headers_of(attempt: int, wait_s: float, code: str, reason: str) -> list[tuple[str, bytes]]:
+    """Headers of a message that is to be tried again."""
+    due = timestamp(datetime.now(timezone.utc) + timedelta(seconds=wait_s))
+    words = {ATTEMPT: str(attempt), NOT_BEFORE: due, CODE: code, REASON: reason}
+    return [(name, text.encode()) for name, text in words.items()]

@@ -1,0 +1,88 @@
+"""How far a partition is done: only what is done without a gap is committed, and what is done ahead is remembered.
+
+Songs of one partition end in another order than they came. The committed offset stays before the first that is not
+done, and the metadata that Kafka keeps beside it lists those behind it that are: whoever takes the partition over
+answers none of them twice.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+AHEAD = "ahead:"
+METADATA_BYTES = 4000
+"""Brokers take 4096 by default."""
+
+
+class Offsets:
+    """Of one partition, for as long as it is assigned. Several threads may ask at once.
+
+    Args:
+        ahead: offsets behind the committed one that are done already, see `ahead_of`.
+    """
+
+    def __init__(self, ahead: Iterable[int] = ()) -> None:
+        self._lock = threading.Lock()
+        self._ahead = set(ahead)
+        self._in_hand: set[int] = set()
+        self._next: int | None = None
+
+    def take(self, offset: int) -> bool:
+        """Note that a message is in hand; false where it is done already, or in hand."""
+        with self._lock:
+            self._next = max(offset + 1, self._next or 0)
+            if offset in self._ahead or offset in self._in_hand:
+                return False
+            self._in_hand.add(offset)
+            return True
+
+    def finish(self, offsets: Iterable[int]) -> None:
+        """Note that messages are done, and that Kafka knows."""
+        with self._lock:
+            for offset in offsets:
+                self._in_hand.discard(offset)
+                self._ahead.add(offset)
+            position = self._position(frozenset())
+            self._ahead = {offset for offset in self._ahead if offset >= position}
+
+    def commit_of(self, offsets: Iterable[int]) -> tuple[int, str]:
+        """What is to be committed once these are done: the offset, and the metadata beside it."""
+        with self._lock:
+            done = frozenset(offsets)
+            position = self._position(done)
+            ahead = sorted(offset for offset in self._ahead | done if offset >= position)
+            return position, metadata_of(position, ahead)
+
+    @property
+    def in_hand(self) -> int:
+        """Messages that are taken and not done."""
+        with self._lock:
+            return len(self._in_hand)
+
+    def _position(self, done: frozenset[int]) -> int:
+        left = self._in_hand - done
+        return min(left) if left else self._next or 0
+
+
+def metadata_of(position: int, ahead: Iterable[int]) -> str:
+    """What is done at or behind ``position``, as text of at most `METADATA_BYTES`; what does not fit would be done
+    again."""
+    text = ""
+    for offset in sorted(ahead):
+        word = str(offset - position)
+        longer = f"{text},{word}" if text else AHEAD + word
+        if len(longer) > METADATA_BYTES:
+            break
+        text = longer
+    return text
+
+
+def ahead_of(position: int, metadata: str | None) -> set[int]:
+    """The offsets that `metadata_of` wrote down. Metadata that somebody else wrote says nothing."""
+    if not metadata or not metadata.startswith(AHEAD):
+        return set()
+    try:
+        return {position + int(word) for word in metadata.removeprefix(AHEAD).split(",")}
+    except ValueError:
+        return set()
