@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipeline.audio.song_formats import SongFormat
 from pipeline.dataset.sources.listing import SourceItem
+from pipeline.dataset.sources.probing import read_headers
 from pipeline.dataset.storage import filesystem
 from pipeline.engine.answer import Answer
 from pipeline.engine.node import Node
@@ -22,7 +23,7 @@ from pipeline.engine.packing import block_of, planned
 from pipeline.service.announcer import Announcement
 from pipeline.service.crew import Abandoned, Bench
 from pipeline.service.destinations import Place, Rules
-from pipeline.service.housekeeping import needed_bytes, require_space
+from pipeline.service.housekeeping import NoSpace, needed_bytes, require_space
 from pipeline.service.intake import Task
 from pipeline.service.kafka import CODE, CUT, REASON, Outgoing, Topics, headers_of
 from pipeline.service.logs import StepLog
@@ -201,8 +202,7 @@ class Songs:
     def _separated(self, job: _Job, bench: Bench) -> Answer:
         settings, recipe, request, place = self._settings, job.recipe, job.request, job.place
         table, size = self._tried("source", bench, lambda: _table_of(place.source, settings.source_options))
-        needed = needed_bytes(size, None, suffix=PurePosixPath(place.source).suffix, form=settings.form)
-        require_space(settings.scratch, needed, settings.limits.reserve_bytes)
+        self._require_room(place.source, size)
         with self._timed("work", request.video_id, method=recipe.name):
             until = _until(bench, settings.limits.song_timeout_s)
             answer = bench.place.work(recipe.nodes(bench.number), table, until)
@@ -217,6 +217,21 @@ class Songs:
             stage, error = failure["stage"], failure["message"]
             self._log.step("failure", request.video_id, level="warning", stage=stage, error=error)
         return answer
+
+    def _require_room(self, source: str, size: int) -> None:
+        """Raises `NoSpace` where the work would not fit on the disk."""
+        settings = self._settings
+        known = {"suffix": PurePosixPath(source).suffix, "form": settings.form}
+        try:
+            require_space(settings.scratch, needed_bytes(size, None, **known), settings.limits.reserve_bytes)
+        except NoSpace:  # by its size, and so for the longest song that it could be: its header knows better
+            item = SourceItem(source, size)
+            (header,) = read_headers([item], dict(settings.source_options), 1)
+            if header.probe is None or header.probe.duration_s is None:
+                raise
+            known |= {"sample_rate": header.probe.sample_rate, "channels": header.probe.channels}
+            needed = needed_bytes(size, header.probe.duration_s, **known)
+            require_space(settings.scratch, needed, settings.limits.reserve_bytes)
 
     def _index(self, request: Request, place: Place, record: Record) -> None:
         document = success_document(

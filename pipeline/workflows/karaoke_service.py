@@ -165,6 +165,8 @@ In another terminal, once this one says "ready":
         service = self.config.service
         self.metrics.ask("free_disk_bytes", lambda: free_bytes(self.folder.tmp))
         self.state.register("disk", self._disk)
+        for later in ("assignment", "model"):  # nobody may think it ready before it has asked for either
+            self.state.register(later, lambda: (False, "starting"))
         server = HealthServer(self.state, self.metrics, host=service.health_host, port=service.health_port)
         server.start()
         stack.callback(server.stop)

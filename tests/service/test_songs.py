@@ -6,7 +6,9 @@ import json
 import threading
 from datetime import datetime, timezone
 
+import numpy as np
 import pytest
+import soundfile
 
 from pipeline.engine.answer import Answer
 from pipeline.engine.one_file import GivenUp, PlaceLost
@@ -198,6 +200,13 @@ def test_an_index_that_nobody_can_tell_does_not_cost_the_answer(scene):
     scene.worker.failures = []
     (message,) = scene.ask()
     assert (message.topic, dict(message.headers)[CODE]) == (TOPICS.retries, b"DISK_FULL")
+
+
+def test_a_header_says_that_a_song_is_shorter_than_its_size_lets_fear(scene, monkeypatch):
+    soundfile.write(scene.root / "song.wav", np.zeros((48_000 * 5, 2)), 48_000, subtype="FLOAT")
+    monkeypatch.setattr("pipeline.service.housekeeping.free_bytes", lambda folder: 20 << 20)
+    (message,) = scene.ask(original_path=str(scene.root / "song.wav"))
+    assert message.topic == TOPICS.results
 
 
 def test_a_disk_that_is_full_is_another_time(scene, monkeypatch):
