@@ -77,6 +77,7 @@ class Announcer:
         self._stop = threading.Event()
         self._producer: Any = None
         self._membership: Any = None
+        self._to_commit: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
         self._in_doubt = False
         self._pending = 0
         self._lock = threading.Lock()
@@ -96,6 +97,11 @@ class Announcer:
         """Note as whom the consumer is in its group now. Its own thread says so: another one that asks may wait for
         ever while that one polls."""
         self._membership = membership
+
+    def commit(self) -> None:
+        """Have the consumer commit what was said without transactions; its own thread calls this, see `member_as`."""
+        while not self._to_commit.empty():
+            self._consumer.commit(offsets=self._to_commit.get(), asynchronous=True)
 
     @property
     def pending(self) -> int:
@@ -164,7 +170,9 @@ class Announcer:
         else:
             if producer.flush(WAIT_S):
                 raise TimeoutError("the broker does not take the answers")
-            self._consumer.commit(offsets=offsets, asynchronous=False)
+            # Not waited for: where it gets lost the next one says the same and more, and after a crash an answer
+            # comes twice.
+            self._to_commit.put(offsets)
         self._in_doubt = False
         for assigned, done in by_partition.items():
             assigned.offsets.finish(done)

@@ -97,6 +97,7 @@ class Intake:
             self._state.beat()
             message = self._consumer.poll(BUSY_POLL_S if self._backlog else POLL_S)
             self._announcer.member_as(self._consumer.consumer_group_metadata())
+            self._announcer.commit()
             if message is not None:
                 self._received(message)
             self._learn_offsets()
@@ -108,6 +109,7 @@ class Intake:
     def close(self) -> None:
         """Leave the group: what is not done is somebody else's at once."""
         self._asker.shutdown(cancel_futures=True)
+        self._announcer.commit()
         self._consumer.close()
 
     def assignment(self) -> tuple[bool, str]:

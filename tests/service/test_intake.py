@@ -113,6 +113,9 @@ class Quiet:
     def member_as(self, membership):
         pass
 
+    def commit(self):
+        pass
+
 
 @pytest.fixture
 def scene():
