@@ -1,5 +1,6 @@
 """Settings of a service from a file ``.env`` beside which it is started: what the environment has already wins."""
 
+import sys
 from pathlib import Path
 
 FILE = Path(".env")
@@ -12,7 +13,10 @@ def load(file: Path = FILE) -> None:
     try:
         from dotenv import load_dotenv
     except ImportError:
-        print(f"note: {file} is not read, python-dotenv is not installed: pip install 'soundmill[service]'")
+        from pipeline.optional import extra
+
+        note = f"note: {file} is not read, python-dotenv is not installed: type {extra('service')}"
+        print(note, file=sys.stderr)
         return
     load_dotenv(file, override=False)
 

@@ -12,6 +12,8 @@ from pathlib import Path
 SCRIPTS = {
     "extract": "extract_features",
     "karaoke": "karaoke",
+    "karaoke-service": "karaoke_service",
+    "karaoke-request": "karaoke_request",
     "plan": "plan",
     "verify": "verify",
     "failures": "failures",

@@ -16,6 +16,8 @@ from pipeline.errors import UserError
 ABOUT = {
     "extract": "audio files in, Parquet tables out: descriptors, CLAP embeddings, source separation",
     "karaoke": "songs in, songs without their vocals out, and how good each is",
+    "karaoke-service": "the same for songs that are asked for by message, one at a time, through Kafka",
+    "karaoke-request": "ask that service for a song by hand, see what it answers, send dead letters again",
     "plan": "what that would take: files, hours, memory, time, cost and problems to expect",
     "verify": "whether an output holds what it promises; repair=true mends it",
     "failures": "what failed and why; retry=true runs just those files again",

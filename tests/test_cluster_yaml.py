@@ -8,6 +8,7 @@ import shlex
 import jsonschema
 import pytest
 import yaml
+from helpers.dockerfile import pip_install, stages
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -32,18 +33,10 @@ def rayjob_schema(repo) -> jsonschema.Draft202012Validator:
 
 @pytest.fixture(scope="module")
 def dockerfile(repo) -> list[tuple[str, str]]:
-    """(instruction, arguments), with continued lines joined."""
-    text = re.sub(r"\\\n", " ", (repo / "Dockerfile").read_text())
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    return [tuple(re.split(r"\s+", line, maxsplit=1)) for line in lines]
-
-
-def pip_install(command: str) -> list[str]:
-    """The arguments of ``pip install`` in a line of shell, without those that only change what it prints or keeps."""
-    found = re.search(r"pip install (.*?)(?:&&|$)", command)
-    assert found, command
-    quiet = {"-q", "--no-cache-dir", "--disable-pip-version-check"}
-    return [word for word in found[1].split() if word not in quiet]
+    """(instruction, arguments) of the image that is built where no target is named."""
+    first, *others = stages(repo / "Dockerfile")
+    assert others[-1] == [("FROM", "soundmill")], "the last one is built, and is the first"
+    return first
 
 
 def test_the_cluster_file_is_what_rays_launcher_takes(repo, cluster):
@@ -184,7 +177,7 @@ def test_the_image_does_not_run_as_root_and_starts_what_it_is_told(dockerfile):
     assert [line for name, line in dockerfile if name == "USER"] == ["1000"]
     assert "ENTRYPOINT" not in names, "the cluster launcher's `bash` would be its argument"
     [(_, base)] = [i for i in dockerfile if i[0] == "FROM"]
-    assert base == "python:3.11-slim"
+    assert base == "python:3.11-slim AS soundmill"
 
 
 @pytest.fixture

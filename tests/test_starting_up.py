@@ -26,6 +26,10 @@ from pipeline.late import Late
         "verify.py --help",
         "failures.py --help",
         "report.py --help",
+        "karaoke_service.py --help",
+        "karaoke_service.py --cfg job service.embedded=true karaoke.method=midside",
+        "karaoke_request.py --help",
+        "karaoke_request.py send --help",
     ],
 )
 def test_what_only_looks_imports_no_torch_and_no_ray(repo, line):
@@ -34,7 +38,7 @@ def test_what_only_looks_imports_no_torch_and_no_ray(repo, line):
     assert done.returncode == (2 if " path " in line and not done.stdout else 0), done.stderr
 
 
-@pytest.mark.parametrize("job", ["extract_features", "plan", "demo"])
+@pytest.mark.parametrize("job", ["extract_features", "plan", "demo", "karaoke_service"])
 def test_the_first_line_comes_before_anything_heavy(repo, job):
     """Of order, not of seconds: whoever imports something ends the process, and the line has been said."""
     done = trapped(repo, "numpy,pyarrow,hydra,torch,ray", f"jobs/{job}.py", "source.uri=a", "output.uri=b")
@@ -44,7 +48,7 @@ def test_the_first_line_comes_before_anything_heavy(repo, job):
     assert imported.startswith("imported ")
 
 
-@pytest.mark.parametrize("job", ["extract", "plan", "demo"])
+@pytest.mark.parametrize("job", ["extract", "plan", "demo", "karaoke-service"])
 def test_the_command_says_its_first_line_as_early(repo, job):
     line = ["soundmill/__main__.py", job, "source.uri=a", "output.uri=b"]
     done = trapped(repo, "numpy,pyarrow,hydra,torch,ray", *line)

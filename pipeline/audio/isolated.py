@@ -114,6 +114,7 @@ class IsolatedDecoder:
         self._lender = Lender(2 * wanted.max_bytes + (1 << 20))
         self._settings = {
             "views": wanted.views,
+            "made": wanted.made,
             "max_bytes": wanted.max_bytes,
             "max_seconds": wanted.max_seconds,
             "timeout_s": timeout_s,

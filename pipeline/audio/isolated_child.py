@@ -51,7 +51,8 @@ def main(settings: str) -> None:
         faulthandler.enable()
     decode = _function(told["decoder"])
     limit_memory(told["memory_bytes"])
-    wanted = Wanted(tuple(View(*view) for view in told["views"]), told["max_bytes"], told["max_seconds"])
+    views, made = (tuple(View(*view) for view in told.get(name, ())) for name in ("views", "made"))
+    wanted = Wanted(views, told["max_bytes"], told["max_seconds"], made)
     interval = min(HEARTBEAT_S, told["timeout_s"] / 4)
     # The other side has ended: there is nobody left to tell.
     with suppress(BrokenPipeError, ConnectionResetError), socket.socket(fileno=told["socket"]) as channel:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.engine.answer import Answer, answer_of
 from pipeline.engine.guard import raise_fatal
@@ -45,7 +46,7 @@ class _Line:
 
 
 class RayPlace:
-    """An actor, started when there is something to do.
+    """An actor on this node, started when there is something to do.
 
     Args:
         threads: CPUs that it reserves.
@@ -70,6 +71,10 @@ class RayPlace:
             "num_cpus": threads,
             "num_gpus": gpus,
             "max_restarts": 0,
+            # On this node: what the stages write is taken from its disk.
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(
+                ray.get_runtime_context().get_node_id(), soft=False
+            ),
         }
         if environment:
             self._options["runtime_env"] = {"env_vars": dict(environment)}

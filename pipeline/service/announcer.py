@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,6 +22,8 @@ from pipeline.service.offsets import Offsets, ahead_of
 WAIT_S = 10.0
 """A call to the broker waits so long, at most, before it is tried anew."""
 BATCH = 100
+FAILURES = 3
+"""After so many in a row answers are made one by one, and the service is not ready."""
 
 
 @dataclass(eq=False)
@@ -76,6 +79,8 @@ class Announcer:
         self._queue: queue.SimpleQueue[Announcement] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._producer: Any = None
+        self._made: Any = None
+        self._failures, self._trouble = 0, ""
         self._membership: Any = None
         self._to_commit: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
         self._in_doubt = False
@@ -84,8 +89,16 @@ class Announcer:
         self._thread = threading.Thread(target=self._run, name="announcer", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Begin. Raises `UserError` where the client refuses its settings."""
+        self._made = self._broker.producer(self._instance)
         self._thread.start()
+
+    def standing(self) -> tuple[bool, str]:
+        """Whether answers get through, for `pipeline.service.health`."""
+        if not self._thread.is_alive():
+            return False, "the thread has ended"
+        ok = self._producer is not None and self._failures < FAILURES
+        return ok, f"{self.pending} answers wait" + (f": {self._trouble}" if self._trouble else "")
 
     def put(self, announcement: Announcement) -> None:
         """To be made soon."""
@@ -116,18 +129,18 @@ class Announcer:
 
     def _run(self) -> None:
         waiting: list[Announcement] = []
-        failures = 0
         while True:
             waiting += self._taken(block=not waiting)
-            if waiting:
-                try:
-                    waiting = self._say(waiting)
-                    failures = 0
-                except Exception as error:  # noqa: BLE001  whatever a broker says, answers are not lost: they are said again
-                    failures += 1
-                    self._in_doubt = True
-                    self._log.step("announce", level="warning", error=_words(error), attempt=failures)
-                    self._stop.wait(min(5.0, 0.1 * 2**failures))
+            try:
+                self._say(waiting)
+                self._failures, self._trouble = 0, ""
+            except Exception as error:  # noqa: BLE001  whatever a broker says, answers are not lost: they are said again
+                self._failures += 1
+                self._in_doubt, self._trouble = True, _words(error)
+                self._log.step("announce", level="warning", error=self._trouble, attempt=self._failures)
+                # One that no broker takes must not keep the others: next time another one is the first.
+                waiting[:] = [*waiting[1:], *waiting[:1]]
+                time.sleep(min(5.0, 0.1 * 2 ** min(self._failures, 6)))
             if self._stop.is_set() and not waiting and self._queue.empty():
                 return
 
@@ -140,19 +153,26 @@ class Announcer:
                 found.append(self._queue.get_nowait())
         return found
 
-    def _say(self, waiting: list[Announcement]) -> list[Announcement]:
-        """Say what can be said; returns what is left, which is nothing. Raises what the client raises."""
+    def _say(self, waiting: list[Announcement]) -> None:
+        """Say what can be said, and take it out of ``waiting``; one at a time after so many failures. Raises what the
+        client raises."""
         if self._in_doubt:
             self._settle_doubt()
-            waiting = self._not_said(waiting)
-        self._ready()
+            waiting[:] = self._not_said(waiting)
+        else:
+            self._ready()
+        while waiting:
+            some = waiting[: 1 if self._failures >= FAILURES else BATCH]
+            self._say_some(some)
+            waiting[:] = waiting[len(some) :]
+
+    def _say_some(self, waiting: list[Announcement]) -> None:
         # Taken before it is seen whose partitions still are ours: what is taken away after that makes it too old.
         group = self._membership if self._broker.exactly_once else None
         ours = [a for a in waiting if a.claim.assigned.valid]
         if ours:
             self._publish(ours, group)
         self._forget(waiting, ours)
-        return []
 
     def _publish(self, ours: Sequence[Announcement], group: Any) -> None:
         by_partition = _by_partition(ours)
@@ -161,15 +181,24 @@ class Announcer:
         if group is not None:
             producer.begin_transaction()
         self._in_doubt = True
+        refused: list[str] = []
+
+        def delivered(error: Any, message: Any) -> None:
+            if error is not None:
+                refused.append(error.str())
+
         for announcement in ours:
             for message in announcement.messages:
-                producer.produce(message.topic, message.value, message.key, headers=list(message.headers))
+                headers = list(message.headers)
+                producer.produce(
+                    message.topic, message.value, message.key, headers=headers, on_delivery=delivered
+                )
         if group is not None:
             producer.send_offsets_to_transaction(offsets, group, WAIT_S)
             producer.commit_transaction(WAIT_S)
         else:
-            if producer.flush(WAIT_S):
-                raise TimeoutError("the broker does not take the answers")
+            if producer.flush(WAIT_S) or refused:
+                raise TimeoutError(refused[0] if refused else "the broker does not take the answers")
             # Not waited for: where it gets lost the next one says the same and more, and after a crash an answer
             # comes twice.
             self._to_commit.put(offsets)
@@ -188,7 +217,7 @@ class Announcer:
 
     def _ready(self) -> None:
         if self._producer is None:
-            producer = self._broker.producer(self._instance)
+            producer, self._made = self._made or self._broker.producer(self._instance), None
             if self._broker.exactly_once:
                 producer.init_transactions(WAIT_S)
             self._producer = producer
@@ -208,6 +237,7 @@ class Announcer:
         """Without those that the broker knows: the transaction may have ended well, and its answer got lost."""
         by_partition = _by_partition([a for a in waiting if a.claim.assigned.valid])
         if not by_partition:
+            self._in_doubt = False
             return waiting
         known: set[int] = set()
         committed = self._consumer.committed([_partition(a) for a in by_partition], WAIT_S)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from pipeline.engine.one_file import Place
+from pipeline.engine.one_file import GivenUp, Place
 from pipeline.service.announcer import Announcement, Announcer
 from pipeline.service.intake import Task
 from pipeline.service.logs import StepLog
@@ -32,16 +34,32 @@ class Bench:
         number: from 0.
         place: the process or actor that it has.
         stopped: says that the service will not wait any longer.
+        seconds: that whatever is done here may take.
     """
 
-    def __init__(self, number: int, place: Place, stopped: threading.Event) -> None:
+    def __init__(
+        self, number: int, place: Place, stopped: threading.Event, seconds: float = math.inf
+    ) -> None:
         self.number, self.place = number, place
         self._stopped = stopped
+        self._seconds, self._end = seconds, time.monotonic() + seconds
+
+    def until(self, seconds: float) -> Bench:
+        """The same bench, which waits so long for whatever is done there."""
+        return Bench(self.number, self.place, self._stopped, seconds)
+
+    def reason(self) -> str | None:
+        """Why whoever waits should wait no longer; None where there is none."""
+        if self._stopped.is_set():
+            return "the service ends"
+        return f"it took longer than {self._seconds:.0f} s" if time.monotonic() > self._end else None
 
     def going_on(self) -> None:
-        """Raises `Abandoned` where the service ends."""
+        """Raises `Abandoned` where the service ends, and `GivenUp` where the time is over."""
         if self._stopped.is_set():
             raise Abandoned
+        if (reason := self.reason()) is not None:
+            raise GivenUp(reason)
 
     @property
     def stopped(self) -> bool:
@@ -111,9 +129,10 @@ class Crew:
         self._stopped.set()
         for _ in self._threads:
             self._tasks.put(None)
+        end = time.monotonic() + wait_s
         for thread in self._threads:
             if thread.ident is not None:
-                thread.join(wait_s)
+                thread.join(max(0.0, end - time.monotonic()))
         for bench in self._benches:
             bench.place.end()
 
@@ -134,15 +153,19 @@ class Crew:
                 self._metrics.in_flight(self.busy())
 
     def _prepared(self, bench: Bench) -> bool:
-        """Load what the worker needs before there is a song. One that cannot is tried again with the first song."""
-        try:
-            self._prepare(bench)
-        except Abandoned:
+        """Load what the worker needs before there is a song. While it cannot, no song is given to it."""
+        wait_s = 1.0
+        while not self._stopped.is_set():
+            try:
+                self._prepare(bench)
+                break
+            except Exception as error:  # noqa: BLE001  whatever it is, it may pass
+                text = f"{type(error).__name__}: {error}"
+                self._log.step("prepare", level="error", worker=bench.number, error=text)
+                self._stopped.wait(wait_s)
+                wait_s = min(60.0, 2 * wait_s)
+        else:
             return False
-        except Exception as error:  # noqa: BLE001  the song that needs it says it again, in its answer
-            self._log.step(
-                "prepare", level="warning", worker=bench.number, error=f"{type(error).__name__}: {error}"
-            )
         with self._lock:
             self._ready += 1
             ready = self._ready

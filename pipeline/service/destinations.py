@@ -7,7 +7,9 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
+from pipeline.dataset.sources.addresses import WEB, scheme
 from pipeline.dataset.storage import is_local, local_path, public_uri
 from pipeline.service.messages import FILE_NOT_FOUND, FILE_UNREADABLE, PATH_NOT_ALLOWED, Refused, Request
 
@@ -54,17 +56,21 @@ class Rules:
         source = self._local(request.path) if local else self._remote(request.path)
         if self.output_uri is not None:
             folder = f"{self.output_uri.rstrip('/')}/{request.video_id}"
-            return Place(source, folder, self.name, f"{folder}/{self.name}")
+            return self._apart(Place(source, folder, self.name, f"{folder}/{self.name}"))
         beside = (local_path(request.path) if local else request.path).rpartition("/")[0]
         # Of a link that is the file itself, beside it: its folder has to be below a root as well.
-        place = Place(source, self._allowed(beside) if local else beside, self.name, f"{beside}/{self.name}")
-        if place.target == source:
-            raise Refused(PATH_NOT_ALLOWED, f"the original is called {self.name}, as the result is")
+        folder = self._allowed(beside or "/") if local else beside
+        return self._apart(Place(source, folder, self.name, f"{beside}/{self.name}"))
+
+    def _apart(self, place: Place) -> Place:
+        target = os.path.realpath(place.target) if is_local(place.target) else place.target
+        if target == place.source:
+            raise Refused(PATH_NOT_ALLOWED, "the original lies where the result would go")
         return place
 
     def _local(self, path: str) -> str:
         given = local_path(path)
-        if "\0" in given or not given.startswith("/"):
+        if "\0" in given or not path.removeprefix("file://").startswith("/"):
             raise Refused(PATH_NOT_ALLOWED, "the path is not absolute")
         found = self._allowed(given)
         try:
@@ -87,7 +93,8 @@ class Rules:
         return found
 
     def _remote(self, uri: str) -> str:
-        parts = uri.partition("://")[2].split("/")
+        # A client of the web takes "%2e%2e" for "..".
+        parts = (unquote(uri) if scheme(uri) in WEB else uri).partition("://")[2].split("/")
         if "::" in uri or any(part in ("..", ".") for part in parts) or any(c in uri for c in "?#\0"):
             raise Refused(PATH_NOT_ALLOWED, f"{public_uri(uri)} is no plain URL of an object")
         roots = [root.rstrip("/") + "/" for root in self.roots if not is_local(root)]

@@ -17,11 +17,14 @@ from pipeline.service.kafka import Broker, Topics, make_topics
 
 HOST = "127.0.0.1"
 KAFKA_PORT, SEARCH_PORT = 9092, 9200
+KAFKA_KEY, SEARCH_KEY = "service.kafka", "service.search_url"
 START_S = 20.0
 CHILD = "pipeline.service.embedded_child"
 OPTIONS = {
     # Its cooperative rebalance may hang; with one service there is nothing to share out.
     "partition.assignment.strategy": "range",
+    # It ends before the clients do, which is nothing to report.
+    "log_level": 2,
 }
 """Of librdkafka, for this broker."""
 
@@ -40,8 +43,8 @@ class Embedded:
     def __init__(self, folder: Path, kafka_port: int = KAFKA_PORT, search_port: int = SEARCH_PORT) -> None:
         self._binary = _binary()
         self._folder = folder
-        self.kafka_port = _free("service.kafka", kafka_port)
-        self.search_port = _free("service.search_url", search_port)
+        self.kafka_port = _free(KAFKA_KEY, kafka_port)
+        self.search_port = _free(SEARCH_KEY, search_port)
         self._child: Child | None = None
 
     @property
@@ -68,7 +71,10 @@ class Embedded:
             self._child = Child(CHILD, told, {}, stderr=log.fileno())
         try:
             self._wait()
-            make_topics(Broker(self.kafka), topics.all)
+            make_topics(Broker(self.kafka, options=OPTIONS), topics.all)
+        except UserError:  # a package is missing
+            self.stop()
+            raise
         except Exception as error:  # noqa: BLE001  whatever it is, they are of no use
             self.stop()
             raise UserError(
@@ -104,15 +110,22 @@ def _binary() -> Path:
 
 def _free(key: str, port: int) -> int:
     with socket.socket() as found:
+        # As the servers do: connections of a run that has just ended keep nobody away.
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             found.bind((HOST, port))
         except OSError:
+            another = _address(key, port + 1)
             raise UserError(
                 f"service.embedded=true wants port {port}, which is taken",
                 "a server is there already",
-                f"{key}=… of that server and service.embedded=false, or end it",
+                f"{another}, or service.embedded=false {_address(key, port)} to use that server",
             ) from None
         return found.getsockname()[1]
+
+
+def _address(key: str, port: int) -> str:
+    return f"{key}={'http://' if key == SEARCH_KEY else ''}localhost:{port}"
 
 
 def port_of(address: str) -> int:

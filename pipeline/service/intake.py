@@ -24,6 +24,8 @@ BUSY_POLL_S = 0.02
 COMMITTED_S = 10.0
 AHEAD = 8
 """So many messages that could be begun are held here; beyond that partitions are paused."""
+KEY_BYTES = 1024
+"""The key of a longer one does not travel along."""
 PENDING = 200
 """So many answers may wait for a broker before no more songs are begun."""
 
@@ -60,6 +62,7 @@ class Intake:
         hands: what does the work.
         announcer: what says what became of it.
         state, metrics, log: where it says how it is.
+        longest_wait_s: a message on the retry topic waits so long at most.
     """
 
     def __init__(
@@ -72,7 +75,9 @@ class Intake:
         state: ServiceState,
         metrics: Metrics,
         log: StepLog,
+        longest_wait_s: float = 3600.0,
     ) -> None:
+        self._longest_wait_s = longest_wait_s
         self._consumer, self._topics = consumer, topics
         self._hands, self._announcer = hands, announcer
         self._state, self._metrics, self._log = state, metrics, log
@@ -120,13 +125,20 @@ class Intake:
     def _received(self, message: Any) -> None:
         if message.error() is not None:
             self._say_once(message.error().str())
+            if message.error().fatal():
+                raise RuntimeError(f"Kafka's client cannot go on: {message.error().str()}")
             return
         self._seen_error = ""
         assigned = self._assigned.get((message.topic(), message.partition()))
         if assigned is None:  # on its way while it was taken away
             return
         claim = Claim(assigned, message.offset())
-        self._backlog.append(Task(claim, message.value(), message.key(), journey_of(message.headers())))
+        # Of a request nobody says such things but who sends it, and he might say anything.
+        again = message.topic() == self._topics.retries
+        journey = journey_of(message.headers()) if again else Journey()
+        journey = journey.within(self._longest_wait_s, datetime.now(timezone.utc))
+        key = message.key() if len(message.key() or b"") <= KEY_BYTES else None
+        self._backlog.append(Task(claim, message.value(), key, journey))
 
     def _begin_what_is_due(self) -> None:
         """Hand over what can be begun, in the order in which it came."""
@@ -193,6 +205,7 @@ class Intake:
         self._unasked += given
 
     def _on_revoke(self, consumer: Any, partitions: Sequence[Any]) -> None:
+        self._announcer.commit()
         for partition in partitions:
             key = (partition.topic, partition.partition)
             assigned = self._assigned.pop(key, None)
@@ -215,6 +228,9 @@ class Intake:
             self._ask(unasked)
         asking, self._asking = self._asking, []
         for assigned, answer in asking:
+            if not any(a.valid for a in assigned):  # nobody wants to know, and others wait behind it
+                answer.cancel()
+                continue
             if not answer.done():
                 self._asking.append((assigned, answer))
                 continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -14,6 +14,14 @@ from pipeline.service.messages import timestamp
 ATTEMPT, NOT_BEFORE, REASON, CODE, CUT = "attempt", "not_before", "reason", "error_code", "cut_from_bytes"
 """Headers of a message on the retry topic; ``reason`` and ``error_code`` are those of dead letters, too, and
 ``cut_from_bytes`` of one that was too long to be kept whole."""
+OF_GROUPS = (
+    "group.",
+    "partition.assignment.",
+    "session.timeout.",
+    "heartbeat.interval.",
+    "max.poll.interval.",
+)
+"""Beginnings of the options that only consumers have; other clients say so in the log."""
 TRANSACTION_MS = 10_000
 """Of a service that was killed, an open transaction hides what came after it for so long, at most."""
 
@@ -79,13 +87,12 @@ class Broker:
             for name in ("partition.assignment.strategy", "session.timeout.ms"):
                 if name not in self.options:
                     del options[name]
-        return _client("Consumer", options, log)
+        member = _client("Consumer", options, log)
+        return _Consumer(member, _client("Consumer", {**options, "client.id": f"{instance}-asks"}, log))
 
     def producer(self, instance: str, log: Any = None) -> Any:
         """A producer that repeats nothing. Raises `UserError`."""
-        common = {
-            k: v for k, v in self.options.items() if not k.startswith(("group.", "partition.assignment"))
-        }
+        common = self._not_of_groups()
         options = {
             "bootstrap.servers": self.servers,
             "client.id": instance,
@@ -101,12 +108,37 @@ class Broker:
             }
         return _client("Producer", options, log)
 
+    def _not_of_groups(self) -> dict[str, Any]:
+        return {name: value for name, value in self.options.items() if not name.startswith(OF_GROUPS)}
+
     def admin(self) -> Any:
         """A client that makes topics. Raises `UserError`."""
-        common = {
-            k: v for k, v in self.options.items() if not k.startswith(("group.", "partition.assignment"))
-        }
+        common = self._not_of_groups()
         return _client("admin.AdminClient", {"bootstrap.servers": self.servers, **common})
+
+
+class _Consumer:
+    """A member of the group, and a client that never becomes one and asks how far the group is done.
+
+    A client lets in one thread at a time, and leaves the one that polls hardly a moment for others: of the member
+    itself they had to wait for seconds, or for as long as there are rebalances.
+    """
+
+    def __init__(self, member: Any, asks: Any) -> None:
+        self._member, self._asks = member, asks
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._member, name)
+
+    def committed(self, partitions: Sequence[Any], timeout_s: float) -> list[Any]:
+        """Of the group, with the metadata beside it; any thread may ask. Raises what the client raises."""
+        self._asks.poll(0)  # what a login wants to be done
+        return self._asks.committed(list(partitions), timeout_s)
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._member.close()
+        self._asks.close()
 
 
 def _client(kind: str, options: Mapping[str, Any], log: Any = None) -> Any:
@@ -154,14 +186,21 @@ class Journey:
     Args:
         attempt: which one this is, from 1.
         not_before: it is to wait until then; None for not at all.
+        code: why the attempt before failed; empty of the first.
     """
 
     attempt: int = 1
     not_before: datetime | None = None
+    code: str = ""
 
     def due_in(self, now: datetime) -> float:
         """Seconds until it is due; 0 where it is."""
         return max(0.0, (self.not_before - now).total_seconds()) if self.not_before else 0.0
+
+    def within(self, seconds: float, now: datetime) -> Journey:
+        """The same, waiting for so long at most: another machine's clock may be wrong."""
+        latest = now + timedelta(seconds=seconds)
+        return replace(self, not_before=min(self.not_before, latest)) if self.not_before else self
 
 
 def journey_of(headers: Sequence[tuple[str, bytes | None]] | None) -> Journey:
@@ -179,7 +218,7 @@ def journey_of(headers: Sequence[tuple[str, bytes | None]] | None) -> Journey:
         moment = None
     if moment is not None and moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)
-    return Journey(attempt, moment)
+    return Journey(attempt, moment, found.get(CODE, ""))
 
 
 def headers_of(attempt: int, wait_s: float, code: str, reason: str) -> list[tuple[str, bytes]]:

@@ -82,6 +82,8 @@ def _words(now: datetime, level: str, step: str, video_id: str | None, told: Map
 
 def _word(value: Any) -> str:
     """A value without line breaks or control characters, quoted where it would run into the next one."""
+    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+        value = ", ".join(value)
     text = printable_line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     return json.dumps(text, ensure_ascii=False) if not text or " " in text or "=" in text else text
 

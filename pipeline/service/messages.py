@@ -51,6 +51,13 @@ RETRIED = frozenset({DISK_FULL, OUT_OF_MEMORY, STORAGE_FAILED, TIMED_OUT, AUDIO_
 """What may be another time, or with another method."""
 
 
+OF_THE_METHOD = frozenset({OUT_OF_MEMORY, TIMED_OUT, AUDIO_PROCESSING_FAILED})
+"""What a simpler method may not have."""
+
+ELSEWHERE = frozenset({DISK_FULL, STORAGE_FAILED})
+"""What takes its time to be mended, and is nobody's song's fault."""
+
+
 class Refused(Exception):
     """A song that will not be done, or not now.
 
@@ -131,8 +138,10 @@ def _object(value: bytes | None) -> dict[str, Any]:
         raise Refused(MESSAGE_INVALID, f"the message has {len(value)} bytes, and may have {MESSAGE_BYTES}")
     try:
         fields = json.loads(value)
+        _json(fields)  # what cannot be written again, as NaN and halves of characters, cannot travel along
     except (ValueError, RecursionError) as error:
-        raise Refused(MESSAGE_INVALID, f"the message is no JSON: {error}") from None
+        words = str(error).encode("ascii", "backslashreplace").decode()
+        raise Refused(MESSAGE_INVALID, f"the message is no JSON: {words}") from None
     if not isinstance(fields, dict):
         raise Refused(MESSAGE_INVALID, f"the message is a JSON {type(fields).__name__}, not an object")
     return fields
@@ -192,5 +201,5 @@ def timestamp(at: datetime) -> str:
     return at.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _json(fields: Mapping[str, Any]) -> bytes:
+def _json(fields: Any) -> bytes:
     return json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from pipeline.errors import UserError
@@ -119,7 +120,8 @@ class Metrics:
 
     def revoked(self, topic: str, partition: int) -> None:
         """A partition is somebody else's now, and so is its lag."""
-        self._lag.remove(topic, str(partition))
+        with suppress(KeyError):  # it had none yet
+            self._lag.remove(topic, str(partition))
 
     def ask(self, gauge: str, value: Callable[[], float]) -> None:
         """Have ``value`` called for a gauge whenever Prometheus comes; where it raises, or takes longer than

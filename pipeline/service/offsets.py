@@ -8,7 +8,7 @@ answers none of them twice.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 AHEAD = "ahead:"
 METADATA_BYTES = 4000
@@ -69,8 +69,8 @@ def metadata_of(position: int, ahead: Iterable[int]) -> str:
     """What is done at or behind ``position``, as text of at most `METADATA_BYTES`; what does not fit would be done
     again."""
     text = ""
-    for offset in sorted(ahead):
-        word = str(offset - position)
+    for first, last in _runs(sorted(ahead)):
+        word = str(first - position) if first == last else f"{first - position}-{last - position}"
         longer = f"{text},{word}" if text else AHEAD + word
         if len(longer) > METADATA_BYTES:
             break
@@ -83,6 +83,19 @@ def ahead_of(position: int, metadata: str | None) -> set[int]:
     if not metadata or not metadata.startswith(AHEAD):
         return set()
     try:
-        return {position + int(word) for word in metadata.removeprefix(AHEAD).split(",")}
+        found: set[int] = set()
+        for word in metadata.removeprefix(AHEAD).split(","):
+            first, _, last = word.partition("-")
+            found |= set(range(position + int(first), position + int(last or first) + 1))
+        return found
     except ValueError:
         return set()
+
+
+def _runs(offsets: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """First and last of what follows one upon the other."""
+    for number, offset in enumerate(offsets):
+        if number == 0 or offset != offsets[number - 1] + 1:
+            first = offset
+        if number == len(offsets) - 1 or offsets[number + 1] != offset + 1:
+            yield first, offset

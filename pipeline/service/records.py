@@ -55,7 +55,7 @@ def content_of(uri: str, options: Mapping[str, Any], going_on: Callable[[], None
         return _sha256(file, going_on)
 
 
-def _sha256(file: BinaryIO, going_on: Callable[[], None] = lambda: None) -> str:
+def _sha256(file: BinaryIO, going_on: Callable[[], None]) -> str:
     digest = hashlib.sha256()
     while chunk := file.read(_CHUNK):
         digest.update(chunk)
@@ -75,25 +75,29 @@ class Results:
     def __init__(self, folder: str, name: str, options: Mapping[str, Any]) -> None:
         self._store, self._name = Store(folder, dict(options)), name
 
-    def find(self, key: str) -> Record | None:
-        """The record of the result that is there; None where it is of another key, or its file is not as it says."""
+    def find(self, key: str, going_on: Callable[[], None] = lambda: None) -> Record | None:
+        """The record of the result that is there; None where it is of another key, or its file is not as it says.
+
+        Args:
+            going_on: as for `content_of`.
+        """
         try:
             record = Record(**json.loads(self._store.read(self._name + SUFFIX)))
         except (FileNotFoundError, ValueError, TypeError):  # or it is no record
             return None
-        return record if record.key == key and self._is_there(record) else None
+        return record if record.key == key and self._is_there(record, going_on) else None
 
     def put(self, file: Path, record: Record) -> None:
         """Write the file, then its record: each is there whole or not at all, and a file without one is made again."""
         self._store.upload(self._name, file)
         self._store.write(self._name + SUFFIX, json.dumps(asdict(record), indent=1).encode())
 
-    def _is_there(self, record: Record) -> bool:
+    def _is_there(self, record: Record, going_on: Callable[[], None]) -> bool:
         path = self._store.path(self._name)
         try:
             if self._store.fs.size(path) != record.size_bytes:
                 return False
             with self._store.fs.open(path, "rb") as file:
-                return _sha256(file) == record.sha256
+                return _sha256(file, going_on) == record.sha256
         except FileNotFoundError:
             return False

@@ -29,7 +29,9 @@ from pipeline.service.kafka import CODE, CUT, REASON, Outgoing, Topics, headers_
 from pipeline.service.logs import StepLog
 from pipeline.service.messages import (
     DEAD_LETTERS,
+    ELSEWHERE,
     MESSAGE_BYTES,
+    OF_THE_METHOD,
     RETRIED,
     Names,
     Refused,
@@ -46,6 +48,9 @@ from pipeline.service.search import failure_document, success_document
 from pipeline.service.search_updates import SearchUpdates
 from pipeline.service.taking_turns import Turns
 from pipeline.service.troubles import refusal_of, refusal_of_answer, retry_wait_s, tried
+
+LONGER = 12
+"""A disk that is full, or a server that is away, is given so many times as long as a worker that died."""
 
 
 @dataclass(frozen=True)
@@ -133,17 +138,17 @@ class Songs:
 
     def prepare(self, bench: Bench) -> None:
         """Make the workers of the first recipe."""
-        bench.place.prepare(self._settings.recipe.nodes(bench.number), _until(bench, float("inf")))
+        bench.place.prepare(self._settings.recipe.nodes(bench.number), bench.reason)
 
     def __call__(self, task: Task, bench: Bench) -> Announcement:
         """The song of a message, worked on. Raises `Abandoned`."""
-        settings = self._settings
         began = time.monotonic()
         request: Request | None = None
         try:
-            request = parsed(task.value, settings.names)
+            request = parsed(task.value, self._settings.names)
             self._log.step("requested", request.video_id, attempt=task.journey.attempt)
-            result = self._result(request, task, bench)
+            result = self._result(request, task, bench.until(self._settings.limits.song_timeout_s))
+            return self._done(task, request, result, time.monotonic() - began)
         except Abandoned:
             raise
         except Exception as error:  # noqa: BLE001  whatever it is, whoever asked is told, and the next song is begun
@@ -151,16 +156,19 @@ class Songs:
             if bench.stopped:
                 raise Abandoned from None
             return self._refuse(task, request, refused, time.monotonic() - began)
-        self._metrics.song_done("done", result.method, time.monotonic() - began)
+
+    def _done(self, task: Task, request: Request, result: Result, seconds: float) -> Announcement:
+        value = done_message(request, result, self._settings.names)
+        self._metrics.song_done("done", result.method, seconds)
         self._metrics.scored(result.score)
-        done = Outgoing(settings.topics.results, done_message(request, result, settings.names), task.key)
+        done = Outgoing(self._settings.topics.results, value, task.key)
         return Announcement(task.claim, [done], request.video_id, self._said(request.video_id, "done"))
 
     def _result(self, request: Request, task: Task, bench: Bench) -> Result:
         """A result that is there already, or a new one."""
         settings = self._settings
         place = settings.rules.place(request)
-        simple = settings.simpler is not None and task.journey.attempt > settings.limits.attempts
+        simple = self._has_simpler(task.journey.code) and task.journey.attempt > settings.limits.attempts
         recipe = settings.simpler if simple else settings.recipe
         with self._turns.of(place.target, bench.going_on):
             with self._timed("hash", request.video_id):
@@ -169,7 +177,7 @@ class Songs:
                 )
             results = Results(place.folder, place.name, settings.output_options)
             key = key_of(request.video_id, content, recipe.parameters)
-            record = self._tried("look", bench, lambda: results.find(key))
+            record = self._tried("look", bench, lambda: results.find(key, bench.going_on))
             if record is None:
                 record = self._made(_Job(request, place, recipe), bench, results, key)
             else:
@@ -180,9 +188,9 @@ class Songs:
     def _made(self, job: _Job, bench: Bench, results: Results, key: str) -> Record:
         recipe, request = job.recipe, job.request
         began = time.monotonic()
-        answer = self._separated(job, bench)
-        file = recipe.folder(bench.number) / str(answer.values[recipe.file])
         try:
+            answer = self._separated(job, bench)
+            file = recipe.folder(bench.number) / str(answer.values[recipe.file])
             blob = next(b for b in answer.blobs if b["path"] == answer.values[recipe.file])
             record = Record(
                 key,
@@ -196,7 +204,8 @@ class Songs:
             with self._timed("store", request.video_id):
                 self._tried("store", bench, lambda: results.put(file, record))
         finally:
-            shutil.rmtree(file.parent, ignore_errors=True)
+            # What a song that failed has left there, too.
+            shutil.rmtree(recipe.folder(bench.number), ignore_errors=True)
         return record
 
     def _separated(self, job: _Job, bench: Bench) -> Answer:
@@ -204,8 +213,7 @@ class Songs:
         table, size = self._tried("source", bench, lambda: _table_of(place.source, settings.source_options))
         self._require_room(place.source, size)
         with self._timed("work", request.video_id, method=recipe.name):
-            until = _until(bench, settings.limits.song_timeout_s)
-            answer = bench.place.work(recipe.nodes(bench.number), table, until)
+            answer = bench.place.work(recipe.nodes(bench.number), table, bench.reason)
         for stage, seconds in answer.seconds.items():
             self._metrics.stage(stage, seconds)
         for fallback in answer.fallbacks:
@@ -257,15 +265,16 @@ class Songs:
         self._log.step(
             "refused", video_id, level="warning", code=refused.code, error=str(refused), attempt=attempt
         )
-        tries = settings.limits.attempts + (settings.simpler is not None)
+        tries = settings.limits.attempts + self._has_simpler(refused.code)
         if refused.code in RETRIED and attempt < tries:
-            wait = retry_wait_s(settings.limits.retry_wait_s, attempt)
+            first = settings.limits.retry_wait_s * (LONGER if refused.code in ELSEWHERE else 1)
+            wait = retry_wait_s(first, attempt)
             headers = headers_of(attempt + 1, wait, refused.code, str(refused))
             self._metrics.retried(refused.code)
             again = Outgoing(settings.topics.retries, task.value or b"", task.key, headers)
             return Announcement(task.claim, [again], video_id, self._said(video_id, "retry"))
         now = datetime.now(timezone.utc)
-        if request is not None:
+        if request is not None and task.claim.assigned.valid:  # else its new owner says what became of it
             self._index_failure(request, failure_document(refused.code, str(refused), now))
         more = request.more if request else {}
         value = failed_message(video_id, refused, settings.names, more, now)
@@ -284,6 +293,10 @@ class Songs:
         if len(value) > MESSAGE_BYTES:
             words.append((CUT, str(len(value)).encode()))
         return Outgoing(self._settings.topics.dead_letters, value[:MESSAGE_BYTES], task.key, words)
+
+    def _has_simpler(self, code: str) -> bool:
+        """Whether another method may help where that was the matter."""
+        return self._settings.simpler is not None and code in OF_THE_METHOD
 
     def _said(self, video_id: str | None, outcome: str) -> Callable[[], None]:
         return lambda: self._log.step("announced", video_id, outcome=outcome)
@@ -313,14 +326,3 @@ def _table_of(source: str, options: Mapping[str, Any]) -> tuple[pa.Table, int]:
     fs, path = filesystem(source, dict(options))
     size = int(fs.size(path) or 0)
     return block_of(planned([SourceItem(source, size)])), size
-
-
-def _until(bench: Bench, seconds: float) -> Callable[[], str | None]:
-    end = time.monotonic() + seconds
-
-    def reason() -> str | None:
-        if bench.stopped:
-            return "the service ends"
-        return f"it took longer than {seconds:.0f} s" if time.monotonic() > end else None
-
-    return reason

@@ -49,6 +49,12 @@ BY_CLASS: Mapping[str, str] = {
     "MemoryError": OUT_OF_MEMORY,
     "OutOfMemoryError": OUT_OF_MEMORY,
     "NoSpace": DISK_FULL,
+    "EndpointConnectionError": STORAGE_FAILED,
+    "ConnectionClosedError": STORAGE_FAILED,
+    "ConnectTimeoutError": STORAGE_FAILED,
+    "ReadTimeoutError": STORAGE_FAILED,
+    "NoCredentialsError": STORAGE_FAILED,
+    "ClientError": STORAGE_FAILED,
 }
 """Class of an error → its code; the classes are those that the table `failures` names as well."""
 

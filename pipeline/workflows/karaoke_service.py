@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
-from pipeline.commands import as_typed
 from pipeline.counting import plural
 from pipeline.dataset.output import Output
 from pipeline.dataset.storage import absolute
@@ -31,7 +30,7 @@ from pipeline.places import soundmill_cache
 from pipeline.service.announcer import Announcer
 from pipeline.service.crew import Crew
 from pipeline.service.destinations import Rules
-from pipeline.service.embedded import KAFKA_PORT, OPTIONS, Embedded, port_of
+from pipeline.service.embedded import OPTIONS, Embedded, port_of
 from pipeline.service.health import HealthServer, ServiceState
 from pipeline.service.housekeeping import InstanceFolder, free_bytes
 from pipeline.service.intake import Intake
@@ -40,12 +39,13 @@ from pipeline.service.logs import StepLog
 from pipeline.service.metrics import Metrics
 from pipeline.service.search import connect
 from pipeline.service.search_updates import SearchUpdates
-from pipeline.service.songs import Limits, Recipe, Settings, Songs
+from pipeline.service.songs import LONGER, Limits, Recipe, Settings, Songs
 from pipeline.service.spool import Spool
 from pipeline.workflows.hardware import resolve_hardware
 from pipeline.workflows.jobs.karaoke import KaraokeModels, find_models
 from pipeline.workflows.karaoke_service_config import CHANNELS, RATE, KaraokeServiceConfig
 from pipeline.workflows.stages import build_line
+from pipeline.workflows.trying_out import roots_of, what_to_type
 
 FILE, SCORE, METHOD = "instrumental_file", "karaoke_score", "karaoke_method"
 SIMPLER = "midside"
@@ -75,11 +75,11 @@ class _Service:
         # Whatever makes a temporary file, here and in the workers, makes it where the next run finds it.
         tempfile.tempdir = os.environ["TMPDIR"] = str(self.folder.tmp)
         self.config = config
-        self.models = self._models()
         options = dict(config.service.kafka_options)
-        if config.service.embedded:
+        if config.service.embedded:  # before the models, which take a while: what is wrong is said at once
             options = {**OPTIONS, **options}
             self._embedded(stack)
+        self.models = self._models()
         service = config.service
         self.broker = Broker(service.kafka, service.group, options, service.exactly_once)
         self._search(stack)
@@ -94,9 +94,17 @@ class _Service:
             announcer = Announcer(self.broker, consumer, self.folder.id, self.log)
             crew = Crew(self._places(stack), songs, announcer, metrics=self.metrics, log=self.log)
             intake = Intake(
-                consumer, topics, crew, announcer, state=self.state, metrics=self.metrics, log=self.log
+                consumer,
+                topics,
+                crew,
+                announcer,
+                state=self.state,
+                metrics=self.metrics,
+                log=self.log,
+                longest_wait_s=LONGER * service.retry_wait_s * 2**service.attempts,
             )
             self.state.register("assignment", intake.assignment)
+            self.state.register("answers", announcer.standing)
             self.state.register("model", crew.models)
             self.metrics.ask("worker_memory_bytes", crew.memory_bytes)
             self._stop_on_signals(stack)
@@ -130,13 +138,10 @@ class _Service:
         stack.callback(servers.stop)
         service.kafka, service.search_url, service.search = servers.kafka, servers.search_url, "elasticsearch"
         self.log.step("embedded", kafka=servers.kafka, search_url=servers.search_url)
-        kafka = "" if servers.kafka_port == KAFKA_PORT else f"--kafka {servers.kafka} "
-        text = f"""
-In another terminal, once this one says "ready":
-  python jobs/karaoke_request.py {kafka}send {service.roots[0]}/SONG.mp3
-  python jobs/karaoke_request.py {kafka}answers
-"""
-        print(as_typed(text), flush=True)
+        service.roots = roots_of(service)
+        print(
+            what_to_type(servers.kafka, service), file=sys.stderr, flush=True
+        )  # for people: the log is on stdout
 
     def _search(self, stack: ExitStack) -> None:
         service = self.config.service
@@ -165,7 +170,11 @@ In another terminal, once this one says "ready":
         service = self.config.service
         self.metrics.ask("free_disk_bytes", lambda: free_bytes(self.folder.tmp))
         self.state.register("disk", self._disk)
-        for later in ("assignment", "model"):  # nobody may think it ready before it has asked for either
+        for later in (
+            "assignment",
+            "answers",
+            "model",
+        ):  # nobody may think it ready before it has asked for either
             self.state.register(later, lambda: (False, "starting"))
         server = HealthServer(self.state, self.metrics, host=service.health_host, port=service.health_port)
         server.start()
@@ -225,7 +234,8 @@ In another terminal, once this one says "ready":
         limit = int(service.worker_memory_gb * GB)
         fraction = self.config.hardware.gpu_memory_fraction
         if service.workers == INLINE:
-            return [ProcessPlace(threads, limit, fraction) for _ in range(service.parallel)]
+            own = fraction / service.parallel
+            return [ProcessPlace(threads, limit, own) for _ in range(service.parallel)]
         return self._actors(stack, limit)
 
     def _actors(self, stack: ExitStack, limit: int) -> list[Place]:
@@ -245,13 +255,13 @@ In another terminal, once this one says "ready":
         for reason in reasons:
             self.log.step("device", text=reason)
         share = max(self.config.hardware.gpu_shares.values(), default=0)
-        _require_room(cluster, service.parallel, threads)
+        _require_room(cluster, service.parallel, threads, share)
         return [
             RayPlace(
                 threads,
                 limit,
                 gpus=1 / share if share else 0.0,
-                gpu_memory_fraction=self.config.hardware.gpu_memory_fraction,
+                gpu_memory_fraction=self.config.hardware.gpu_memory_fraction / max(1, share),
                 environment=cluster.environment,
             )
             for _ in range(service.parallel)
@@ -283,7 +293,13 @@ class _Drain:
         return now > self._end or (not self._crew.busy() and not self._announcer.pending)
 
 
-def _require_room(cluster: Cluster, parallel: int, threads: int) -> None:
+def _require_room(cluster: Cluster, parallel: int, threads: int, share: int) -> None:
+    if share and cluster.gpus * share < parallel:
+        raise UserError(
+            f"service.parallel={parallel} needs {parallel} shares of a card, and there are {int(cluster.gpus * share)}",
+            f"each worker takes 1/{share} of one",
+            f"service.parallel={max(1, int(cluster.gpus * share))}",
+        )
     if cluster.cpus < parallel * threads:
         cores = max(1, int(cluster.cpus // threads))
         raise UserError(

@@ -31,6 +31,18 @@ class KaraokeServiceConfig(KaraokeConfig):
         self.perf.check()
         self.hardware.check(self.pools(), self.gpu_stages())
         self.karaoke.check()
+        for key, given, instead in (
+            ("dry_run", self.dry_run, "dry_run=false"),
+            ("karaoke.keep", self.karaoke.keep, "karaoke.keep=[]"),
+        ):
+            if given:
+                raise UserError(f"{key} is not for the service", "it is for python jobs/karaoke.py", instead)
+        if self.service.workers == "inline" and self.hardware.name == "auto":
+            raise UserError(
+                "hardware=auto does not go with service.workers=inline",
+                "without Ray nobody shares the cards out",
+                "service.workers=ray, or hardware=cpu",
+            )
         if self.karaoke.format != "mp3":
             raise UserError(
                 f"karaoke.format={self.karaoke.format} is not for the service",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any, Optional
 
+from pipeline.dataset.sources.addresses import WEB, scheme
 from pipeline.dataset.storage import is_local
 from pipeline.errors import UserError
 from pipeline.service.kafka import Topics
@@ -15,6 +17,7 @@ from pipeline.workflows.place_checks import check_place, check_writable
 # Optional[...] rather than X | None below: OmegaConf reads these annotations at run time.
 # ruff: noqa: UP045
 
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.mp3")
 WORKERS = ("ray", "inline")
 SEARCH = ("elasticsearch", "opensearch", "off")
 
@@ -96,16 +99,20 @@ class ServiceConfig:
         if self.output_uri:
             check_place("service.output_uri", self.output_uri, "output.storage_options")
             check_writable("service.output_uri", self.output_uri)
-        if "/" in self.file_name or not self.file_name.endswith(".mp3") or self.file_name.startswith("."):
-            raise refused(self, "service.file_name", "must be the plain name of an .mp3 file")
-        names = list(vars(self.topic_names()).values())
-        if len(set(names)) < len(names):
-            raise UserError(
-                "service.topics names one topic twice",
-                "requests, results, retries and dead letters are four",
-                "service.topics={}",
-            )
-
-
-SECRETS = ("search_api_key", "search_password")
-"""Keys of `ServiceConfig` that are never written down; `kafka_options` may hold others."""
+        if not _NAME.fullmatch(self.file_name):
+            must = "must be the name of an .mp3 file, of letters, digits and ._-, with no dot or dash first"
+            raise refused(self, "service.file_name", must)
+        for root in () if self.output_uri else self.roots:
+            if scheme(root) in WEB:
+                raise UserError(
+                    f"service.roots={root}: nothing can be written there",
+                    "results go beside their songs where no other place is given",
+                    "service.output_uri=FOLDER",
+                )
+        for key, values in (("topics", vars(self.topic_names())), ("fields", vars(self.field_names()))):
+            if len(set(values.values())) < len(values):
+                raise UserError(
+                    f"service.{key} gives one name to two of them",
+                    f"{', '.join(values)} are {len(values)}",
+                    f"service.{key}={{}}",
+                )

@@ -149,6 +149,7 @@ CASES = (
         r"1 file \(1 ok, 0 partial, 0 failed\)",
         "out/karaoke/instrumentals_mp3/*/*/instrumental.mp3",
     ),
+    Case("python jobs/karaoke_service.py --help", "service.embedded=true"),
 )
 NOT_RUN = {
     "make test": "it is what runs these tests",
@@ -164,6 +165,19 @@ NOT_RUN = {
     "pip install -c constraints.txt .": "test_installed.py does, without what it needs, into a folder of its own",
     "pip install -c constraints.txt boto3": "would change the environment of the tests",
 }
+SERVE = PYTHON + "jobs/karaoke_service.py "
+BY_HAND = PYTHON + "jobs/karaoke_request.py "
+NOT_RUN |= {
+    SERVE + "service.embedded=true service.workers=inline": "never ends: test_embedded_service.py starts it",
+    SERVE + "'service.roots=[/shared/audio]' service.kafka=HOST:9092 service.search_url=http://HOST:9200":
+        "never ends: test_karaoke_service.py starts it, with real servers",
+    BY_HAND + "send songs/song.flac": "needs a service: test_embedded_service.py types it",
+    BY_HAND + "answers": "never ends: test_embedded_service.py types it",
+    BY_HAND + "dead --code DISK_FULL --again": "needs a service: test_embedded_service.py types it",
+    "python jobs/karaoke_request.py dead": "needs a service: test_embedded_service.py types it",
+    PYTHON + "-m pip install -c constraints.txt -e '.[service]'": "would change the environment of the tests",
+    PYTHON + "-m pip install -c constraints.txt -e '.[embedded]'": "would change the environment of the tests",
+}  # fmt: skip
 ELSEWHERE = ("docker", "kubectl", "ray up", "ray dashboard", "ray down")
 """Programs that need a Docker daemon, a Kubernetes cluster or a cloud."""
 INSTALLED = ("soundmill", "ray job submit -- soundmill")

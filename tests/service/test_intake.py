@@ -19,14 +19,14 @@ TOPIC = Topics().requests
 
 
 class Message:
-    def __init__(self, offset, partition=0, headers=None):
-        self._offset, self._partition, self._headers = offset, partition, headers
+    def __init__(self, offset, partition=0, headers=None, topic=TOPIC):
+        self._offset, self._partition, self._headers, self._topic = offset, partition, headers, topic
 
     def error(self):
         return None
 
     def topic(self):
-        return TOPIC
+        return self._topic
 
     def partition(self):
         return self._partition
@@ -121,7 +121,15 @@ class Quiet:
 def scene():
     consumer, hands, metrics = StandIn(), Hands(2), Metrics()
     log = StepLog(io.StringIO(), service="test", instance="test")
-    intake = Intake(consumer, Topics(), hands, Quiet(), state=ServiceState(), metrics=metrics, log=log)
+    intake = Intake(
+        consumer,
+        Topics(requests="others", retries=TOPIC),
+        hands,
+        Quiet(),
+        state=ServiceState(),
+        metrics=metrics,
+        log=log,
+    )
     stop = threading.Event()
     thread = threading.Thread(target=intake.run, args=(stop, lambda: True))
     consumer.calls.put(("on_assign", [0, 1]))

@@ -101,7 +101,9 @@ def test_a_terminal_gets_words(stream):
     pretty = log(stream, pretty=True)
     pretty.step("store", "video-1", seconds=0.25, error="no such file", tries=[1, 2], empty="")
     pretty.step("broker", level="warning", error="away")
-    first, second = stream.getvalue().splitlines()
+    pretty.step("assigned", partitions=["a[0]", "b[1]"], none=[])
+    first, second, third = stream.getvalue().splitlines()
+    assert third[8:] == ' assigned partitions="a[0], b[1]" none=[]'
     assert first[8:] == ' store video_id=video-1 seconds=0.25 error="no such file" tries="[1, 2]" empty=""'
     assert datetime.strptime(first[:8], "%H:%M:%S")
     assert second[8:] == " warning: broker error=away"
