@@ -101,6 +101,7 @@ class Scene:
         self.chance = random.Random(4)
         self.killed: Counter[str] = Counter()
         self._sent = 0
+        self._lives: Counter[Service] = Counter()
         given = ", ".join(f"{key}: {value}" for key, value in options.items())
         overrides = [
             f"service.kafka={kafka.bootstrap}",
@@ -129,12 +130,20 @@ class Scene:
         """At any moment, also while it starts or leaves a song; mostly while it works."""
         victim = self.chance.choice(self.services)
         if self.chance.random() < 0.75:
-            victim.ready()
+            # Not until it is ready, which it is not while the index is away.
+            until(lambda: "ready" in self._life(victim), f"it has its models: {victim.log}")
         time.sleep(self.chance.uniform(0, 2.5))
-        busy = any(line["step"] == "requested" for line in victim.steps()[-8:])
         victim.kill()
-        self.killed["service, over a song" if busy else "service"] += 1
+        steps = self._life(victim)
+        over_a_song = steps.count("requested") > steps.count("announced") + steps.count("not_announced")
+        self.killed["service, over a song" if over_a_song else "service"] += 1
+        self._lives[victim] = len(victim.steps())
         victim.start()
+
+    def _life(self, service: Service) -> list[str]:
+        """Steps of the process that runs, or ran last."""
+        assert service.process.poll() in (None, -9), service.tail()
+        return [line["step"] for line in service.steps()[self._lives[service] :]]
 
     def kill_the_broker(self) -> None:
         if isinstance(self.kafka, KafkaCluster):
