@@ -62,7 +62,12 @@ class Offsets:
 
     def _position(self, done: frozenset[int]) -> int:
         left = self._in_hand - done
-        return min(left) if left else self._next or 0
+        if left:
+            return min(left)
+        position = self._next or 0
+        while position in self._ahead:  # done before this consumer, which has not received it yet
+            position += 1
+        return position
 
 
 def metadata_of(position: int, ahead: Iterable[int]) -> str:

@@ -38,6 +38,12 @@ def test_offsets_have_gaps():
     assert offsets.commit_of([9]) == (10, "")
 
 
+def test_what_was_done_ahead_is_committed_with_what_it_waited_for():
+    offsets = Offsets(ahead=[6, 7, 9])
+    offsets.take(5)
+    assert offsets.commit_of([5]) == (8, "ahead:1")
+
+
 def test_a_message_that_is_in_hand_is_not_taken_twice():
     offsets = Offsets()
     assert offsets.take(5)
