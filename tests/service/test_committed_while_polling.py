@@ -1,0 +1,39 @@
+"""How far a group is done is answered while another thread polls, which leaves the client hardly a moment."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+
+from confluent_kafka import TopicPartition
+
+from pipeline.service.kafka import Broker
+
+ASKED = 20
+
+
+def test_who_asks_does_not_wait_for_who_polls(kafka):
+    topic, stop = f"songs-{uuid.uuid4().hex[:8]}", threading.Event()
+    kafka.create_topics([topic])
+    consumer = Broker(kafka.bootstrap, f"group-{topic}").consumer("test")
+    polls: list[object] = []
+
+    def poll() -> None:
+        consumer.subscribe([topic])
+        while not stop.is_set():
+            polls.append(consumer.poll(0.1))
+
+    thread = threading.Thread(target=poll)
+    thread.start()
+    try:
+        consumer.committed([TopicPartition(topic, 0)], 10.0)
+        before = len(polls)
+        for _ in range(ASKED):
+            (found,) = consumer.committed([TopicPartition(topic, 0)], 10.0)
+            assert found.offset < 0
+        # Of a client that both share the one that polls has let in the other after dozens of polls, each time.
+        assert len(polls) - before < 10 * ASKED
+    finally:
+        stop.set()
+        thread.join(10)
+        consumer.close()
