@@ -51,7 +51,7 @@ def main(settings: str) -> None:
         faulthandler.enable()
     decode = _function(told["decoder"])
     limit_memory(told["memory_bytes"])
-    views, made = (tuple(View(*view) for view in told.get(name, ())) for name in ("views", "made"))
+    views, made = (tuple(View(*view) for view in told[name]) for name in ("views", "made"))
     wanted = Wanted(views, told["max_bytes"], told["max_seconds"], made)
     interval = min(HEARTBEAT_S, told["timeout_s"] / 4)
     # The other side has ended: there is nobody left to tell.

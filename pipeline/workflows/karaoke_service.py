@@ -170,11 +170,8 @@ class _Service:
         service = self.config.service
         self.metrics.ask("free_disk_bytes", lambda: free_bytes(self.folder.tmp))
         self.state.register("disk", self._disk)
-        for later in (
-            "assignment",
-            "answers",
-            "model",
-        ):  # nobody may think it ready before it has asked for either
+        # Nobody may think it ready before it has asked for these.
+        for later in ("assignment", "answers", "model"):
             self.state.register(later, lambda: (False, "starting"))
         server = HealthServer(self.state, self.metrics, host=service.health_host, port=service.health_port)
         server.start()
