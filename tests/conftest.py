@@ -19,10 +19,11 @@ PARTS = (
     ("inline", ("tests/integration/test_inline_run.py", "tests/integration/test_karaoke.py",
                 "tests/integration/test_toy_job.py", "tests/sequences/")),
     ("models", ("tests/models/",)),
+    ("service", ("tests/service/",)),
     ("kit", ("tests/benchmarks/",)),
     ("jobs", ("tests/integration/", "tests/pins/")),
 )  # fmt: skip
-ORDER = ("jobs", "others", "inline", "models", "kit")
+ORDER = ("jobs", "others", "inline", "models", "service", "kit")
 
 
 def part_of(nodeid: str) -> str:
