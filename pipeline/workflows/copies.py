@@ -17,7 +17,7 @@ from pipeline.dataset.tables.row_index import read_state
 from pipeline.dataset.tables.schemas import FAILURES, GONE, TIMINGS
 from pipeline.dataset.tables.user_columns import is_of_the_user
 from pipeline.engine.packing import PlannedFile, part_name
-from pipeline.workflows.resume import missing_keys
+from pipeline.workflows.resume import DECODE, missing_keys
 
 ROWS_PER_PART = 256
 
@@ -121,11 +121,17 @@ def _originals(
         failures = failures_of(output, name)
         rows = zip(*(table[c].to_pylist() for c in ("asset_id", "uri", "status")), strict=True)
         for number, (asset, uri, status) in enumerate(rows):
-            own = failures.filter(pc.equal(failures["uri"], uri))
+            own = _of_the_content(failures.filter(pc.equal(failures["uri"], uri)))
             # Of what failed without a word nothing can be handed on: it is computed, and so says why.
             if uri in here and asset not in found and (status in ("ok", GONE) or own.num_rows):
                 found[asset] = Original(table.slice(number, 1), own, name)
     return found
+
+
+def _of_the_content(failures: pa.Table) -> pa.Table:
+    """Those that another file with the same content shares: that a file could not be reached is its own affair."""
+    reached = pc.or_(pc.not_equal(failures["stage"], DECODE), failures["extractor_key"].is_valid())
+    return failures.filter(reached)
 
 
 def _table(

@@ -208,6 +208,13 @@ def test_windows_that_stay_are_of_the_model_that_they_were_of(of_extraction):
     of_extraction.run()
 
 
+def test_a_copy_does_not_say_that_the_other_file_could_not_be_reached(of_toy):
+    of_toy.begin(names=["broken", "broken"])
+    of_toy.rename(number=0, to="sub/e.wav")
+    of_toy.retry()  # of a file that is there no longer
+    of_toy.run()
+
+
 def draw(model: type[Model], number: int, steps: int, seed: int) -> None:
     """So many sequences of so many steps, the same for the same ``seed``."""
     run_state_machine_as_test(
