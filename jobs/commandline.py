@@ -36,6 +36,14 @@ TEXT_KEYS = (
     "karaoke.demucs_model",
     "karaoke.demucs_repo",
     "karaoke.openunmix_model",
+    "service.kafka",
+    "service.output_uri",
+    "service.state_dir",
+    "service.search_url",
+    "service.search_api_key",
+    "service.search_user",
+    "service.search_password",
+    "service.search_ca_certs",
 )
 SECRET_LEAVES = ("key", "secret", "token", "password")
 # What is meant where a value is given to a whole group of keys.
@@ -47,6 +55,7 @@ MAIN_KEYS = {
     "ray": "ray.address",
     "perf": "perf.threads",
     "karaoke": "karaoke.method",
+    "service": "service.kafka",
     "plan": "plan.sample",
 }
 OFF = (None, False, "off", "no", "none", "null", "disabled")
@@ -123,7 +132,9 @@ def as_text(override: str) -> str:
         return override
     if value[0] in "'\"" or value == "null" or value.startswith("${"):
         return override
-    return name + "='" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    # Hydra takes a backslash for itself, unless a quotation mark follows.
+    quoted = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    return f"{name}='" + re.sub(r"(\\+)$", r"\1\1", quoted) + "'"
 
 
 def check_keys(overrides: Sequence[str], sweep: bool = False, folders: Sequence[Path] = (CONF,)) -> list[str]:
