@@ -70,7 +70,8 @@ class Artifact:
         name: folder below the output root.
         suffix: of every file, with its dot.
         magic: the bytes that every file begins with.
-        files: column of `tracks` → file that is there where the column has a value; a text is the path of the file.
+        files: column of `tracks` → file that is there where the column has a value; a text is the path of the file, a
+            list of texts are those of as many files as the asset has, and here stands one of their kind.
         audio: whether a deep verify decodes the files.
         noun: what one of them is called.
     """
@@ -93,14 +94,18 @@ class Artifact:
         """Where ``file`` of an asset lies, relative to the output root."""
         return f"{self.name}/{asset_id[:2]}/{asset_id}/{file}"
 
-    def file_of(self, asset_id: str, file: str, value: Any) -> str | None:
-        """The file that a value of the column that refers to ``file`` stands for.
+    def files_of(self, asset_id: str, file: str, value: Any) -> tuple[str, ...]:
+        """The files that a value of the column that refers to ``file`` stands for.
 
-        A column of texts holds the path itself; None where that is another artifact's, or no path of this asset.
+        A column of texts holds the path itself, one of lists the paths; none of another artifact, and none that is no
+        path of this asset.
         """
-        if not isinstance(value, str):
-            return self.path(asset_id, file)
-        return value if value == self.path(asset_id, value.rpartition("/")[2]) else None
+        if value is None:
+            return ()
+        if not isinstance(value, (str, list)):
+            return (self.path(asset_id, file),)
+        paths = [value] if isinstance(value, str) else value
+        return tuple(p for p in paths if p is not None and p == self.path(asset_id, p.rpartition("/")[2]))
 
 
 @dataclass(frozen=True)

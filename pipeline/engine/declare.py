@@ -49,6 +49,8 @@ class Stage:
         products: that it computes, in this run or in another.
         reads: forms of the audio.
         makes: forms of the audio that later stages read; their ``maker`` is this stage.
+        needs: earlier stages whose columns and rows it reads, as far as they run: what it computes is stale with them,
+            and where it has to be computed so are they, or taken from the cache.
         arguments: for the worker's constructor.
         weight: relative cost of a second of audio on a CPU; decoding is 1.
         gpu: what it does on a card; None of a stage that never runs on one.
@@ -63,6 +65,7 @@ class Stage:
     reads: tuple[View, ...] = ()
     makes: tuple[View, ...] = ()
     _: KW_ONLY
+    needs: tuple[str, ...] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict)
     weight: float = 1.0
     gpu: Gpu | None = None
@@ -89,7 +92,8 @@ class Pipeline:
         declared: products of the job that no stage of this run has: rows may hold them from earlier runs.
 
     Raises:
-        ValueError: a view is made by a stage that comes later or not at all, or two views of one name have other forms.
+        ValueError: a view is made by a stage that comes later or not at all, two views of one name have other forms, or
+            a stage needs a later one.
     """
 
     stages: tuple[Stage, ...]
@@ -98,7 +102,10 @@ class Pipeline:
     def __post_init__(self) -> None:
         forms: dict[str, View] = {}
         makers = {DECODE}
-        for stage in self.stages:
+        names = [stage.name for stage in self.stages]
+        for place, stage in enumerate(self.stages):
+            if late := [name for name in stage.needs if name in names[place:]]:
+                raise ValueError(f"stage {stage.name} needs {late[0]}, which comes later")
             for view in stage.reads:
                 if view.maker not in makers:
                     raise ValueError(
@@ -117,11 +124,15 @@ class Pipeline:
         return Contents((*own, *(p for p in self.declared if p.name not in names)))
 
     def linked(self) -> Pipeline:
-        """The same, where the key of each product holds those of the makers of what it reads: it is stale with them."""
+        """The same, where the key of each product holds those of the makers of what it reads and of the stages that it
+        needs: it is stale with them."""
         made: dict[str, str] = {}
         stages: list[Stage] = []
         for stage in self.stages:
-            makers = sorted({made[v.maker] for v in stage.reads if v.maker != DECODE})
+            before = {v.maker for v in stage.reads if v.maker != DECODE} | {
+                n for n in stage.needs if n in made
+            }
+            makers = sorted({made[name] for name in before})
             if makers:
                 products = tuple(
                     p if p.key is None else replace(p, key=stable_key({"key": p.key, "makers": makers}))
@@ -136,6 +147,21 @@ class Pipeline:
     def keys(self) -> dict[str, str]:
         """Product → key, of all that this run computes."""
         return {p.name: p.key for s in self.stages for p in s.products if p.key is not None}
+
+    def needed_by(self, stage: Stage) -> dict[str, tuple[str, ...]]:
+        """The stages whose rows ``stage`` reads → the products that they compute in this run."""
+        return {s.name: tuple(p.name for p in s.computed) for s in self.stages if s.name in stage.needs}
+
+    def needs(self) -> dict[str, tuple[str, ...]]:
+        """Product → the products of other stages whose columns and rows it is computed of, theirs among them."""
+        own: dict[str, tuple[str, ...]] = {}
+        found: dict[str, tuple[str, ...]] = {}
+        for stage in self.stages:
+            needed = [own[name] for name in stage.needs if name in own]
+            below = dict.fromkeys(n for names in needed for name in names for n in (*found[name], name))
+            own[stage.name] = tuple(p.name for p in stage.computed)
+            found |= dict.fromkeys(own[stage.name], tuple(below))
+        return found
 
     def feeds(self, stage: Stage) -> frozenset[str]:
         """The products that are computed of what ``stage`` makes, however many stages later."""

@@ -8,7 +8,7 @@ was spent, what failed and what was found is therefore of a track, never of a ca
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -37,6 +37,10 @@ class ViewMissing(Exception):
     """A view that an earlier stage makes is not there: that stage says in ``failures`` why."""
 
 
+class RowsMissing(Exception):
+    """What an earlier stage finds out of a track is not there: that stage says in ``failures`` why."""
+
+
 class Worker:
     """One stage at work: a table of tracks in, the same with what the stage found out.
 
@@ -46,6 +50,7 @@ class Worker:
         reads: views that it reads; where one that another stage makes is missing, its products fail.
         makes: views that it makes.
         feeds: products of later stages that are computed of those views.
+        needs: stages whose columns and rows it reads, with their products; where one is missing, its products fail.
         drop: names of the views that nobody reads after this stage.
         torch: whether it runs torch.
         device: ``cpu`` or ``cuda``, as asked for; ``self.device`` is the one that it works on.
@@ -63,6 +68,7 @@ class Worker:
         reads: Sequence[View] = (),
         makes: Sequence[View] = (),
         feeds: frozenset[str] = frozenset(),
+        needs: Mapping[str, Sequence[str]] | None = None,
         drop: frozenset[str] = frozenset(),
         torch: bool = True,
         device: str = "cpu",
@@ -79,6 +85,7 @@ class Worker:
         self.stage = stage
         self.products = tuple(products)
         self.reads, self.makes, self.feeds, self.drop = tuple(reads), tuple(makes), feeds, drop
+        self.needs = dict(needs or {})
         self.threads = threads
         self.fetcher = Fetcher(storage_options)
         self.results = results
@@ -233,6 +240,8 @@ class Worker:
         missing = next((view for view in self.reads if not self._is_there(track, view)), None)
         if missing is not None:
             self._fail_without(track, missing)
+        elif track.due:
+            self._fail_without_rows(track)
         track.makes = bool(
             self.makes
             and track.decoded
@@ -251,6 +260,20 @@ class Worker:
             error = ViewMissing(f"{view.maker} made no view {view.name} of this track")
             track.fail(product.timed or self.stage, error, key=product.key if for_good else None)
         track.due = []
+
+    def _fail_without_rows(self, track: Track) -> None:
+        """The same of rows of an earlier stage that are not there; it is tried again where their stage is."""
+        for stage, needed in self.needs.items():
+            lacking = [name for name in needed if track.found(f"key@{name}") is None]
+            if not lacking:
+                continue
+            keyed = any(failure["extractor_key"] for failure in track.failures_of(stage))
+            for_good = keyed or not any(track.wants(name) for name in lacking)
+            for product in (p for p in self.products if p.name in track.due):
+                error = RowsMissing(f"{stage} found nothing out of this track")
+                track.fail(product.timed or self.stage, error, key=product.key if for_good else None)
+            track.due = []
+            return
 
     def _is_there(self, track: Track, view: View) -> bool:
         """Whether a view can be read: what decoding makes always can, of the file if need be."""

@@ -126,6 +126,7 @@ def _node(config: RunConfig, pipeline: Pipeline, stage: Stage, results: Results 
         "products": stage.products,
         "reads": stage.reads,
         "makes": stage.makes,
+        "needs": pipeline.needed_by(stage),
         "feeds": pipeline.feeds(stage),
         "drop": pipeline.dropped_after(stage),
         "torch": stage.torch,

@@ -58,6 +58,18 @@ def test_staleness_goes_through_makers_that_read_what_others_make():
     assert key("1") == key("1")
 
 
+def test_what_is_computed_of_rows_is_stale_with_them_and_brings_them_along():
+    def pipeline(key):
+        last = replace(stage("clips"), needs=("words", "absent"))
+        return Pipeline((stage("turns", key), replace(stage("words"), needs=("turns",)), last)).linked()
+
+    before, after = pipeline("1"), pipeline("2")
+    assert before.keys()["clips_p"] != after.keys()["clips_p"]
+    assert before.needs() == {"turns_p": (), "words_p": ("turns_p",), "clips_p": ("turns_p", "words_p")}
+    with pytest.raises(ValueError, match="stage a needs b, which comes later"):
+        Pipeline((replace(stage("a"), needs=("b",)), stage("b")))
+
+
 def test_a_view_lives_until_its_last_reader_and_a_maker_knows_whom_it_feeds():
     first, second = stage("words", reads=(CLEAN,)), stage("clips", reads=(CLEAN, MONO))
     pipeline = Pipeline((denoise(), first, second))

@@ -87,3 +87,25 @@ def test_a_view_that_was_not_made_is_a_failure_and_never_the_file_s_own_sound(lo
 def test_an_argument_does_not_take_the_place_of_what_a_worker_is():
     with pytest.raises(ValueError, match="stage x: an argument cannot be called process"):
         Worker(stage="x", torch=False, process=3)
+
+
+class Count(Worker):
+    """A stand-in that reads what `Denoise` has filled in."""
+
+    def process(self, tracks, clock):
+        for track in tracks:
+            track.values["words_peak"] = float(track.found("denoised_samples"))
+            self.done(track, "words")
+
+
+@pytest.mark.parametrize("for_good", [False, True], ids=["for now", "for good"])
+def test_rows_that_are_not_there_are_a_failure_and_never_nothing(for_good):
+    before = through(False, for_good).select(["index", "uri", "duration_s", "done_at", "long", "views"])
+    denoise = Denoise(stage="denoise", products=(DENOISED,), torch=False, for_good=for_good)
+    count = Count(stage="count", products=(WORDS,), torch=False, needs={"denoise": ("denoised",)})
+    found = count(denoise(before))
+    assert found["words_peak"].to_pylist() == [RATE, None, None]
+    _, [_, failure], undecoded = collect(found, "failures")
+    assert (failure["stage"], failure["error_class"]) == ("count", "RowsMissing")
+    assert failure["extractor_key"] == ("w" if for_good else None)
+    assert undecoded == []

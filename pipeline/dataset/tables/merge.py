@@ -363,5 +363,5 @@ def referred(tracks: pa.Table, contents: Contents) -> set[str]:
             if column in tracks.column_names:
                 values = tracks[column].to_pylist()
                 there = np.flatnonzero(np.asarray(tracks[column].is_valid())).tolist()
-                found |= {artifact.file_of(assets[row], file, values[row]) for row in there}
-    return found - {None}
+                found.update(*(artifact.files_of(assets[row], file, values[row]) for row in there))
+    return found

@@ -133,11 +133,9 @@ class Tracks:
             for name, file in artifact.files.items():
                 values = table[name].to_pylist() if name in table.column_names else ()
                 for row, value in enumerate(values):
-                    path = None if value is None else artifact.file_of(assets[row], file, value)
-                    if path is None:
-                        continue
-                    wrong = self.files.wrong(path, None, written[row].get(path))
-                    self._add_file(path, wrong, part, row, (name,))
+                    for path in artifact.files_of(assets[row], file, value):
+                        wrong = self.files.wrong(path, None, written[row].get(path))
+                        self._add_file(path, wrong, part, row, (name,))
 
     def _add_file(self, path: str, wrong: str | None, part: str, row: int, null: tuple[str, ...]) -> None:
         """A finding where something is ``wrong``; ``null`` are the columns that say that the file is there."""
