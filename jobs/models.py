@@ -20,6 +20,7 @@ from pipeline.models import weights
 EPILOG = """examples:
   python jobs/models.py list                        all weights, and which are installed
   python jobs/models.py list --kind clap            the CLAP checkpoints
+  python jobs/models.py list --kind speech          what the speech steps need
   python jobs/models.py fetch spleeter-2stems       download, check and convert
   python jobs/models.py path spleeter-2stems        where the file is, for scripts
 
@@ -71,7 +72,7 @@ def table(kind: str | None = None) -> str:
 
 def _size(entry: weights.WeightsEntry, found: Path | None) -> str:
     if found is not None:
-        return f"{found.stat().st_size / 1e6:.1f} MB"
+        return f"{sum(path.stat().st_size for path in weights.files(entry.name)) / 1e6:.1f} MB"
     about = f"about {entry.size_bytes / 1e6:.0f} MB"
     return about if entry.size_is_rounded else f"{entry.size_bytes / 1e6:.1f} MB"
 

