@@ -1,0 +1,1 @@
+"""Networks that hear speech: voice activity, denoising, speakers, words, quality."""

@@ -1,0 +1,1 @@
+"""Words of a recording with their times: backends, how speech is packed for them, and how word edges are mended."""
