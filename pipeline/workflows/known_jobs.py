@@ -8,8 +8,9 @@ from pipeline.errors import UserError
 from pipeline.workflows.job import Job
 from pipeline.workflows.jobs.extract import EXTRACT
 from pipeline.workflows.jobs.karaoke import KARAOKE
+from pipeline.workflows.jobs.speech import SPEECH
 
-JOBS: dict[str, Job] = {job.name: job for job in (EXTRACT, KARAOKE)}
+JOBS: dict[str, Job] = {job.name: job for job in (EXTRACT, KARAOKE, SPEECH)}
 
 
 def known_contents(job: str = EXTRACT.name) -> Contents:

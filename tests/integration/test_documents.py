@@ -36,6 +36,7 @@ NO_WAIT = SUBMIT_TO.replace("submit ", "submit --submission-id ID --no-wait --ru
     "source.uri=$PWD/many output.uri=$PWD/out/stopped hardware.block_audio_seconds=20"
 )
 """Of the sentences on ``--no-wait`` and ``--runtime-env``, which name no whole command."""
+FETCH_SPEECH = "jobs/models.py fetch firered-vad silero-vad deepfilternet3 segmentation-3.0 campplus-zh-en whisper-base dnsmos"
 FILES = 2
 
 
@@ -144,10 +145,25 @@ CASES = (
     Case("python jobs/columns.py", "# Columns"),
     Case("python jobs/columns.py > docs/columns.md", makes="docs/columns.md"),
     Case("python jobs/columns.py karaoke", "karaoke_predicted_sdr_db"),
+    Case("python jobs/columns.py speech", "vad_speech_share"),
     Case(
         PYTHON + "jobs/karaoke.py source.uri=songs output.uri=out/karaoke",
         r"1 file \(1 ok, 0 partial, 0 failed\)",
         "out/karaoke/instrumentals_mp3/*/*/instrumental.mp3",
+    ),
+    Case(PYTHON + FETCH_SPEECH, r"firered-vad(.|\n)*dnsmos", slow=True),
+    Case(
+        PYTHON + "jobs/prepare_speech.py source.uri=calls output.uri=out/calls",
+        r"1 file \(1 ok, 0 partial, 0 failed\)",
+        "out/calls/reports/*/*/report.txt",
+        slow=True,
+    ),
+    Case(
+        "python jobs/manifests.py output.uri=out/calls",
+        "recordings.jsonl: 1 line",
+        "out/calls/manifests/all.rttm",
+        (PYTHON + "jobs/prepare_speech.py source.uri=calls output.uri=out/calls",),
+        slow=True,
     ),
     Case("python jobs/karaoke_service.py --help", "service.embedded=true"),
 )
@@ -163,6 +179,7 @@ NOT_RUN = {
     "pip install -c constraints.txt '.[text]'": "would change the environment of the tests",
     "pip install -c constraints.txt '.[openunmix]'": "would change the environment of the tests",
     "pip install -c constraints.txt .": "test_installed.py does, without what it needs, into a folder of its own",
+    PYTHON + "-m pip install -c constraints.txt -e '.[speech]'": "would change the environment of the tests",
     "pip install -c constraints.txt boto3": "would change the environment of the tests",
 }
 SERVE = PYTHON + "jobs/karaoke_service.py "
@@ -299,6 +316,8 @@ def place(tmp_path_factory, spleeter):
     for number in range(FILES):
         sound = rng.uniform(-0.3, 0.3, (44100 * 3, 2))
         soundfile.write(folder / "music" / f"{number}.flac", sound, 44100)
+    (folder / "calls").mkdir()
+    shutil.copy(folder / "music" / "0.flac", folder / "calls" / "call.flac")
     (folder / "songs").mkdir()
     shutil.copy(folder / "music" / "0.flac", folder / "songs" / "song.flac")
     for number in range(60):  # more than can be done before a job is stopped

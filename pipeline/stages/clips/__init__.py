@@ -1,0 +1,1 @@
+"""What becomes of turns and words together: clips, parts, subtitles."""

@@ -1,0 +1,279 @@
+"""What turns and words become together: words with speakers, parts, clips with their audio, texts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.audio.encode import encode
+from pipeline.audio.reader import AudioReader
+from pipeline.dataset.contents import Artifact
+from pipeline.dataset.output import Output
+from pipeline.engine.batch import Blob, Track
+from pipeline.engine.timing import Cost, StageClock
+from pipeline.engine.worker import Worker
+from pipeline.speech.clips import Clip, Thresholds, clips
+from pipeline.speech.rttm import write_rttm
+from pipeline.speech.segments import Passage, Region, Turn, Word, union
+from pipeline.speech.splitting import Part, split, with_speakers
+from pipeline.speech.subtitles import write_srt, write_vtt
+from pipeline.speech.text_report import text_report
+from pipeline.stages.clips.measures import ClipMeter
+from pipeline.stages.clips.spec import (
+    CLIP_FILES,
+    CLIPS,
+    NAME,
+    NATIVE,
+    PART_FILES,
+    PARTS,
+    REPORT,
+    REPORT_BEGINS,
+    RTTM,
+    SRT,
+    TEXTS,
+    VTT,
+    WORDS,
+)
+from pipeline.stages.vad.spec import VIEW
+
+
+class ClipsWorker(Worker):
+    """Fills the tables of words, parts and clips, and writes their files.
+
+    Args:
+        parameters: of each product that is wanted.
+        output: where files go.
+        common: see `pipeline.engine.worker.Worker`.
+
+    Raises:
+        ValueError: there is no ``output``.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, Mapping[str, Any]], *, output: Output | None = None, **common: Any
+    ) -> None:
+        if output is None:
+            raise ValueError("clips are to be written and there is no output")
+        super().__init__(**{"stage": NAME, **common})
+        self.parameters, self.output = parameters, output
+        self.meter = ClipMeter(parameters.get(CLIPS, {}).get("dnsmos", False), self.threads)
+
+    def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
+        """Put together what was found of each track."""
+        makes = {WORDS: self._words, PARTS: self._parts, CLIPS: self._clips, TEXTS: self._texts}
+        for track in tracks:
+            found = Found(track)
+            for product in (name for name in makes if name in track.due):
+                with ExitStack() as stack:
+                    self._one(track, product, lambda: makes[product](track, found, stack))  # noqa: B023  called here
+
+    def _one(self, track: Track, product: str, make: Any) -> None:
+        before = len(track.blobs)
+        try:
+            values, rows = make()
+        except Exception as error:  # noqa: BLE001  one product's trouble must not cost the others
+            del track.blobs[before:]
+            if isinstance(error, OSError):  # a source or a disk that will be there again
+                track.fail(f"{NAME}.{product}", error)
+            else:
+                self.fail(track, product, error)
+            return
+        track.values.update(values)
+        track.rows.update(rows)
+        track.costs.append(Cost(f"{NAME}.{product}", batch_audio_s=track.duration_s or 0.0))
+        self.done(track, product)
+
+    def _words(self, track: Track, found: Found, stack: ExitStack) -> Any:
+        rows = [
+            {
+                "word_index": number,
+                "word": word.word if found.told else None,
+                "start_s": word.start_s,
+                "end_s": word.end_s,
+                "probability": word.probability,
+                "speaker": word.speaker,
+                "passage_index": word.segment,
+            }
+            for number, word in enumerate(found.words)
+        ]
+        spoken = found.speech_s
+        values = {
+            "words_count": len(rows),
+            "words_per_minute": 60.0 * len(rows) / spoken if spoken else None,
+            "words_unsure_speaker": sum(word.speaker is None for word in found.words)
+            if found.diarized
+            else None,
+        }
+        return values, {"words": rows}
+
+    def _parts(self, track: Track, found: Found, stack: ExitStack) -> Any:
+        given = self.parameters[PARTS]
+        parts = split(
+            found.words,
+            found.turns,
+            found.regions if found.heard else None,
+            found.duration_s,
+            method=given["method"],
+            max_seconds=given["max_seconds"],
+        )
+        paths = [None] * len(parts)
+        if given["files"]:
+            audio = self.reader(track, NATIVE, stack)
+            rate = track.sample_rate
+            ends = [*(round(p.start_s * rate) for p in parts[1:]), audio.samples]
+            starts = [0, *ends[:-1]]
+            paths = [
+                self._write(track, PART_FILES, f"{n:06d}", audio, (start, end)) if end > start else None
+                for n, (start, end) in enumerate(zip(starts, ends, strict=True))
+            ]
+        rows = [_part_row(n, part, path) for n, (part, path) in enumerate(zip(parts, paths, strict=True))]
+        written = [path for path in paths if path is not None]
+        return {"parts_count": len(rows), "parts_files": written or None}, {"parts": rows}
+
+    def _clips(self, track: Track, found: Found, stack: ExitStack) -> Any:
+        given = self.parameters[CLIPS]
+        cut = clips(
+            found.words if found.transcribed else None,
+            found.turns if found.diarized else None,
+            found.regions if found.heard else None,
+            duration_s=found.duration_s,
+            sample_rate=track.sample_rate,
+            min_s=given["min_seconds"],
+            max_s=given["max_seconds"],
+            margin_s=given["margin_seconds"],
+            pause_s=given["pause_seconds"],
+            passages=found.passages,
+            thresholds=Thresholds(**given["thresholds"]),
+            id_prefix=f"{track.asset_id[:16]}-",
+        )
+        native, heard = self.reader(track, NATIVE, stack), self.reader(track, VIEW, stack)
+        rows, paths = [], []
+        for number, clip in enumerate(cut):
+            path = None
+            if (
+                given["files"]
+                and (clip.keep or given["files_of_dropped"])
+                and clip.end_sample > clip.start_sample
+            ):
+                span = clip.start_sample, min(clip.end_sample, native.samples)
+                path = self._write(track, CLIP_FILES, f"{number:06d}", native, span)
+                paths.append(path)
+            measured = self.meter.measure(heard, clip, found.regions)
+            rows.append(
+                _clip_row(clip, found.told, {**measured, "path": path, "sample_rate": track.sample_rate})
+            )
+        snr = [row["snr_db"] for row in rows if row["snr_db"] is not None]
+        kept = [clip for clip in cut if clip.keep]
+        values = {
+            "clips_count": len(rows),
+            "clips_kept": len(kept),
+            "clips_kept_s": float(sum(clip.duration_s for clip in kept)),
+            "clips_snr_db": float(np.median(snr)) if snr else None,
+            "clips_files": paths or None,
+        }
+        return values, {"clips": rows}
+
+    def _texts(self, track: Track, found: Found, stack: ExitStack) -> Any:
+        name = Path(track.uri.rstrip("/").rpartition("/")[2]).stem or track.uri
+        words = found.words if found.told else []
+        texts = {
+            "texts_rttm": (RTTM, "turns.rttm", write_rttm(found.turns, name)),
+            "texts_srt": (SRT, "words.srt", write_srt(words) if words else ""),
+            "texts_vtt": (VTT, "words.vtt", write_vtt(words) if words else ""),
+            "texts_report": (
+                REPORT,
+                "report.txt",
+                REPORT_BEGINS
+                + text_report(name, found.duration_s, found.turns, words, language=found.language),
+            ),
+        }
+        values: dict[str, str | None] = {}
+        for column, (artifact, file, text) in texts.items():
+            values[column] = None
+            if text:
+                data = text.encode()
+                values[column] = path = artifact.path(track.asset_id, file)
+                track.blobs.append(Blob(path, column, [len(data)], data))
+        return values, {}
+
+    def _write(
+        self, track: Track, artifact: Artifact, name: str, audio: AudioReader, span: tuple[int, int]
+    ) -> str:
+        """Write some samples of the recording as FLAC, at once: a recording may have thousands of such files."""
+        data = encode(audio.read(*span), track.sample_rate, "flac")
+        path = artifact.path(track.asset_id, f"{name}{artifact.suffix}")
+        self.output.write(path, data)
+        digest = hashlib.sha256(data).hexdigest()
+        shape = [audio.channels, span[1] - span[0]]
+        track.blobs.append(Blob(path, f"{artifact.name}_{name}", shape, None, len(data), sha256=digest))
+        return path
+
+
+class Found:
+    """What earlier stages found out of a track, in the words of `pipeline.speech`."""
+
+    def __init__(self, track: Track) -> None:
+        regions, turns, passages = (track.found(f"rows@{name}") for name in ("regions", "turns", "passages"))
+        self.heard, self.diarized, self.transcribed = (
+            rows is not None for rows in (regions, turns, passages)
+        )
+        self.duration_s = float(track.duration_s or 0.0)
+        self.language = track.found("transcribe_language")
+        self.regions = [Region(row["start_s"], row["end_s"]) for row in regions or ()]
+        self.turns = [
+            Turn(row["start_s"], row["end_s"], row["speaker"], row["confidence"], row["overlap"])
+            for row in turns or ()
+        ]
+        self.passages = [_passage(row) for row in passages or ()]
+        self.told = all(row["word_texts"] is not None for row in passages or ())
+        bare = [word for row in passages or () for word in _words_of(row)]
+        self.words = with_speakers(bare, self.turns)
+
+    @property
+    def speech_s(self) -> float:
+        """Seconds of speech: in regions, else in turns."""
+        spans = self.regions if self.heard else union(self.turns)
+        return float(sum(span.duration_s for span in spans))
+
+
+def _passage(row: Mapping[str, Any]) -> Passage:
+    names = ("language", "language_probability", "avg_logprob", "no_speech_prob", "compression_ratio")
+    return Passage(
+        index=row["passage_index"],
+        start_s=row["start_s"],
+        end_s=row["end_s"],
+        text=row["text"] or "",
+        **{name: row[name] for name in names},
+    )
+
+
+def _words_of(row: Mapping[str, Any]) -> list[Word]:
+    starts = row["word_starts_s"]
+    texts = row["word_texts"] if row["word_texts"] is not None else [""] * len(starts)
+    timed = zip(texts, starts, row["word_ends_s"], row["word_probabilities"], strict=True)
+    return [Word(*word, segment=row["passage_index"]) for word in timed]
+
+
+def _part_row(number: int, part: Part, path: str | None) -> dict[str, Any]:
+    return {
+        "part_index": number,
+        "start_s": part.start_s,
+        "end_s": part.end_s,
+        "words": len(part.words),
+        "speakers": list(part.speakers),
+        "too_long": part.too_long,
+        "path": path,
+    }
+
+
+def _clip_row(clip: Clip, told: bool, more: Mapping[str, Any]) -> dict[str, Any]:
+    row = {**asdict(clip), **more}
+    if not told:
+        row["text"] = None
+    return row

@@ -1,0 +1,1 @@
+"""Recordings with the noise taken away, as files and for later stages."""

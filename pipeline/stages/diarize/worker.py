@@ -1,0 +1,82 @@
+"""Who speaks when in each recording: heard in one pass, and put together once for all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.dataset.cache.entry import Entry
+from pipeline.engine.batch import Track
+from pipeline.engine.timing import Cost, StageClock
+from pipeline.engine.worker import Worker
+from pipeline.models.speech.diarize import load_backend
+from pipeline.speech.clustering import SpeakerCounts
+from pipeline.speech.diarization import Diarization, diarize
+from pipeline.speech.segments import Turn, overlaps, total_s
+from pipeline.stages.diarize.spec import NAME
+from pipeline.stages.vad.spec import VIEW
+
+
+class DiarizeWorker(Worker):
+    """Fills the ``diarize_*`` columns and the tables of turns and speakers.
+
+    Args:
+        backend: its name.
+        options: of `SpeakerCounts`.
+        common: see `pipeline.engine.worker.Worker`.
+
+    Raises:
+        BackendUnavailable: it cannot run here.
+    """
+
+    def __init__(self, backend: str, options: Mapping[str, Any], **common: Any) -> None:
+        super().__init__(**{"stage": NAME, **common})
+        self.diarizer, self.counts = load_backend(backend, self.device), SpeakerCounts(**options)
+
+    def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
+        """Tell the voices of each track apart."""
+        for track in tracks:
+            try:
+                self._diarize(track)
+            except OSError as error:  # a source that will be there again
+                track.fail(NAME, error)
+            except Exception as error:  # noqa: BLE001  one recording's trouble must not cost its neighbours
+                self.fail(track, NAME, error)
+
+    def _diarize(self, track: Track) -> None:
+        stream = self.diarizer.stream()
+        for block in self.blocks(track, VIEW):
+            stream.push(block[0])
+        found = diarize(stream.finish(), self.counts)
+        turns = _turns(found)
+        spoken = total_s(turns)
+        track.values.update(
+            diarize_turns=len(turns),
+            diarize_speakers=len(found.names),
+            diarize_overlap_share=total_s(overlaps(turns)) / spoken if spoken else None,
+            diarize_backend=self.diarizer.name,
+            diarize_model=f"{self.diarizer.version}:{self.diarizer.model_id()}",
+        )
+        track.rows["turns"] = [{"turn_index": number, **vars(turn)} for number, turn in enumerate(turns)]
+        track.rows["speakers"] = [
+            {"speaker": name, "seconds": seconds, "centroid": centroid if np.any(centroid) else None}
+            for name, seconds, centroid in zip(
+                found.names, found.seconds.tolist(), found.centroids, strict=True
+            )
+        ]
+        cost = Cost(
+            NAME, device=self.device, backend=self.diarizer.name, batch_audio_s=track.duration_s or 0.0
+        )
+        track.costs.append(cost)
+        self.done(track, NAME, Entry({**track.values, **track.rows}, backend=self.diarizer.name))
+
+
+def _turns(found: Diarization) -> list[Turn]:
+    names = found.names
+    columns = (found.starts_s, found.ends_s, found.speakers, found.confidences, found.overlaps)
+    return [
+        Turn(start, end, names[who], None if np.isnan(confidence) else confidence, overlap)
+        for start, end, who, confidence, overlap in zip(*(c.tolist() for c in columns), strict=True)
+    ]

@@ -1,0 +1,1 @@
+"""What is said: passages with their words in source time."""

@@ -1,0 +1,156 @@
+"""What is said in the regions of speech of each recording."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from pipeline.audio.reader import AudioReader
+from pipeline.audio.views import View
+from pipeline.dataset.cache.entry import Entry
+from pipeline.engine.batch import Track
+from pipeline.engine.timing import Cost, StageClock
+from pipeline.engine.worker import Worker
+from pipeline.models.speech.transcribe.choose import load_backend
+from pipeline.models.speech.transcribe.edges import snap_words
+from pipeline.models.speech.transcribe.names import TranscribeOptions
+from pipeline.models.speech.transcribe.packing import LONGEST_S, windows_of
+from pipeline.models.speech.transcribe.transcript import Piece, RecognisedSegment, is_doubtful
+from pipeline.stages.transcribe.spec import NAME
+
+FRAME_S = 0.02
+"""Of the energy by which a long region is cut, s."""
+GROUP_S = 3600.0
+"""Speech that is in memory at a time, s: 230 MB."""
+
+
+class TranscribeWorker(Worker):
+    """Fills the ``transcribe_*`` columns and the table of passages.
+
+    Args:
+        backend: its name.
+        hears: the view that it reads.
+        language: ISO 639-1; None finds it out.
+        redact: what is withheld, of ``text`` and ``words``.
+        options: of `TranscribeOptions`.
+        common: see `pipeline.engine.worker.Worker`.
+
+    Raises:
+        BackendUnavailable: it cannot run here.
+    """
+
+    def __init__(
+        self,
+        backend: str,
+        hears: View,
+        *,
+        language: str | None = None,
+        redact: Sequence[str] = (),
+        options: Mapping[str, Any],
+        **common: Any,
+    ) -> None:
+        super().__init__(**{"stage": NAME, **common})
+        given = TranscribeOptions(**{**options, "threads": self.threads})
+        self.transcriber = load_backend(backend, self.device, given)
+        self.hears, self.language, self.redact = hears, language, tuple(redact)
+
+    def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
+        """Write down what is said in each track."""
+        for track in tracks:
+            try:
+                self._transcribe(track)
+            except OSError as error:  # a source that will be there again
+                track.fail(NAME, error)
+            except Exception as error:  # noqa: BLE001  one recording's trouble must not cost its neighbours
+                self.fail(track, NAME, error)
+
+    def _transcribe(self, track: Track) -> None:
+        rows = track.found("rows@regions") or []
+        regions = np.array([(row["start_s"], row["end_s"]) for row in rows], np.float64).reshape(-1, 2)
+        with ExitStack() as stack:
+            reader = self.reader(track, self.hears, stack)
+            found = self._recognised(reader, regions)
+        languages = [segment for segment in found if segment.language is not None]
+        first = languages[0] if languages else found[0] if found else None
+        track.values.update(
+            transcribe_passages=len(found),
+            transcribe_language=first.language if first else None,
+            transcribe_language_probability=first.language_probability if first else None,
+            transcribe_backend=self.transcriber.name,
+            transcribe_model=f"{self.transcriber.version}:{self.transcriber.model_id()}",
+        )
+        track.rows["passages"] = [self._row(n, s, regions) for n, s in enumerate(found)]
+        track.costs.append(
+            Cost(
+                NAME, device=self.device, backend=self.transcriber.name, batch_audio_s=track.duration_s or 0.0
+            )
+        )
+        kept = None if self.redact else Entry({**track.values, **track.rows}, backend=self.transcriber.name)
+        self.done(track, NAME, kept)
+
+    def _recognised(self, reader: AudioReader, regions: np.ndarray) -> list[RecognisedSegment]:
+        """Hour by hour of speech, so that ten hours need no more memory than one; all in the language of the first."""
+        found: list[RecognisedSegment] = []
+        language, told = self.language, None
+        for group in self._groups(reader, regions):
+            heard = self.transcriber.recognise(group, language=language)
+            if told is not None:
+                heard = [replace(s, language_probability=told.language_probability) for s in heard]
+            found += heard
+            if language is None and heard and heard[0].language is not None:
+                told, language = heard[0], heard[0].language
+        return found
+
+    def _groups(self, reader: AudioReader, regions: np.ndarray) -> Iterator[list[Piece]]:
+        """The pieces of speech, cut where they are too long for a window, an hour of them at a time."""
+        rate, pieces, size = self.hears.sample_rate, [], 0
+        for start, end in regions.tolist():
+            first = max(0, round(start * rate))
+            heard = reader.read(first, min(reader.samples, round(end * rate)))[0]
+            for begin, stop in _within(heard, rate):
+                pieces.append((start + begin / rate, np.ascontiguousarray(heard[begin:stop])))
+                size += stop - begin
+            if size >= GROUP_S * rate:
+                yield pieces
+                pieces, size = [], 0
+        if pieces:
+            yield pieces
+
+    def _row(self, number: int, segment: RecognisedSegment, regions: np.ndarray) -> dict[str, Any]:
+        first, last = (
+            np.searchsorted(regions[:, 1], segment.start_s),
+            np.searchsorted(regions[:, 0], segment.end_s),
+        )
+        words = snap_words(segment.words, regions[first:last])
+        withheld = "words" in self.redact
+        return {
+            "passage_index": number,
+            "start_s": segment.start_s,
+            "end_s": segment.end_s,
+            "text": None if "text" in self.redact else segment.text,
+            "language": segment.language,
+            "language_probability": segment.language_probability,
+            "avg_logprob": segment.avg_logprob,
+            "no_speech_prob": segment.no_speech_prob,
+            "compression_ratio": segment.compression_ratio,
+            "doubt": is_doubtful(segment),
+            "word_texts": None if withheld else [word.word for word in words],
+            "word_starts_s": [word.start_s for word in words],
+            "word_ends_s": [word.end_s for word in words],
+            "word_probabilities": [word.probability for word in words],
+        }
+
+
+def _within(samples: np.ndarray, rate: int) -> list[tuple[int, int]]:
+    """The samples of a region as pieces that a window holds: the first, and the one after the last."""
+    if len(samples) <= LONGEST_S * rate:
+        return [(0, len(samples))] if len(samples) else []
+    size = round(FRAME_S * rate)
+    whole = samples[: len(samples) // size * size].reshape(-1, size)
+    energy = np.square(whole, dtype=np.float64).mean(axis=1)
+    cut = windows_of(np.array([[0.0, len(samples) / rate]]), energy, frame_s=FRAME_S)
+    return [(round(start * rate), round(end * rate)) for start, end in cut.tolist()]

@@ -1,0 +1,1 @@
+"""Where somebody speaks: regions of speech in source time."""

@@ -1,0 +1,66 @@
+"""Voice activity of each recording, in one pass and bounded memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.dataset.cache.entry import Entry
+from pipeline.engine.batch import Track
+from pipeline.engine.timing import Cost, StageClock
+from pipeline.engine.worker import Worker
+from pipeline.models.speech.voice_activity.activity import ActivityOptions
+from pipeline.models.speech.voice_activity.choose import load_backend
+from pipeline.stages.vad.spec import NAME, VIEW
+
+
+class VadWorker(Worker):
+    """Fills the ``vad_*`` columns and the table of regions.
+
+    Args:
+        backend: its name.
+        options: of `ActivityOptions`.
+        choice: why it is this backend.
+        common: see `pipeline.engine.worker.Worker`.
+
+    Raises:
+        BackendUnavailable: it cannot run here.
+    """
+
+    def __init__(self, backend: str, options: Mapping[str, Any], *, choice: str = "", **common: Any) -> None:
+        super().__init__(**{"stage": NAME, **common})
+        self.detector = load_backend(backend, ActivityOptions(**options), self.threads)
+        self.choice = choice
+
+    def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
+        """Find the regions of each track."""
+        for track in tracks:
+            try:
+                self._listen(track)
+            except OSError as error:  # a source that will be there again
+                track.fail(NAME, error)
+            except Exception as error:  # noqa: BLE001  one recording's trouble must not cost its neighbours
+                self.fail(track, NAME, error)
+
+    def _listen(self, track: Track) -> None:
+        stream = self.detector.stream()
+        for block in self.blocks(track, VIEW):
+            stream.push(block[0])
+        regions = stream.finish()
+        duration = track.duration_s or 0.0
+        speech = math.fsum(end - start for start, end in regions.tolist())
+        track.values.update(
+            vad_regions=len(regions),
+            vad_speech_s=speech,
+            vad_speech_share=min(1.0, speech / duration) if duration else None,
+            vad_backend=self.detector.name,
+            vad_choice=self.choice,
+            vad_model=f"{self.detector.version}:{self.detector.model_id()}",
+        )
+        track.rows["regions"] = [
+            {"region_index": n, "start_s": start, "end_s": end}
+            for n, (start, end) in enumerate(regions.tolist())
+        ]
+        track.costs.append(Cost(NAME, backend=self.detector.name, batch_audio_s=duration))
+        self.done(track, NAME, Entry({**track.values, **track.rows}, backend=self.detector.name))

@@ -1,0 +1,236 @@
+"""Speech preparation: from its config and the networks that were found to its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.dataset.output import Output
+from pipeline.engine.declare import Pipeline, Product, Stage
+from pipeline.errors import Fallback, UserError
+from pipeline.features.golden import Golden
+from pipeline.stages.clips.spec import CLIPS, PARTS, TEXTS, WORDS, clips_products, clips_stage
+from pipeline.stages.denoise.spec import DENOISED, denoise_product, denoise_stage
+from pipeline.stages.diarize.spec import diarize_product, diarize_stage
+from pipeline.stages.transcribe.spec import transcribe_product, transcribe_stage
+from pipeline.stages.vad.spec import VIEW, vad_product, vad_stage
+from pipeline.workflows.job import Found, Job
+from pipeline.workflows.speech_config import SpeechConfig, config_from
+
+NETWORKS = ("vad", "denoise", "diarize", "transcribe")
+"""The steps that need weights."""
+
+
+@dataclass(frozen=True)
+class FoundBackend:
+    """What does a step here.
+
+    Args:
+        name: of the backend.
+        model: its version and weights.
+        sample_rate: that it works at, Hz.
+        reason: why it is this one.
+    """
+
+    name: str
+    model: str
+    sample_rate: int = 16_000
+    reason: str = ""
+
+
+UNSOUGHT = {
+    "vad": FoundBackend("energy", ""),
+    "denoise": FoundBackend("deepfilternet", "", 48_000),
+    "diarize": FoundBackend("campplus", ""),
+    "transcribe": FoundBackend("whisper", ""),
+}
+
+
+@dataclass
+class SpeechModels(Found):
+    """What was found.
+
+    Args:
+        backends: step → what does it.
+    """
+
+    backends: dict[str, FoundBackend] = field(default_factory=lambda: dict(UNSOUGHT))
+
+    def pipeline(
+        self,
+        config: SpeechConfig,
+        output: Output | None = None,
+        *,
+        everywhere: bool = False,
+        golden: Golden | None = None,
+    ) -> Pipeline:
+        """Listen, denoise, tell voices apart, write down, cut, see `Found.pipeline`."""
+        makers: dict[str, Callable[[FoundBackend], Stage]] = {
+            "vad": lambda b: vad_stage(b.name, b.model, config.vad.parameters(), choice=b.reason),
+            "denoise": lambda b: _denoise(config, b, output),
+            "diarize": lambda b: diarize_stage(b.name, b.model, config.diarize.parameters()),
+            "transcribe": lambda b: _transcribe(config, b),
+        }
+        stages = [make(self.backends[step]) for step, make in makers.items() if config.has(step)]
+        wanted = _cut(config)
+        if wanted:
+            stages.append(clips_stage(wanted, output=output))
+        return Pipeline(tuple(stages), known_products()).linked()
+
+    def about(self, config: SpeechConfig) -> str:
+        """The steps with what does them."""
+        said = [f"{step} by {self.backends[step].name}" for step in NETWORKS if config.has(step)]
+        return ", ".join([*said, *(step for step in ("split", "clips") if config.has(step))])
+
+
+def _denoise(config: SpeechConfig, found: FoundBackend, output: Output | None) -> Stage:
+    hears = config.has("transcribe") and config.transcribe.audio == "denoised"
+    return denoise_stage(
+        found.name,
+        found.model,
+        found.sample_rate,
+        limit_db=config.denoise.limit_db,
+        view_limit_db=config.denoise.heard_limit_db,
+        makes_view=hears,
+        output=output,
+    )
+
+
+def _transcribe(config: SpeechConfig, found: FoundBackend) -> Stage:
+    return transcribe_stage(
+        found.name,
+        found.model,
+        hears=DENOISED if config.transcribe.audio == "denoised" else VIEW,
+        language=config.transcribe.language,
+        redact=tuple(config.speech.redact),
+        options=config.transcribe.parameters(),
+    )
+
+
+def _cut(config: SpeechConfig) -> dict[str, dict[str, Any]]:
+    """Parameters of each product of the stage that cuts."""
+    wanted: dict[str, dict[str, Any]] = {}
+    if config.has("transcribe"):
+        wanted[WORDS] = {}
+    if config.has("split"):
+        wanted[PARTS] = {name: getattr(config.split, name) for name in ("method", "max_seconds", "files")}
+    if config.has("clips"):
+        wanted[CLIPS] = config.clips.parameters()
+    if config.has("diarize") or config.has("transcribe"):
+        wanted[TEXTS] = {}
+    return wanted
+
+
+def find_models(config: SpeechConfig) -> SpeechModels:
+    """Look for what the config asks for. Raises `UserError` where a step cannot be done here."""
+    from pipeline.models.speech.base import BackendUnavailable
+
+    found = SpeechModels()
+    lacking: dict[str, str] = {}
+    for step in (step for step in NETWORKS if config.has(step)):
+        try:
+            found.backends[step], fallback = _FINDERS[step](config)
+        except BackendUnavailable as missing:
+            lacking[step] = str(missing)
+            continue
+        if fallback is not None:
+            found.fallbacks.append(fallback)
+            found.warnings.append(
+                f"{fallback.stage}: {fallback.used} instead of {fallback.wanted} ({fallback.reason})"
+            )
+    if config.has("clips") and config.clips.dnsmos:
+        try:
+            from pipeline.models.speech.quality import Dnsmos
+
+            Dnsmos.load(threads=config.perf.threads)
+        except BackendUnavailable as missing:
+            lacking["clips.dnsmos"] = str(missing)
+    if lacking:
+        raise _cannot(config, lacking)
+    return found
+
+
+def _cannot(config: SpeechConfig, lacking: dict[str, str]) -> UserError:
+    what, why = next(iter(lacking.items()))
+    without = [step for step in config.speech.steps if step not in lacking]
+    also = f" (and {', '.join(list(lacking)[1:])})" if len(lacking) > 1 else ""
+    less = "clips.dnsmos=false" if what == "clips.dnsmos" else f"speech.steps=[{','.join(without)}]"
+    return UserError(f"{what} cannot run here{also}", why, f"{less}, or what stands above")
+
+
+def _find_vad(config: SpeechConfig) -> tuple[FoundBackend, Fallback | None]:
+    from pipeline.models.speech.base import BackendUnavailable
+    from pipeline.models.speech.voice_activity.activity import ActivityOptions
+    from pipeline.models.speech.voice_activity.choose import choose, load_backend
+
+    options = ActivityOptions(**config.vad.parameters())
+    choice = choose([config.vad.backend], lambda name: load_backend(name, options, config.perf.threads))
+    if choice.backend is None:
+        raise BackendUnavailable(choice.reason)
+    return _described(choice.backend, choice.reason), choice.fallback
+
+
+def _find_denoise(config: SpeechConfig) -> tuple[FoundBackend, Fallback | None]:
+    from pipeline.models.speech.base import BackendUnavailable
+    from pipeline.models.speech.denoise.choose import choose, load_backend
+
+    choice = choose([config.denoise.backend], lambda name: load_backend(name, "cpu", config.perf.threads))
+    if choice.denoiser is None:
+        raise BackendUnavailable(choice.reason)
+    return _described(choice.denoiser, choice.reason), choice.fallback
+
+
+def _find_diarize(config: SpeechConfig) -> tuple[FoundBackend, Fallback | None]:
+    from pipeline.models.speech.diarize import load_backend
+
+    return _described(load_backend(config.diarize.backend), ""), None
+
+
+def _find_transcribe(config: SpeechConfig) -> tuple[FoundBackend, Fallback | None]:
+    from pipeline.models.speech.base import BackendUnavailable
+    from pipeline.models.speech.transcribe.choose import choose, load_backend
+    from pipeline.models.speech.transcribe.names import TranscribeOptions
+
+    options = TranscribeOptions(**config.transcribe.parameters(), threads=config.perf.threads)
+    choice = choose(
+        [config.transcribe.backend],
+        lambda name: load_backend(name, "cpu", options),
+        language=config.transcribe.language,
+    )
+    if choice.transcriber is None:
+        raise BackendUnavailable(choice.reason)
+    return _described(choice.transcriber, choice.reason), choice.fallback
+
+
+def _described(backend: Any, reason: str) -> FoundBackend:
+    model = f"{backend.version}:{backend.model_id()}"
+    return FoundBackend(backend.name, model, backend.sample_rate, reason)
+
+
+_FINDERS = {
+    "vad": _find_vad,
+    "denoise": _find_denoise,
+    "diarize": _find_diarize,
+    "transcribe": _find_transcribe,
+}
+
+
+def known_products() -> tuple[Product, ...]:
+    """Every product that this job can have, none of them computed."""
+    return (vad_product(), denoise_product(), diarize_product(), transcribe_product(), *clips_products())
+
+
+def _seeks(config: SpeechConfig) -> str:
+    return "looking for the models" if any(map(config.has, NETWORKS)) else ""
+
+
+SPEECH = Job(
+    "speech",
+    "prepare_speech.py",
+    config=config_from,
+    find=find_models,
+    unsought=SpeechModels,
+    known=known_products,
+    seeks=_seeks,
+)

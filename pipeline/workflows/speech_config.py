@@ -1,0 +1,282 @@
+"""The configuration of speech preparation: plain typed dataclasses, see `pipeline.workflows.run_config`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, field
+from typing import Any, Optional
+
+from pipeline.errors import UserError
+from pipeline.models.speech.denoise.names import BACKEND_NAMES as DENOISERS
+from pipeline.models.speech.denoise.names import LEAST_DB, MOST_DB
+from pipeline.models.speech.transcribe.names import BACKEND_NAMES as TRANSCRIBERS
+from pipeline.models.speech.transcribe.names import PRECISIONS
+from pipeline.models.speech.voice_activity.names import BACKEND_NAMES as DETECTORS
+from pipeline.speech.clips import Thresholds
+from pipeline.speech.splitting import METHODS, MIN_PART_S
+from pipeline.workflows.config_checks import each_of, filled, one_of, positive, refused
+from pipeline.workflows.hardware_config import HardwareConfig
+from pipeline.workflows.run_config import RunConfig
+
+GPU_STAGES = ()
+POOLS = ("decode", "vad", "denoise", "diarize", "transcribe", "clips")
+STEPS = ("split", "denoise", "vad", "diarize", "transcribe", "clips")
+DIARIZERS = ("campplus",)
+AUTO = "auto"
+WITHHELD = ("text", "words")
+HEARD = ("raw", "denoised")
+_LANGUAGE = re.compile(r"[a-z]{2,3}")
+
+# Optional[...] rather than X | None below: OmegaConf reads these annotations at run time.
+# ruff: noqa: UP045
+
+
+@dataclass
+class SpeechOptions:
+    """``steps`` are those that are done, in whatever order they are named; ``redact`` is what no table and no file may
+    hold: ``text`` (of passages, clips and reports) and ``words``."""
+
+    steps: list[str] = field(default_factory=lambda: list(STEPS))
+    redact: list[str] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Refuse what cannot work. Raises `UserError`."""
+        each_of("speech.steps", self.steps, STEPS)
+        each_of("speech.redact", self.redact, WITHHELD)
+        if not self.steps:
+            raise UserError("speech.steps=[] leaves nothing to do", do=f"speech.steps=[{','.join(STEPS)}]")
+        if "transcribe" in self.steps and "vad" not in self.steps:
+            raise UserError(
+                "speech.steps has transcribe and not vad",
+                "what is written down is looked for where somebody speaks",
+                f"speech.steps=[{','.join(s for s in STEPS if s in self.steps or s == 'vad')}]",
+            )
+
+
+@dataclass
+class VadOptions:
+    """``backend`` is one of `DETECTORS`, or ``auto``: the best by what is heard beside the voice. The others make
+    frames a region: ``threshold`` (null is the backend's own), and lengths in seconds."""
+
+    backend: str = AUTO
+    threshold: Optional[float] = None
+    min_speech_s: float = 0.25
+    min_silence_s: float = 0.2
+    pad_s: float = 0.03
+
+    def check(self) -> None:
+        """Refuse what cannot work. Raises `UserError`."""
+        one_of("vad.backend", self.backend, (AUTO, *DETECTORS))
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise refused(self, "vad.threshold", "must lie between 0 and 1, or be null for the backend's own")
+        for name in ("min_speech_s", "min_silence_s", "pad_s"):
+            if not 0 <= getattr(self, name) < 60:
+                raise refused(self, f"vad.{name}", "must lie within 0..60 s")
+
+    def parameters(self) -> dict[str, Any]:
+        """Of `pipeline.models.speech.voice_activity.activity.ActivityOptions`."""
+        return {k: v for k, v in asdict(self).items() if k != "backend"}
+
+
+@dataclass
+class DenoiseOptions:
+    """``backend`` is one of `DENOISERS`, or ``auto``: the first that is here. ``limit_db`` is the most that is taken
+    away in the files (null: all that the backend would), ``heard_limit_db`` the same of what is heard where
+    ``transcribe.audio=denoised``."""
+
+    backend: str = AUTO
+    limit_db: Optional[float] = None
+    heard_limit_db: float = 12.0
+
+    def check(self) -> None:
+        """Refuse what cannot work. Raises `UserError`."""
+        one_of("denoise.backend", self.backend, (AUTO, *DENOISERS))
+        for name in ("limit_db", "heard_limit_db"):
+            value = getattr(self, name)
+            if value is not None and not LEAST_DB <= value <= MOST_DB:
+                raise refused(self, f"denoise.{name}", f"must lie within {LEAST_DB:g}..{MOST_DB:g} dB")
+
+
+@dataclass
+class DiarizeOptions:
+    """How many speak in a recording: ``num_speakers`` is exact, the others are bounds; null is unknown."""
+
+    backend: str = DIARIZERS[0]
+    num_speakers: Optional[int] = None
+    min_speakers: Optional[int] = None
+    max_speakers: Optional[int] = None
+
+    def check(self) -> None:
+        """Refuse what cannot work. Raises `UserError`."""
+        one_of("diarize.backend", self.backend, DIARIZERS)
+        for name in ("num_speakers", "min_speakers", "max_speakers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise refused(self, f"diarize.{name}", "must be at least 1, or null where nobody knows")
+        if self.num_speakers is not None and (self.min_speakers, self.max_speakers) != (None, None):
+            raise UserError(
+                f"diarize.num_speakers={self.num_speakers} does not go with bounds",
+                "it is exact",
+                "diarize.min_speakers=null diarize.max_speakers=null",
+            )
+        low, high = self.min_speakers or 1, self.max_speakers
+        if high is not None and low > high:
+            raise UserError(
+                f"diarize.min_speakers={low} is more than diarize.max_speakers={high}",
+                do=f"diarize.max_speakers={low}",
+            )
+
+    def parameters(self) -> dict[str, Any]:
+        """Of `pipeline.speech.clustering.SpeakerCounts`."""
+        return {"num": self.num_speakers, "minimum": self.min_speakers or 1, "maximum": self.max_speakers}
+
+
+@dataclass
+class TranscribeConfig:
+    """``model`` is ``base`` (many languages), ``tiny.en``, the name of another Whisper model that lies in the hub's
+    cache here, or a folder. ``language`` is ISO 639-1; null finds it out. ``audio`` is what it hears: ``raw``, or
+    ``denoised`` with at most ``denoise.heard_limit_db`` taken away."""
+
+    backend: str = TRANSCRIBERS[0]
+    model: str = "base"
+    precision: str = AUTO
+    beam: int = 5
+    language: Optional[str] = None
+    audio: str = "raw"
+
+    def check(self) -> None:
+        """Refuse what cannot work. Raises `UserError`."""
+        one_of("transcribe.backend", self.backend, TRANSCRIBERS)
+        one_of("transcribe.precision", self.precision, PRECISIONS)
+        one_of("transcribe.audio", self.audio, HEARD)
+        if not 1 <= self.beam <= 10:
+            raise refused(self, "transcribe.beam", "must lie within 1..10")
+        if self.language is not None and not _LANGUAGE.fullmatch(self.language):
+            raise refused(self, "transcribe.language", "must be a code such as en, or null to find it out")
+
+    def parameters(self) -> dict[str, Any]:
+        """Of `pipeline.models.speech.transcribe.names.TranscribeOptions`."""
+        return {"model": self.model, "precision": self.precision, "beam": self.beam}
+
+
+@dataclass
+class SplitOptions:
+    """How a recording is cut into parts of at most ``max_seconds``: never in a word and never across speakers
+    (``word``), in the longest silences (``silence``), or at exact times (``time``). ``files`` writes their audio."""
+
+    method: str = "word"
+    max_seconds: float = 300.0
+    files: bool = False
+
+    def check(self) -> None:
+        """Refuse what cannot work. Raises `UserError`."""
+        one_of("split.method", self.method, METHODS)
+        positive(self, "split.max_seconds")
+        if self.max_seconds < MIN_PART_S:
+            raise refused(self, "split.max_seconds", f"must be at least {MIN_PART_S:g}")
+
+
+@dataclass
+class ClipOptions:
+    """Clips of one speaker of ``min_seconds`` to ``max_seconds``. ``files`` writes those that are kept, and
+    ``files_of_dropped`` the others, too. ``dnsmos`` predicts the quality of each. The thresholds say what is kept;
+    null asks for nothing."""
+
+    min_seconds: float = 5.0
+    max_seconds: float = 20.0
+    margin_seconds: float = 0.2
+    pause_seconds: float = 1.0
+    files: bool = True
+    files_of_dropped: bool = False
+    dnsmos: bool = True
+    max_overlap_ratio: Optional[float] = 0.1
+    min_speech_ratio: Optional[float] = 0.5
+    max_no_speech_prob: Optional[float] = 0.6
+    min_words: Optional[int] = 2
+    min_word_probability: Optional[float] = 0.5
+    min_avg_logprob: Optional[float] = -1.0
+    max_compression_ratio: Optional[float] = 2.4
+
+    def check(self) -> None:
+        """Refuse what cannot work. Raises `UserError`."""
+        for name in ("min_seconds", "max_seconds"):
+            positive(self, f"clips.{name}")
+        for name in ("margin_seconds", "pause_seconds"):
+            if not 0 <= getattr(self, name) < 60:
+                raise refused(self, f"clips.{name}", "must lie within 0..60 s")
+        if self.max_seconds - 2 * self.margin_seconds < self.min_seconds:
+            raise UserError(
+                f"clips.max_seconds={self.max_seconds:g} leaves no room",
+                "a clip of clips.min_seconds with a margin on both sides has to fit",
+                f"clips.max_seconds={self.min_seconds + 2 * self.margin_seconds:g}",
+            )
+
+    def thresholds(self) -> dict[str, Any]:
+        """Of `pipeline.speech.clips.Thresholds`."""
+        own = {name: getattr(self, name) for name in Thresholds.__dataclass_fields__ if hasattr(self, name)}
+        return {**own, "min_s": self.min_seconds, "max_s": self.max_seconds}
+
+    def parameters(self) -> dict[str, Any]:
+        """Of the stage."""
+        names = (
+            "min_seconds",
+            "max_seconds",
+            "margin_seconds",
+            "pause_seconds",
+            "files",
+            "files_of_dropped",
+            "dnsmos",
+        )
+        return {**{name: getattr(self, name) for name in names}, "thresholds": self.thresholds()}
+
+
+@dataclass
+class SpeechConfig(RunConfig):
+    """Everything ``jobs/prepare_speech.py`` can be told."""
+
+    hardware: HardwareConfig = field(default_factory=lambda: HardwareConfig.for_stages(POOLS, GPU_STAGES))
+    speech: SpeechOptions = field(default_factory=SpeechOptions)
+    split: SplitOptions = field(default_factory=SplitOptions)
+    vad: VadOptions = field(default_factory=VadOptions)
+    denoise: DenoiseOptions = field(default_factory=DenoiseOptions)
+    diarize: DiarizeOptions = field(default_factory=DiarizeOptions)
+    transcribe: TranscribeConfig = field(default_factory=TranscribeConfig)
+    clips: ClipOptions = field(default_factory=ClipOptions)
+
+    def pools(self) -> tuple[str, ...]:
+        """All steps but splitting, which clips do."""
+        return POOLS
+
+    def gpu_stages(self) -> tuple[str, ...]:
+        """None: every step runs on the CPU."""
+        return GPU_STAGES
+
+    def has(self, step: str) -> bool:
+        """Whether a step is wanted."""
+        return step in self.speech.steps
+
+    def check(self) -> None:
+        """Refuse what cannot work, in words that name the key. Raises `UserError`."""
+        super().check()
+        for section in (
+            self.speech,
+            self.split,
+            self.vad,
+            self.denoise,
+            self.diarize,
+            self.transcribe,
+            self.clips,
+        ):
+            section.check()
+        if self.has("transcribe") and self.transcribe.audio == "denoised" and not self.has("denoise"):
+            raise UserError(
+                "transcribe.audio=denoised needs the step denoise",
+                "nobody takes the noise away otherwise",
+                f"speech.steps=[{','.join(s for s in STEPS if self.has(s) or s == 'denoise')}]",
+            )
+
+
+def config_from(values: dict[str, Any]) -> SpeechConfig:
+    """The config that a run wrote down as ``config.yaml``; what it does not say, or this version does not know, is
+    the default."""
+    return filled(SpeechConfig(), values)

@@ -1,0 +1,137 @@
+"""What can be typed after ``jobs/prepare_speech.py``, what is refused, and that what is said to be typed is taken."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+from dataclasses import fields
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.models.speech.diarize import BACKEND_NAMES as DIARIZER_NAMES
+from pipeline.speech.clips import Thresholds
+from pipeline.speech.clustering import SpeakerCounts
+from pipeline.workflows.jobs import speech
+from pipeline.workflows.run_config import redacted
+from pipeline.workflows.speech_config import DIARIZERS, STEPS, SpeechConfig, config_from
+
+BASE = ["source.uri=calls", "output.uri=out"]
+
+
+@pytest.fixture
+def compose(repo, monkeypatch):
+    """The command line's composer, told which job it is."""
+    monkeypatch.syspath_prepend(repo / "jobs")
+    compose, schema = importlib.import_module("compose"), importlib.import_module("schema")
+    for name, value in (("config", SpeechConfig), ("name", "speech"), ("script", "prepare_speech.py")):
+        monkeypatch.setattr(schema.CURRENT, name, value)
+    compose.register()
+    return compose
+
+
+def test_the_defaults_of_the_files_are_those_of_the_classes(compose):
+    config, bare = compose.load(BASE), SpeechConfig()
+    for section in ("speech", "split", "vad", "denoise", "diarize", "transcribe", "clips"):
+        assert getattr(config, section) == getattr(bare, section), section
+    assert config.pools() == tuple(config.hardware.actors)
+
+
+@pytest.mark.parametrize("profile", ["cpu", "auto", "gpu_small", "gpu_large"])
+def test_profiles_that_name_stages_of_other_jobs_are_taken(compose, profile):
+    assert "clap" not in compose.load([*BASE, f"hardware={profile}"]).hardware.actors
+
+
+def test_what_a_run_wrote_down_is_read_again(compose):
+    config = compose.load([*BASE, "speech.redact=[text]", "diarize.num_speakers=2", "clips.min_words=null"])
+    assert config_from(redacted(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["speech.steps=[vad,diarise]"], "speech.steps=diarise"),
+        (["speech.steps=[]"], "nothing to do"),
+        (["speech.steps=[transcribe]"], "transcribe and not vad"),
+        (["speech.redact=[names]"], "speech.redact=names"),
+        (["vad.backend=silerro"], "vad.backend=silerro"),
+        (["vad.threshold=1.5"], "vad.threshold=1.5"),
+        (["vad.pad_s=-1"], "vad.pad_s=-1"),
+        (["denoise.backend=rnnoise"], "denoise.backend=rnnoise"),
+        (["denoise.limit_db=0"], "denoise.limit_db=0"),
+        (["diarize.backend=pyanote"], "diarize.backend=pyanote"),
+        (["diarize.max_speakers=0"], "diarize.max_speakers=0"),
+        (["diarize.num_speakers=2", "diarize.min_speakers=2"], "does not go with bounds"),
+        (["diarize.min_speakers=3", "diarize.max_speakers=2"], "more than diarize.max_speakers=2"),
+        (["transcribe.precision=int4"], "transcribe.precision=int4"),
+        (["transcribe.audio=clean"], "transcribe.audio=clean"),
+        (["transcribe.beam=0"], "transcribe.beam=0"),
+        (["transcribe.language=English"], "transcribe.language=English"),
+        (["transcribe.audio=denoised", "speech.steps=[vad,transcribe]"], "needs the step denoise"),
+        (["split.method=words"], "split.method=words"),
+        (["split.max_seconds=0"], "split.max_seconds=0"),
+        (["clips.min_seconds=30"], "leaves no room"),
+        (["clips.pause_seconds=100"], "clips.pause_seconds=100"),
+        (["clips.max_sconds=10"], "clips.max_sconds"),
+    ],
+)
+def test_a_mistake_is_one_line_and_what_it_says_to_type_is_taken(compose, overrides, says):
+    with pytest.raises(UserError) as refused:
+        compose.load([*BASE, *overrides]).check()
+    assert says in str(refused.value)
+    typed = [word for word in shlex.split(refused.value.do or "") if "=" in word]
+    keys = {word.partition("=")[0] for word in typed}
+    kept = [word for word in overrides if word.partition("=")[0] not in keys]
+    if typed:
+        compose.load([*BASE, *kept, *typed]).check()
+
+
+def test_steps_are_stages_and_what_they_need_comes_before(compose):
+    models = speech.SpeechModels()
+
+    def stages(*steps: str) -> list[str]:
+        config = compose.load([*BASE, f"speech.steps=[{','.join(steps)}]"])
+        return [stage.name for stage in models.pipeline(config).stages]
+
+    assert stages(*STEPS) == ["vad", "denoise", "diarize", "transcribe", "clips"]
+    assert stages("vad") == ["vad"]
+    assert stages("diarize", "vad") == ["vad", "diarize", "clips"]  # the last for RTTM
+    assert stages("denoise") == ["denoise"]
+    assert stages("split") == ["clips"]
+
+
+def test_the_transcriber_hears_the_denoised_view_where_it_is_asked_to(compose):
+    models = speech.SpeechModels()
+    heard = {}
+    for audio in ("raw", "denoised"):
+        config = compose.load([*BASE, f"transcribe.audio={audio}"])
+        pipeline = models.pipeline(config)
+        heard[audio] = {s.name: [v.name for v in s.reads] for s in pipeline.stages}["transcribe"]
+        assert bool(pipeline.made_views()) == (audio == "denoised")
+    assert heard == {"raw": ["speech"], "denoised": ["denoised"]}
+
+
+def test_a_clip_s_parameters_make_only_clips_stale(compose):
+    models = speech.SpeechModels()
+
+    def keys(*overrides: str) -> dict[str, str]:
+        return models.pipeline(compose.load([*BASE, *overrides])).keys()
+
+    def changed(*overrides: str) -> set[str]:
+        before, after = keys(), keys(*overrides)
+        return {name for name in before if before[name] != after[name]}
+
+    assert changed("clips.max_seconds=15") == {"clips"}
+    assert changed("split.max_seconds=60") == {"parts"}
+    cut = {"words", "parts", "clips", "texts"}
+    assert changed("diarize.num_speakers=2") == {"diarize", *cut}
+    assert changed("transcribe.language=en") == {"transcribe", *cut}
+    assert changed("vad.threshold=0.4") == {"vad", "transcribe", *cut}
+    assert changed("perf.threads=2") == set()
+
+
+def test_names_of_the_config_are_those_of_what_they_are_for():
+    assert DIARIZERS == DIARIZER_NAMES
+    thresholds = {f.name for f in fields(Thresholds)} - {"min_s", "max_s", "min_speakers"}
+    assert thresholds <= set(SpeechConfig().clips.thresholds())
+    assert set(SpeechConfig().diarize.parameters()) == {f.name for f in fields(SpeakerCounts)}
