@@ -26,7 +26,7 @@ environment_file.load()
 from pipeline.commands import as_typed, program
 from pipeline.counting import plural
 from pipeline.errors import UserError
-from pipeline.service.kafka import CODE, CUT, REASON, Broker, Topics
+from pipeline.service.kafka import CODE, CUT, REASON, Broker, Topics, travelling
 from pipeline.service.messages import DEAD_LETTERS, REMOVE_VOCALS, RETRIED, Names, is_plain, video_id_of
 
 EPILOG = """examples:
@@ -138,14 +138,15 @@ def dead(broker: Broker, code: str | None, video_id: str | None, again: bool) ->
         return nobody(broker, f"no answer, or it has no topic {Topics().dead_letters}")
     producer, sent = broker.producer("by-hand"), 0
     for message in letters:
-        headers = {name: value.decode(errors="replace") for name, value in message.headers() or ()}
+        kept = travelling(message.headers())
+        headers = {name: (value or b"").decode(errors="replace") for name, value in message.headers() or ()}
         name = video_id_of(message.value(), Names())
         if code not in (None, headers.get(CODE)) or video_id not in (None, name):
             continue
         about = {"video_id": name, "error_code": headers.get(CODE), "reason": headers.get(REASON)}
         whole = CUT not in headers
         if again and whole:
-            producer.produce(Topics().requests, message.value(), message.key())
+            producer.produce(Topics().requests, message.value(), message.key(), headers=list(kept))
             sent += 1
         print(json.dumps(about | ({} if whole else {"cut_from_bytes": headers[CUT]}), ensure_ascii=False))
     if producer.flush(SEND_S):

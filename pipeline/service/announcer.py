@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.service.client_log import ClientLog
 from pipeline.service.kafka import Broker, Outgoing
 from pipeline.service.logs import StepLog
 from pipeline.service.offsets import Offsets, ahead_of
@@ -72,9 +73,19 @@ class Announcer:
         consumer: whose offsets are committed.
         instance: name of this process among those of its group.
         log: of steps.
+        clients: takes what the producer itself says.
     """
 
-    def __init__(self, broker: Broker, consumer: Any, instance: str, log: StepLog) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        consumer: Any,
+        instance: str,
+        log: StepLog,
+        *,
+        clients: ClientLog | None = None,
+    ) -> None:
+        self._clients = clients
         self._broker, self._consumer, self._instance, self._log = broker, consumer, instance, log
         self._queue: queue.SimpleQueue[Announcement] = queue.SimpleQueue()
         self._stop = threading.Event()
@@ -90,7 +101,7 @@ class Announcer:
 
     def start(self) -> None:
         """Begin. Raises `UserError` where the client refuses its settings."""
-        self._made = self._broker.producer(self._instance)
+        self._made = self._broker.producer(self._instance, self._clients)
         self._thread.start()
 
     def standing(self) -> tuple[bool, str]:
@@ -132,6 +143,8 @@ class Announcer:
         while True:
             waiting += self._taken(block=not waiting)
             try:
+                if self._producer is not None:
+                    self._producer.poll(0)  # what it has to say would pile up
                 self._say(waiting)
                 self._failures, self._trouble = 0, ""
             except Exception as error:  # noqa: BLE001  whatever a broker says, answers are not lost: they are said again
@@ -217,7 +230,7 @@ class Announcer:
 
     def _ready(self) -> None:
         if self._producer is None:
-            producer, self._made = self._made or self._broker.producer(self._instance), None
+            producer, self._made = self._made or self._broker.producer(self._instance, self._clients), None
             if self._broker.exactly_once:
                 producer.init_transactions(WAIT_S)
             self._producer = producer

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from pipeline.service.announcer import Announcer, Assigned, Claim
 from pipeline.service.health import ServiceState
-from pipeline.service.kafka import Journey, Topics, journey_of
+from pipeline.service.kafka import Header, Journey, Topics, journey_of, travelling
 from pipeline.service.logs import StepLog
 from pipeline.service.metrics import Metrics
 from pipeline.service.offsets import Offsets, ahead_of
@@ -32,12 +32,17 @@ PENDING = 200
 
 @dataclass(frozen=True)
 class Task:
-    """A message that is to be worked on."""
+    """A message that is to be worked on.
+
+    Args:
+        headers: those that travel along, see `pipeline.service.kafka.travelling`.
+    """
 
     claim: Claim
     value: bytes | None
     key: bytes | None
     journey: Journey
+    headers: tuple[Header, ...] = ()
 
 
 class Hands(Protocol):
@@ -138,7 +143,7 @@ class Intake:
         journey = journey_of(message.headers()) if again else Journey()
         journey = journey.within(self._longest_wait_s, datetime.now(timezone.utc))
         key = message.key() if len(message.key() or b"") <= KEY_BYTES else None
-        self._backlog.append(Task(claim, message.value(), key, journey))
+        self._backlog.append(Task(claim, message.value(), key, journey, travelling(message.headers())))
 
     def _begin_what_is_due(self) -> None:
         """Hand over what can be begun, in the order in which it came."""

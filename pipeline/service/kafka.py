@@ -9,11 +9,16 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.optional import extra
+from pipeline.service.client_log import ClientLog
 from pipeline.service.messages import timestamp
 
 ATTEMPT, NOT_BEFORE, REASON, CODE, CUT = "attempt", "not_before", "reason", "error_code", "cut_from_bytes"
 """Headers of a message on the retry topic; ``reason`` and ``error_code`` are those of dead letters, too, and
 ``cut_from_bytes`` of one that was too long to be kept whole."""
+OWN = frozenset({ATTEMPT, NOT_BEFORE, REASON, CODE, CUT})
+HEADERS_BYTES = 16 << 10
+"""Of a request with more than that in headers none travels along."""
+Header = tuple[str, bytes | None]
 OF_GROUPS = (
     "group.",
     "partition.assignment.",
@@ -48,7 +53,7 @@ class Outgoing:
     topic: str
     value: bytes
     key: bytes | None = None
-    headers: Sequence[tuple[str, bytes]] = ()
+    headers: Sequence[Header] = ()
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,15 @@ class Broker:
     options: Mapping[str, Any] = field(default_factory=dict)
     exactly_once: bool = True
 
-    def consumer(self, instance: str, log: Any = None) -> Any:
-        """A consumer that commits nothing by itself. Raises `UserError`."""
+    def consumer(self, instance: str, log: ClientLog | None = None) -> Any:
+        """A consumer that commits nothing by itself.
+
+        Args:
+            log: takes what the client itself says; None leaves that to librdkafka, which writes to standard error.
+
+        Raises:
+            UserError: the client refuses its settings, or is not here.
+        """
         options = {
             "bootstrap.servers": self.servers,
             "group.id": self.group,
@@ -87,11 +99,20 @@ class Broker:
             for name in ("partition.assignment.strategy", "session.timeout.ms"):
                 if name not in self.options:
                     del options[name]
+        # The other one would say of brokers what the member says, and nobody polls it for that.
+        quiet = {"client.id": f"{instance}-asks", "log_level": 2}
         member = _client("Consumer", options, log)
-        return _Consumer(member, _client("Consumer", {**options, "client.id": f"{instance}-asks"}, log))
+        return _Consumer(member, _client("Consumer", {**options, **quiet}), log)
 
-    def producer(self, instance: str, log: Any = None) -> Any:
-        """A producer that repeats nothing. Raises `UserError`."""
+    def producer(self, instance: str, log: ClientLog | None = None) -> Any:
+        """A producer that repeats nothing.
+
+        Args:
+            log: as for `consumer`; such a producer is to be polled while it is idle, too: what it has to say piles up.
+
+        Raises:
+            UserError: as `consumer`.
+        """
         common = self._not_of_groups()
         options = {
             "bootstrap.servers": self.servers,
@@ -124,11 +145,17 @@ class _Consumer:
     itself they had to wait for seconds, or for as long as there are rebalances.
     """
 
-    def __init__(self, member: Any, asks: Any) -> None:
-        self._member, self._asks = member, asks
+    def __init__(self, member: Any, asks: Any, log: ClientLog | None) -> None:
+        self._member, self._asks, self._log = member, asks, log
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._member, name)
+
+    def poll(self, timeout_s: float) -> Any:
+        """The next message, or None after so long. What the client has to say is said meanwhile."""
+        if self._log is not None:
+            self._log.tick()
+        return self._member.poll(timeout_s)
 
     def committed(self, partitions: Sequence[Any], timeout_s: float) -> list[Any]:
         """Of the group, with the metadata beside it; any thread may ask. Raises what the client raises."""
@@ -141,7 +168,7 @@ class _Consumer:
         self._asks.close()
 
 
-def _client(kind: str, options: Mapping[str, Any], log: Any = None) -> Any:
+def _client(kind: str, options: Mapping[str, Any], log: ClientLog | None = None) -> Any:
     try:
         import confluent_kafka
         import confluent_kafka.admin
@@ -187,11 +214,13 @@ class Journey:
         attempt: which one this is, from 1.
         not_before: it is to wait until then; None for not at all.
         code: why the attempt before failed; empty of the first.
+        reason: the same in words.
     """
 
     attempt: int = 1
     not_before: datetime | None = None
     code: str = ""
+    reason: str = ""
 
     def due_in(self, now: datetime) -> float:
         """Seconds until it is due; 0 where it is."""
@@ -203,7 +232,7 @@ class Journey:
         return replace(self, not_before=min(self.not_before, latest)) if self.not_before else self
 
 
-def journey_of(headers: Sequence[tuple[str, bytes | None]] | None) -> Journey:
+def journey_of(headers: Sequence[Header] | None) -> Journey:
     """What a message's headers say; what cannot be read says nothing."""
     found = {name: value.decode(errors="replace") for name, value in headers or () if value is not None}
     try:
@@ -218,7 +247,16 @@ def journey_of(headers: Sequence[tuple[str, bytes | None]] | None) -> Journey:
         moment = None
     if moment is not None and moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)
-    return Journey(attempt, moment, found.get(CODE, ""))
+    return Journey(attempt, moment, found.get(CODE, ""), found.get(REASON, ""))
+
+
+def travelling(headers: Sequence[Header] | None) -> tuple[Header, ...]:
+    """The headers of a request that whatever is said of it has as well, such as ``traceparent``: all but those that
+    are called as the service's own, in their order."""
+    found = tuple((name, value) for name, value in headers or () if name not in OWN)
+    return (
+        found if sum(len(name.encode()) + len(value or b"") for name, value in found) <= HEADERS_BYTES else ()
+    )
 
 
 def headers_of(attempt: int, wait_s: float, code: str, reason: str) -> list[tuple[str, bytes]]:

@@ -26,6 +26,7 @@ DISK_FULL = "DISK_FULL"
 OUT_OF_MEMORY = "OUT_OF_MEMORY"
 STORAGE_FAILED = "STORAGE_FAILED"
 TIMED_OUT = "TIMED_OUT"
+METHOD_UNSUITABLE = "METHOD_UNSUITABLE"
 AUDIO_PROCESSING_FAILED = "AUDIO_PROCESSING_FAILED"
 
 CODES = {
@@ -40,18 +41,19 @@ CODES = {
     OUT_OF_MEMORY: "the worker needed more memory than it may have",
     STORAGE_FAILED: "a disk or an object store did not answer",
     TIMED_OUT: "the song took longer than service.song_timeout_s",
+    METHOD_UNSUITABLE: "the method takes no such song: mono has no centre",
     AUDIO_PROCESSING_FAILED: "the method failed, or its worker died",
 }
 """Code → what it says, for the documents."""
 
-DEAD_LETTERS = frozenset({MESSAGE_INVALID, ACTION_UNKNOWN, PATH_NOT_ALLOWED})
-"""What whoever sends messages has to mend: such a message goes to the dead letters as well."""
+DEAD_LETTERS = frozenset({MESSAGE_INVALID, ACTION_UNKNOWN, PATH_NOT_ALLOWED, METHOD_UNSUITABLE})
+"""What whoever sends messages, or chooses the method, has to mend: such a message goes to the dead letters as well."""
 
 RETRIED = frozenset({DISK_FULL, OUT_OF_MEMORY, STORAGE_FAILED, TIMED_OUT, AUDIO_PROCESSING_FAILED})
 """What may be another time, or with another method."""
 
 
-OF_THE_METHOD = frozenset({OUT_OF_MEMORY, TIMED_OUT, AUDIO_PROCESSING_FAILED})
+OF_THE_METHOD = frozenset({OUT_OF_MEMORY, TIMED_OUT, METHOD_UNSUITABLE, AUDIO_PROCESSING_FAILED})
 """What a simpler method may not have."""
 
 ELSEWHERE = frozenset({DISK_FULL, STORAGE_FAILED})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -9,11 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.dataset.storage import filesystem
+from pipeline.dataset.storage import filesystem, is_local
 from pipeline.dataset.store import Store
+from pipeline.service.spool_files import sync
 
 SUFFIX = ".json"
 _CHUNK = 1 << 20
+_NOT_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES)
+"""What file systems say that write no folder down when they are asked to, or let nobody ask."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +89,34 @@ class Results:
             record = Record(**json.loads(self._store.read(self._name + SUFFIX)))
         except (FileNotFoundError, ValueError, TypeError):  # or it is no record
             return None
-        return record if record.key == key and self._is_there(record, going_on) else None
+        if record.key != key or not self._is_there(record, going_on):
+            return None
+        self._outlast()  # whoever wrote it may have been killed before that
+        return record
 
     def put(self, file: Path, record: Record) -> None:
-        """Write the file, then its record: each is there whole or not at all, and a file without one is made again."""
+        """Write the file, then its record: each is there whole or not at all, and a file without one is made again.
+
+        On return both outlast a power cut, as does the answer that follows.
+        """
         self._store.upload(self._name, file)
         self._store.write(self._name + SUFFIX, json.dumps(asdict(record), indent=1).encode())
+        self._outlast()
+
+    def _outlast(self) -> None:
+        """Have the disk write down the file, its record and their names; what an object store has taken it has."""
+        if not is_local(self._store.uri):
+            return
+        paths = [Path(self._store.path(self._name + suffix)) for suffix in ("", SUFFIX)]
+        for path in paths:
+            sync(path)
+        folder = paths[0].parent
+        for one in (folder, folder.parent):  # a video may have a folder of its own, which is new as well
+            try:
+                sync(one)
+            except OSError as error:
+                if error.errno not in _NOT_FOLDERS:
+                    raise
 
     def _is_there(self, record: Record, going_on: Callable[[], None]) -> bool:
         path = self._store.path(self._name)

@@ -25,12 +25,13 @@ from pipeline.service.crew import Abandoned, Bench
 from pipeline.service.destinations import Place, Rules
 from pipeline.service.housekeeping import NoSpace, needed_bytes, require_space
 from pipeline.service.intake import Task
-from pipeline.service.kafka import CODE, CUT, REASON, Outgoing, Topics, headers_of
+from pipeline.service.kafka import CODE, CUT, REASON, Header, Outgoing, Topics, headers_of
 from pipeline.service.logs import StepLog
 from pipeline.service.messages import (
     DEAD_LETTERS,
     ELSEWHERE,
     MESSAGE_BYTES,
+    METHOD_UNSUITABLE,
     OF_THE_METHOD,
     RETRIED,
     Names,
@@ -161,7 +162,7 @@ class Songs:
         value = done_message(request, result, self._settings.names)
         self._metrics.song_done("done", result.method, seconds)
         self._metrics.scored(result.score)
-        done = Outgoing(self._settings.topics.results, value, task.key)
+        done = Outgoing(self._settings.topics.results, value, task.key, task.headers)
         return Announcement(task.claim, [done], request.video_id, self._said(request.video_id, "done"))
 
     def _result(self, request: Request, task: Task, bench: Bench) -> Result:
@@ -261,15 +262,16 @@ class Songs:
     def _refuse(self, task: Task, request: Request | None, refused: Refused, seconds: float) -> Announcement:
         """What is said of a song that was not done: it is tried again, or failed."""
         settings, attempt = self._settings, task.journey.attempt
+        refused = self._with_what_was_before(task, refused)
         video_id = request.video_id if request else video_id_of(task.value, settings.names)
         self._log.step(
             "refused", video_id, level="warning", code=refused.code, error=str(refused), attempt=attempt
         )
-        tries = settings.limits.attempts + self._has_simpler(refused.code)
-        if refused.code in RETRIED and attempt < tries:
+        following = self._following(refused.code, attempt)
+        if following is not None:
             first = settings.limits.retry_wait_s * (LONGER if refused.code in ELSEWHERE else 1)
             wait = retry_wait_s(first, attempt)
-            headers = headers_of(attempt + 1, wait, refused.code, str(refused))
+            headers = [*headers_of(following, wait, refused.code, str(refused)), *task.headers]
             self._metrics.retried(refused.code)
             again = Outgoing(settings.topics.retries, task.value or b"", task.key, headers)
             return Announcement(task.claim, [again], video_id, self._said(video_id, "retry"))
@@ -278,7 +280,7 @@ class Songs:
             self._index_failure(request, failure_document(refused.code, str(refused), now))
         more = request.more if request else {}
         value = failed_message(video_id, refused, settings.names, more, now)
-        said = [Outgoing(settings.topics.results, value, task.key)]
+        said = [Outgoing(settings.topics.results, value, task.key, task.headers)]
         if refused.code in DEAD_LETTERS or refused.code in RETRIED:
             said.append(self._dead_letter(task, refused))
         self._metrics.song_done("failed", "none", seconds)
@@ -288,11 +290,29 @@ class Songs:
     def _dead_letter(self, task: Task, refused: Refused) -> Outgoing:
         """The message as it came, with why it is one. Of one that is too long its beginning: a broker refuses the
         whole with what is added, and would stop the partition."""
-        words = [(CODE, refused.code.encode()), (REASON, str(refused).encode())]
+        words: list[Header] = [(CODE, refused.code.encode()), (REASON, str(refused).encode())]
         value = task.value or b""
         if len(value) > MESSAGE_BYTES:
             words.append((CUT, str(len(value)).encode()))
+        words += task.headers
         return Outgoing(self._settings.topics.dead_letters, value[:MESSAGE_BYTES], task.key, words)
+
+    def _following(self, code: str, attempt: int) -> int | None:
+        """Which attempt is the next one; None where there is none. What the method does not take another attempt does
+        not change, so that the simpler method is next."""
+        last = self._settings.limits.attempts
+        if self._has_simpler(code) and (attempt >= last or code == METHOD_UNSUITABLE):
+            return last + 1 if attempt <= last else None
+        return attempt + 1 if code in RETRIED and attempt < last else None
+
+    def _with_what_was_before(self, task: Task, refused: Refused) -> Refused:
+        """Of a song that the simpler method does not take the reason is what the usual one failed of."""
+        journey = task.journey
+        if journey.attempt <= self._settings.limits.attempts or refused.code != METHOD_UNSUITABLE:
+            return refused
+        if journey.code not in RETRIED:
+            return refused
+        return Refused(journey.code, f"{journey.reason}; {refused}")
 
     def _has_simpler(self, code: str) -> bool:
         """Whether another method may help where that was the matter."""

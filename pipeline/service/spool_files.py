@@ -66,9 +66,9 @@ def write(path: Path, content: bytes, at: int | None = None) -> None:
     sync(path.parent)
 
 
-def sync(folder: Path) -> None:
-    """Have the names in a folder outlast a power cut."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, outlast a power cut. Raises what the disk says."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

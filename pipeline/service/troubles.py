@@ -20,6 +20,7 @@ from pipeline.service.messages import (
     FILE_NOT_FOUND,
     FILE_UNREADABLE,
     FORMAT_UNSUPPORTED,
+    METHOD_UNSUITABLE,
     OUT_OF_MEMORY,
     STORAGE_FAILED,
     TIMED_OUT,
@@ -103,6 +104,12 @@ def refusal_of_answer(answer: Answer, file: str) -> Refused | None:
     if not answer.failures:
         return Refused(AUDIO_PROCESSING_FAILED, "no stage says why there is no result")
     first = answer.failures[0]
+    if (
+        first["error_class"] == "ViewMissing"
+    ):  # no stage failed: an earlier one takes no such song, and says why
+        for step in answer.fallbacks:
+            if step["used"] == "none":
+                return Refused(METHOD_UNSUITABLE, step["reason"])
     code = BY_CLASS.get(first["error_class"])
     if "No space left" in first["message"]:
         code = DISK_FULL

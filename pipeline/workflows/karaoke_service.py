@@ -28,6 +28,7 @@ from pipeline.errors import UserError
 from pipeline.models.separation.names import BACKEND_NAMES
 from pipeline.places import soundmill_cache
 from pipeline.service.announcer import Announcer
+from pipeline.service.client_log import ClientLog
 from pipeline.service.crew import Crew
 from pipeline.service.destinations import Rules
 from pipeline.service.embedded import OPTIONS, Embedded, port_of
@@ -81,6 +82,7 @@ class _Service:
             self._embedded(stack)
         self.models = self._models()
         service = config.service
+        self.clients = ClientLog(self.log)
         self.broker = Broker(service.kafka, service.group, options, service.exactly_once)
         self._search(stack)
         self._health(stack)
@@ -90,8 +92,8 @@ class _Service:
         service, topics = self.config.service, self.config.service.topic_names()
         with ExitStack() as stack:
             songs = Songs(self._settings(), self.updates, metrics=self.metrics, log=self.log)
-            consumer = self.broker.consumer(self.folder.id)
-            announcer = Announcer(self.broker, consumer, self.folder.id, self.log)
+            consumer = self.broker.consumer(self.folder.id, self.clients)
+            announcer = Announcer(self.broker, consumer, self.folder.id, self.log, clients=self.clients)
             crew = Crew(self._places(stack), songs, announcer, metrics=self.metrics, log=self.log)
             intake = Intake(
                 consumer,
@@ -118,6 +120,7 @@ class _Service:
                 crew.close()
                 announcer.close(10.0)
                 intake.close()
+                self.clients.close()
         self.log.step("stopped")
         return 0
 

@@ -171,7 +171,16 @@ def test_one_whose_time_comes_is_begun(scene):
     consumer.messages.put(Message(4, headers=headers_of(2, 0.3, "TIMED_OUT", "late")))
     until(lambda: hands.offsets() == [4])
     assert hands.tasks[0].journey.attempt == 2
+    assert hands.tasks[0].journey.reason == "late"
     assert hands.tasks[0].journey.not_before < datetime.now(timezone.utc) + timedelta(seconds=0.01)
+
+
+def test_headers_that_are_not_the_services_go_along(scene):
+    consumer, hands, _ = scene
+    own = ("traceparent", b"00-1-2-01")
+    consumer.messages.put(Message(4, headers=[*headers_of(2, 0.0, "TIMED_OUT", "late"), own]))
+    until(lambda: hands.offsets() == [4])
+    assert hands.tasks[0].headers == (own,)
 
 
 def test_full_hands_pause_and_free_ones_go_on(scene):

@@ -16,7 +16,19 @@ from pipeline.service.announcer import Assigned, Claim
 from pipeline.service.crew import Abandoned, Bench
 from pipeline.service.destinations import Rules
 from pipeline.service.intake import Task
-from pipeline.service.kafka import CODE, CUT, Topics, journey_of
+from pipeline.service.kafka import (
+    ATTEMPT,
+    CODE,
+    CUT,
+    HEADERS_BYTES,
+    NOT_BEFORE,
+    OWN,
+    REASON,
+    Topics,
+    headers_of,
+    journey_of,
+    travelling,
+)
 from pipeline.service.logs import StepLog
 from pipeline.service.messages import MESSAGE_BYTES
 from pipeline.service.metrics import Metrics
@@ -45,7 +57,7 @@ class Worker:
 
     def __init__(self, folder):
         self.folder, self.raises, self.recipes = folder, None, []
-        self.failures = []
+        self.failures, self.fallbacks = [], []
 
     def prepare(self, nodes, until):
         pass
@@ -55,7 +67,7 @@ class Worker:
         if self.raises:
             raise self.raises
         if self.failures:
-            return Answer({"file": None}, self.failures)
+            return Answer({"file": None}, self.failures, self.fallbacks)
         path = self.folder / FILE
         path.parent.mkdir(parents=True)
         path.write_bytes(b"instrumental")
@@ -72,7 +84,7 @@ class Worker:
 
 
 class Scene:
-    def __init__(self, tmp_path):
+    def __init__(self, tmp_path, simpler=True):
         self.root, scratch = tmp_path / "songs", tmp_path / "scratch"
         self.root.mkdir()
         scratch.mkdir()
@@ -94,7 +106,7 @@ class Scene:
 
         settings = Settings(
             recipe("usual"),
-            recipe("simple"),
+            recipe("simple") if simpler else None,
             Rules([str(self.root)]),
             scratch,
             "Soundmill",
@@ -111,7 +123,8 @@ class Scene:
             **more,
         }
         value = json.dumps(asked).encode() if value is None else value
-        task = Task(Claim(Assigned("t", 0), 0), value, b"key", journey_of(headers))
+        claim = Claim(Assigned("t", 0), 0)
+        task = Task(claim, value, b"key", journey_of(headers), travelling(headers))
         return self.songs(task, Bench(0, self.worker, self.stopped)).messages
 
     def steps(self):
@@ -178,6 +191,84 @@ def test_what_will_never_do_is_answered_at_once(scene):
     assert json.loads(message.value)["error"]["code"] == "FILE_UNREADABLE"
     (message,) = scene.ask(original_path=str(scene.root / "none.mp3"))
     assert json.loads(message.value)["error"]["code"] == "FILE_NOT_FOUND"
+
+
+def takes_no_such_song(scene):
+    """What a line of stages answers where the first one makes no view for the others."""
+    scene.worker.failures = [
+        {
+            "stage": stage,
+            "error_class": "ViewMissing",
+            "message": "separation made no view vocals of this track",
+        }
+        for stage in ("karaoke", "instrumental")
+    ]
+    step = {
+        "stage": "separation",
+        "wanted": "midside",
+        "used": "none",
+        "reason": "midside: the track is mono",
+    }
+    scene.worker.fallbacks = [step]
+
+
+def test_a_song_that_the_only_method_does_not_take_is_answered_at_once(tmp_path):
+    scene = Scene(tmp_path, simpler=False)
+    takes_no_such_song(scene)
+    answer, dead = scene.ask()
+    error = json.loads(answer.value)["error"]
+    assert (error["code"], error["message"]) == ("METHOD_UNSUITABLE", "midside: the track is mono")
+    assert (answer.topic, dead.topic) == (TOPICS.results, TOPICS.dead_letters)
+    assert dict(dead.headers)[CODE] == b"METHOD_UNSUITABLE"
+    assert scene.worker.recipes == [["usual"]]
+    assert scene.updates.documents[0][1]["processing_metadata"]["audio"]["error"]["code"] == error["code"]
+
+
+def test_what_one_method_does_not_take_the_simpler_one_gets_next(scene):
+    takes_no_such_song(scene)
+    (again,) = scene.ask()
+    assert (again.topic, journey_of(again.headers).attempt) == (TOPICS.retries, 3)
+    answer, _ = scene.ask(headers=again.headers)
+    assert json.loads(answer.value)["error"]["code"] == "METHOD_UNSUITABLE"
+    assert scene.worker.recipes == [["usual"], ["simple"]]
+
+
+def test_a_song_that_the_simpler_method_does_not_take_failed_of_what_was_before(scene):
+    takes_no_such_song(scene)
+    answer, dead = scene.ask(headers=headers_of(3, 0.0, "TIMED_OUT", "it took longer than 5 s"))
+    error = json.loads(answer.value)["error"]
+    assert error["code"] == "TIMED_OUT"
+    assert error["message"] == "it took longer than 5 s; midside: the track is mono"
+    assert dead.topic == TOPICS.dead_letters
+
+
+def test_headers_of_a_request_travel_to_whatever_is_said_of_it(scene):
+    own = [("traceparent", b"00-1-2-01"), ("twice", b"1"), ("twice", None), ("umlaut", b"\xff")]
+    (done,) = scene.ask(headers=own)
+    assert list(done.headers) == own
+    scene.worker.raises = PlaceLost("it was ended by SIGKILL")
+    other = scene.root / "other.mp3"
+    other.write_bytes(b"other")
+    (again,) = scene.ask(headers=own, original_path=str(other))
+    assert again.topic == TOPICS.retries
+    assert [name for name, _ in again.headers][:4] == [ATTEMPT, NOT_BEFORE, CODE, REASON]
+    assert list(again.headers)[4:] == own
+    last = [*headers_of(3, 0.0, "AUDIO_PROCESSING_FAILED", "before"), *own]
+    answer, dead = scene.ask(headers=last, original_path=str(other))
+    assert list(answer.headers) == own
+    assert list(dead.headers)[2:] == own
+    assert dict(dead.headers)[REASON] == b"it was ended by SIGKILL"
+
+
+def test_a_request_has_no_say_in_the_headers_of_the_service(scene):
+    (done,) = scene.ask(headers=[(name, b"x") for name in OWN])
+    assert list(done.headers) == []
+
+
+def test_headers_that_are_too_long_stay_behind():
+    assert travelling([("a", b"x" * HEADERS_BYTES)]) == ()
+    assert travelling([("a", b"x" * (HEADERS_BYTES - 1))]) != ()
+    assert travelling(None) == ()
 
 
 @pytest.mark.parametrize(

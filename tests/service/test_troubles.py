@@ -66,6 +66,22 @@ def test_an_answer_without_a_file_says_why(failure, code):
     assert str(refused) == f"{failure[0]}: {failure[2]}"
 
 
+def test_a_stage_that_takes_no_such_song_is_no_stage_that_failed():
+    step = {
+        "stage": "separation",
+        "wanted": "midside",
+        "used": "none",
+        "reason": "midside: the track is mono",
+    }
+    missing = {"stage": "instrumental", "error_class": "ViewMissing", "message": "no view vocals"}
+    refused = refusal_of_answer(Answer({}, [missing], [step]), "file")
+    assert (refused.code, str(refused)) == ("METHOD_UNSUITABLE", step["reason"])
+    # It was given up another step away from, and that is not why there is no file.
+    failed = {"stage": "instrumental", "error_class": "EncodeError", "message": "boom"}
+    assert refusal_of_answer(Answer({}, [failed], [step]), "file").code == "AUDIO_PROCESSING_FAILED"
+    assert refusal_of_answer(Answer({}, [missing], []), "file").code == "AUDIO_PROCESSING_FAILED"
+
+
 def test_storage_that_does_not_answer_is_asked_again(monkeypatch):
     monkeypatch.setattr(troubles, "FIRST_WAIT_S", 0.001)
     outcomes = [ConnectionError("1"), TimeoutError("2"), "there"]

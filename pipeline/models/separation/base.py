@@ -39,6 +39,8 @@ class Separator:
         batch_items: windows in one batch. One is fastest on a CPU, where two no longer fit the caches.
         device: where it runs.
         amp: whether it runs in bfloat16 autocast.
+        least_side_db: below this level of the side, (L - R) / 2, over the mid it has nothing to go by; None where it
+            does not need the stereo image.
         plain: why it runs on a GPU without the kernels that were written for it; empty where it does not.
     """
 
@@ -51,6 +53,7 @@ class Separator:
     batch_items: int = 1
     device: torch.device
     amp: bool = False
+    least_side_db: float | None = None
     plain: str = ""
 
     @classmethod

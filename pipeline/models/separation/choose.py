@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -92,6 +93,7 @@ def choose(
     *,
     threads: int = 1,
     auto_cpu_seconds: float = AUTO_CPU_SECONDS,
+    side_db: Callable[[], float | None] | None = None,
 ) -> BackendChoice:
     """Walk an ordered list and take the first backend that runs here and accepts the track.
 
@@ -105,6 +107,8 @@ def choose(
         samples: its length at `SAMPLE_RATE`.
         threads: torch threads of this process.
         auto_cpu_seconds: what a backend slower than four times real time may take for a track, s.
+        side_db: level of its side over its mid, dB, None for silence; asked where a backend needs the stereo image. By
+            default such a backend takes whatever has two channels.
 
     Raises:
         UserError: the list is empty, or holds an unknown name.
@@ -120,6 +124,8 @@ def choose(
             reasons.append(f"{name}: {error}")
             continue
         refusal = separator.refuses(channels, samples)
+        if refusal is None and side_db is not None and separator.least_side_db is not None:
+            refusal = near_mono(separator, side_db())
         if refusal is None and auto:
             refusal = too_slow(separator, samples, threads, auto_cpu_seconds)
         if refusal is None:
@@ -128,6 +134,16 @@ def choose(
             return BackendChoice(separator, "; ".join([how, *reasons]), fallback)
         reasons.append(f"{name}: {refusal}")
     return BackendChoice(None, "; ".join(reasons), _fallback(backends[0], "none", reasons))
+
+
+def near_mono(separator: Separator, side_db: float | None) -> str | None:
+    """Why a track with so much side over its mid, dB, is not for this backend, or None."""
+    if side_db is None or separator.least_side_db is None or side_db >= separator.least_side_db:
+        return None
+    if side_db == -math.inf:
+        return "both channels are the same, so there is no stereo image to find the centre of"
+    level = f"the side lies {-side_db:.0f} dB below the mid"
+    return f"both channels are nearly the same ({level}), so there is no stereo image to find the centre of"
 
 
 def too_slow(separator: Separator, samples: int, threads: int, limit_s: float) -> str | None:

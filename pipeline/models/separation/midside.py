@@ -29,6 +29,9 @@ HIGH_HZ = (15500.0, 16500.0)  # and closes between these
 # Half gain where the side lies 13.7 dB below the mid: lower takes in much of the accompaniment, higher loses
 # the voice wherever it carries stereo reverberation.
 SELECTIVITY = 16.0
+# On mixtures of known stems the instrumental is no nearer to the backing than the mix at this level of the side over
+# the mid, and farther below it; see benchmarks/RESULTS.md.
+NEAR_MONO_DB = -20.0
 
 
 def centre_mask(left: Tensor, right: Tensor) -> Tensor:
@@ -67,6 +70,7 @@ class MidSide(Separator):
     version = "2"
     cpu_speed = 90.0
     sources = ("vocals", "accompaniment")
+    least_side_db = NEAR_MONO_DB
 
     def __init__(self, device: str | torch.device = "cpu", frames: int = 512) -> None:
         self.device = torch.device(device)

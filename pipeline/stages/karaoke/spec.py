@@ -15,7 +15,7 @@ NAME = "karaoke"
 WORKER = "pipeline.stages.karaoke.worker:KaraokeWorker"
 REMOVED = View("removed", VIEW.sample_rate, VIEW.channels, maker=NAME)
 """The voice that is taken out of the song."""
-VERSION = 1
+VERSION = 2
 # By one core, which decodes at 450 times real time: a third of Spleeter's, at most.
 WEIGHT = 13.0
 

@@ -130,7 +130,8 @@ def separation_key(
 
     Args:
         load: name → backend, or `BackendUnavailable`.
-        saved: ``auto_cpu_seconds``, ``save_stems``, ``save_arrays`` and ``residual``, as in the config.
+        saved: ``auto_cpu_seconds``, ``save_stems``, ``save_arrays`` and ``residual``, as in the config, and
+            ``takes_near_mono`` of the worker, true where it is not said.
     """
     from pipeline.models.separation.base import BackendUnavailable
 
@@ -148,4 +149,6 @@ def separation_key(
         "arrays": saved["save_arrays"],
     }
     # Stems without their residual are what they were before there was a choice, and so is their key.
-    return stable_key(parameters | ({"residual": saved["residual"]} if saved["residual"] != DROP else {}))
+    parameters |= {"residual": saved["residual"]} if saved["residual"] != DROP else {}
+    # Nor is a track that all take another one.
+    return stable_key(parameters | ({} if saved.get("takes_near_mono", True) else {"takes_near_mono": False}))

@@ -33,6 +33,7 @@ from pipeline.models.separation import (
 from pipeline.models.separation.base import SAMPLE_RATE
 from pipeline.models.separation.choose import choose
 from pipeline.models.separation.names import ACCOMPANIMENT, AUTO_CPU_SECONDS, DROP, stems_written
+from pipeline.stages.separation.heard import hear
 from pipeline.stages.separation.spec import NAME, STEM_FILES, VIEW, VOCALS, separation_key, separation_product
 from pipeline.stages.separation.stem_files import StemFiles
 
@@ -54,6 +55,7 @@ class SeparationWorker(Worker):
         batch_items: most windows in a batch on a GPU; 0 leaves it to the backends.
         residual: where the part of a track goes that is in none of its stems, see
             `pipeline.models.separation.residual`. Levels and shares are those of the stems with it.
+        takes_near_mono: a backend that needs the stereo image also takes what hardly has one.
         common: see `pipeline.engine.worker.Worker`. The cache has no stems: where they are saved they are computed.
 
     Raises:
@@ -71,6 +73,7 @@ class SeparationWorker(Worker):
         output: Output | None = None,
         batch_items: int = 0,
         residual: str = ACCOMPANIMENT,
+        takes_near_mono: bool = True,
         **common: Any,
     ) -> None:
         if (save_stems or save_arrays) and output is None:
@@ -85,6 +88,7 @@ class SeparationWorker(Worker):
         self.output = output
         self.batch_items = batch_items
         self.residual = residual
+        self.takes_near_mono = takes_near_mono
         self._pools: dict[str, SeparationPool] = {}
         self._making = threading.Lock()
         self.keeps = self.keeps and not (save_stems or save_arrays)
@@ -101,6 +105,7 @@ class SeparationWorker(Worker):
             "save_stems": save_stems,
             "save_arrays": save_arrays,
             "residual": residual,
+            "takes_near_mono": takes_near_mono,
         }
         self.settle_key(NAME, lambda: separation_key(self.backends, self._load, self.options, saved))
 
@@ -160,6 +165,7 @@ class SeparationWorker(Worker):
             samples,
             threads=self.threads,
             auto_cpu_seconds=self.auto_cpu_seconds,
+            side_db=None if self.takes_near_mono else functools.partial(self._side_db, track),
         )
         track.values["separation_choice"] = choice.reason
         if choice.fallback is not None:
@@ -169,6 +175,14 @@ class SeparationWorker(Worker):
             track.values[f"failkey@{NAME}"] = self.key(NAME)
         else:
             groups.setdefault(choice.separator.name, []).append(track)
+
+    def _side_db(self, track: Track) -> float | None:
+        """Level of a track's side over its mid, dB; None for silence, and for what cannot be read."""
+        try:
+            with ExitStack() as stack:
+                return hear(self.reader(track, VIEW, stack), VIEW.sample_rate).side_db
+        except Exception:  # noqa: BLE001  it is raised again, and said, when the track is separated
+            return None
 
     def _separate(self, pool: SeparationPool, tracks: list[Track], clock: StageClock) -> None:
         separator = pool.separator

@@ -64,6 +64,7 @@ class KaraokeModels(Found):
             options=options,
             auto_cpu_seconds=config.karaoke.auto_cpu_seconds,
             residual=DROP,
+            takes_near_mono=False,
             batch_items=config.hardware.batch_items.get("separation", 0),
         )
         judged = karaoke_stage(
@@ -127,6 +128,7 @@ def find_models(config: KaraokeConfig) -> KaraokeModels:
             "auto_cpu_seconds": config.karaoke.auto_cpu_seconds,
             "save_stems": False,
             "save_arrays": False,
+            "takes_near_mono": False,
         }
         found.separation_key = separation_key(wanted, load, options, {**saved, "residual": DROP})
         try:
