@@ -19,7 +19,6 @@ from pipeline.errors import UserError
 from pipeline.workflows.config_checks import nearest, nearest_of
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-LOOK = "python jobs/extract_features.py --cfg job, for all keys and their values"
 
 # Values of these keys are plain text: names with spaces, commas, quotes or umlauts need no quoting by the user.
 TEXT_KEYS = (
@@ -59,6 +58,11 @@ MAIN_KEYS = {
     "plan": "plan.sample",
 }
 OFF = (None, False, "off", "no", "none", "null", "disabled")
+
+
+def look() -> str:
+    """What to type to see every key of the job and its value."""
+    return f"python jobs/{CURRENT.script} --cfg job, for all keys and their values"
 
 
 def known_keys(config: Any = None, prefix: str = "") -> Iterator[str]:
@@ -170,7 +174,7 @@ def _checked(override: Override, keys: set[str], sweep: bool, folders: Sequence[
     if key not in keys and not within and not options_of(key, folders):
         raise UserError(
             f"{key} is not a config key{nearest(key, [k for k in keys if not k.endswith('*')])}",
-            do=LOOK,
+            do=look(),
         )
     if override.is_delete():
         return line if within else _switched_off(key)
@@ -201,7 +205,7 @@ def _switched_off(key: str) -> str:
     raise UserError(
         f"~{key}: {key} cannot be taken out",
         "a run needs it" if is_dataclass(default) else "a key always has a value",
-        suggestion(key) or LOOK,
+        suggestion(key) or look(),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from commandline import CONF, LOOK, in_a_file, known_keys, no_option, options_of, suggestion
+from commandline import CONF, in_a_file, known_keys, look, no_option, options_of, suggestion
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.errors import UserError
@@ -66,7 +66,7 @@ def _about_files(text: str, whole: str, folders: Sequence[Path], given: Sequence
         group = found[1] or found[2]
         again = [o for o in given if o.startswith(f"+{group}=")]
         return UserError(
-            f"{group} is there already, and + is for what is not", do=again[0][1:] if again else LOOK
+            f"{group} is there already, and + is for what is not", do=again[0][1:] if again else look()
         )
     return None
 
@@ -85,7 +85,7 @@ def _about_an_interpolation(text: str, key: str) -> UserError | None:
         return UserError(
             f"{key}: {found[1]} is not a config key{nearest(found[1], keys)}",
             f"the value is ${{{found[1]}}}",
-            f"'{key}=${{{close}}}'" if close else suggestion(key) or LOOK,
+            f"'{key}=${{{close}}}'" if close else suggestion(key) or look(),
         )
     return None
 
@@ -94,15 +94,15 @@ def _about_a_value(text: str, key: str, file: str) -> UserError:
     if found := re.search(r"Key '([^']+)' (?:is )?not in ", text):
         keys = [k for k in known_keys() if not k.endswith("*")]
         name = key or found[1]
-        return UserError(f"{name} is not a config key{nearest(name, keys)}", do=LOOK)
+        return UserError(f"{name} is not a config key{nearest(name, keys)}", do=look())
     do = suggestion(key)
     if file:  # what is wrong there is refused before an override is looked at
         do = f"{in_a_file(key)} in {file}.yaml" if in_a_file(key) else ""
     if text.endswith("is not Optional"):
-        return UserError(f"{key}=null: {key} has no null", "it always has a value", do or LOOK)
+        return UserError(f"{key}=null: {key} has no null", "it always has a value", do or look())
     if "is not a ListConfig" in text:
-        return UserError(f"{key} is a list", "it was given something else", do or LOOK)
-    return UserError(f"{key}: {text}" if key and key not in text else text, do=do or LOOK)
+        return UserError(f"{key} is a list", "it was given something else", do or look())
+    return UserError(f"{key}: {text}" if key and key not in text else text, do=do or look())
 
 
 def _no_yaml(error: yaml.YAMLError) -> UserError:
