@@ -229,7 +229,7 @@ def no_option(group: str, value: Any, options: Sequence[str]) -> UserError:
     """
     said = _hydra(value)
     if not options:
-        return UserError(f"{group}={said}: there is no such config", "no folder of configs has it", LOOK)
+        return UserError(f"{group}={said}: there is no such config", "no folder of configs has it", look())
     if list(options) != ["default"]:
         close = nearest_of(said, options)
         group_or_new = group if kind_and_default(group) else f"+{group}"
@@ -280,14 +280,14 @@ def _parse(override: str) -> Override:
     key, equals, value = override.partition("=")
     key = key.lstrip("+~")
     if not key:
-        raise UserError("an override has no key", "a key has a value: key=value", LOOK)
+        raise UserError("an override has no key", "a key has a value: key=value", look())
     if not equals and not override.startswith("~"):
         found = suggestion(key)
         if not found:
             raise UserError(
                 f"{key} is neither a key nor an option{nearest(key, known_keys())}",
                 "a key has a value: key=value",
-                LOOK,
+                look(),
             )
         raise UserError(f"{key} has no value", do=found)
     try:
