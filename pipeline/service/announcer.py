@@ -10,11 +10,13 @@ import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.service.asked import Asked
 from pipeline.service.client_log import ClientLog
 from pipeline.service.kafka import Broker, Outgoing
 from pipeline.service.logs import StepLog
@@ -93,6 +95,8 @@ class Announcer:
         self._made: Any = None
         self._failures, self._trouble = 0, ""
         self._membership: Any = None
+        # Producers with a call in them that never ends: whoever destroyed one would wait with it.
+        self._hanging: list[Any] = []
         self._to_commit: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
         self._in_doubt = False
         self._pending = 0
@@ -125,7 +129,17 @@ class Announcer:
     def commit(self) -> None:
         """Have the consumer commit what was said without transactions; its own thread calls this, see `member_as`."""
         while not self._to_commit.empty():
-            self._consumer.commit(offsets=self._to_commit.get(), asynchronous=True)
+            if offsets := self._to_commit.get():
+                self._consumer.commit(offsets=offsets, asynchronous=True)
+
+    def commit_again(self, assigned: Iterable[Assigned]) -> None:
+        """As `commit`, and how far all of these are: a commit that nobody waits for may have got lost. Before the
+        consumer is closed."""
+        if not self._broker.exactly_once:
+            self._to_commit.put(
+                [_position(a, ()) for a in assigned if a.offsets is not None and a.offsets.begun]
+            )
+        self.commit()
 
     @property
     def pending(self) -> int:
@@ -207,7 +221,7 @@ class Announcer:
                     message.topic, message.value, message.key, headers=headers, on_delivery=delivered
                 )
         if group is not None:
-            producer.send_offsets_to_transaction(offsets, group, WAIT_S)
+            self._send_offsets(producer, offsets, group)
             producer.commit_transaction(WAIT_S)
         else:
             if producer.flush(WAIT_S) or refused:
@@ -218,6 +232,17 @@ class Announcer:
         self._in_doubt = False
         for assigned, done in by_partition.items():
             assigned.offsets.finish(done)
+
+    def _send_offsets(self, producer: Any, offsets: Sequence[Any], group: Any) -> None:
+        """In a thread of its own, because librdkafka may forget its timeout where the group's coordinator was away (its
+        issues 5511 and 5456): the next producer of this name fences the one that hangs."""
+        asked = Asked(lambda: producer.send_offsets_to_transaction(list(offsets), group, WAIT_S)).begin()
+        wait([asked], WAIT_S + 1.0)
+        if not asked.done():
+            self._hanging.append(producer)
+            self._producer = None
+            raise TimeoutError("the group's coordinator does not answer")
+        asked.result()
 
     def _forget(self, waiting: Sequence[Announcement], said: Sequence[Announcement]) -> None:
         with self._lock:

@@ -119,7 +119,7 @@ class Intake:
     def close(self) -> None:
         """Leave the group: what is not done is somebody else's at once."""
         self._asker.shutdown(cancel_futures=True)
-        self._announcer.commit()
+        self._announcer.commit_again(self._assigned.values())
         self._consumer.close()
 
     def assignment(self) -> tuple[bool, str]:

@@ -43,8 +43,9 @@ class Offsets:
             for offset in offsets:
                 self._in_hand.discard(offset)
                 self._ahead.add(offset)
-            position = self._position(frozenset())
-            self._ahead = {offset for offset in self._ahead if offset >= position}
+            # What was not received yet is still to come, though it is done.
+            received = min(self._position(frozenset()), self._next or 0)
+            self._ahead = {offset for offset in self._ahead if offset >= received}
 
     def commit_of(self, offsets: Iterable[int]) -> tuple[int, str]:
         """What is to be committed once these are done: the offset, and the metadata beside it."""
@@ -53,6 +54,12 @@ class Offsets:
             position = self._position(done)
             ahead = sorted(offset for offset in self._ahead | done if offset >= position)
             return position, metadata_of(position, ahead)
+
+    @property
+    def begun(self) -> bool:
+        """Whether any message was received: before that nobody knows where it stands."""
+        with self._lock:
+            return self._next is not None
 
     @property
     def in_hand(self) -> int:
