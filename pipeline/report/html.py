@@ -27,6 +27,7 @@ from pipeline.report.map_view import map_data, map_figure
 from pipeline.report.outliers import MOST, Kind, outliers
 from pipeline.report.overview import DESCRIPTORS, Overview, overview
 from pipeline.report.performance import copies_text
+from pipeline.report.speech_view import section as speech_section
 from pipeline.report.thumbnails import Pictures, spread, thumbnails
 
 PICTURES = 60
@@ -39,6 +40,7 @@ _CONTENTS = (
     ("glance", "At a glance"),
     ("map", "Map"),
     ("listen", "Worth a listen"),
+    ("speech", "Speech"),
     ("trouble", "Failures"),
     ("time", "Time"),
     ("estimate", "Estimate"),
@@ -79,7 +81,8 @@ def render(output: Output, performance: dict[str, Any], environment: dict[str, A
     on_map = [int(atlas.ids[n]) for n in spread(atlas.places, PICTURES)]
     pictures = thumbnails(output, found, [*on_map, *first])
     known = tracks(output, found, {*shown, *(int(i) for i in atlas.ids)})
-    figures = _figures(found, p, compared)
+    speech = speech_section(output, found)
+    figures = _figures(found, p, compared) | (speech.charts if speech else {})
     data = {name: json.loads(c["figure"].to_json()) for name, c in figures.items() if c["figure"]}
     points = map_data(atlas, found, known, pictures) if len(atlas.ids) else None
     if points is not None:
@@ -104,7 +107,7 @@ def render(output: Output, performance: dict[str, Any], environment: dict[str, A
         when=_when(p["run_id"]),
         lead=_lead(found, p),
         cards=_cards(found, p),
-        contents=_CONTENTS,
+        contents=[(name, title) for name, title in _CONTENTS if speech or name != "speech"],
         found=found,
         charts=figures,
         keys=charts.key_counts(found),
@@ -112,6 +115,7 @@ def render(output: Output, performance: dict[str, Any], environment: dict[str, A
         map=_map_words(atlas, found, points),
         kinds=[_shown(kind, known, pictures) for kind in kinds],
         most=MOST,
+        speech=speech,
         failures=_failures(failed),
         time_said=" ".join([_time_words(p), *money.sentences(p["cost"])]),
         processes=sorted(p["processes"], key=lambda q: (q["stage"], -q["peak_rss_bytes"]))[:_PROCESSES],
