@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+import interactive
 import yaml
 from commandline import CONF, check_keys
 from explaining import explain
@@ -125,15 +126,22 @@ def load(
         raise explain(error, primary.folders(), overrides) from None
 
 
-def run_job(job: Callable[[], None], afterwards: Callable[[], None] = lambda: None) -> None:
+def run_job(
+    job: Callable[[], None], afterwards: Callable[[], None] = lambda: None, *, asks: bool = False
+) -> None:
     """Check the command line, run ``job`` once or for every combination, and ``afterwards``.
 
     The user's mistakes become what, why and what to type, and exit code 2.
+
+    Args:
+        asks: for what the command line does not say, on the terminal, and whether to run what comes of it.
     """
     register()
     try:
         arguments = _arguments()
         options = [word for word in sys.argv[1:] if word not in arguments.overrides]
+        if asks and not arguments.help and not arguments.hydra_help:
+            arguments.overrides += _answers(arguments)
         overrides = list(arguments.overrides)
         GIVEN[:] = [*_of_configs(arguments), *overrides]
         if not arguments.help and not arguments.hydra_help:
@@ -205,6 +213,29 @@ def _arguments() -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     arguments.overrides = [*arguments.overrides, *more]
     return arguments
+
+
+def _answers(arguments: argparse.Namespace) -> list[str]:
+    """What is answered on the terminal, as overrides; leaves where it is not to be run. Raises `UserError`."""
+    interactive.require_terminal()
+    if arguments.multirun:
+        raise UserError(
+            f"{interactive.FLAG} does not go with --multirun",
+            "it asks for one value of each key",
+            f"the keys with --multirun, or {interactive.FLAG} alone",
+        )
+    primary = _primary(arguments)
+    try:
+        answers = interactive.ask(
+            arguments.overrides, lambda overrides: load(overrides, check=False, primary=primary)
+        )
+        runs = interactive.agreed(interactive.as_command([*sys.argv[1:], *answers]))
+    except (KeyboardInterrupt, EOFError):
+        print(file=sys.stderr)
+        leave_stopped()
+    if not runs:
+        sys.exit(0)
+    return answers
 
 
 def _of_configs(arguments: argparse.Namespace) -> list[str]:

@@ -17,6 +17,7 @@ ahead.start()
 
 import compose
 import hydra
+import interactive
 import sweep
 from omegaconf import DictConfig
 
@@ -33,4 +34,4 @@ def extract(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    compose.run_job(extract, SWEEP.finish)
+    compose.run_job(extract, SWEEP.finish, asks=interactive.take_flag(sys.argv))

@@ -17,6 +17,7 @@ ahead.start(("pipeline.stages.decode.worker", "pipeline.workflows.jobs.karaoke",
 
 import compose
 import hydra
+import interactive
 import schema
 import sweep
 from omegaconf import DictConfig
@@ -37,4 +38,4 @@ def karaoke(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    compose.run_job(karaoke, SWEEP.finish)
+    compose.run_job(karaoke, SWEEP.finish, asks=interactive.take_flag(sys.argv))

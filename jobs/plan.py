@@ -13,6 +13,7 @@ preflight.say("loading packages")
 
 import compose
 import hydra
+import interactive
 import schema
 from commandline import known_keys
 from omegaconf import DictConfig
@@ -49,6 +50,7 @@ def take_job(words):
     return job.name
 
 
+ASKS = interactive.take_flag(sys.argv)
 try:
     JOB = take_job(sys.argv)
 except UserError as error:
@@ -74,4 +76,4 @@ def plan(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    compose.run_job(plan)
+    compose.run_job(plan, asks=ASKS)

@@ -17,10 +17,13 @@ ahead.start(("pipeline.stages.decode.worker", "pipeline.workflows.jobs.speech", 
 
 import compose
 import hydra
+import interactive
+import old_flags
 import schema
 import sweep
 from omegaconf import DictConfig
 
+from pipeline.errors import UserError
 from pipeline.workflows.speech_config import SpeechConfig
 
 SWEEP = sweep.Sweep()
@@ -37,4 +40,9 @@ def prepare_speech(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    compose.run_job(prepare_speech, SWEEP.finish)
+    asks = interactive.take_flag(sys.argv)
+    try:
+        old_flags.take(sys.argv)
+    except UserError as error:
+        compose.leave(error)
+    compose.run_job(prepare_speech, SWEEP.finish, asks=asks)

@@ -156,6 +156,12 @@ class ExtractConfig(RunConfig):
         """The series of the extractors."""
         return SERIES
 
+    def questions(self) -> tuple[str, ...]:
+        """The places, what is computed, and on what machine."""
+        stems = ("separation.save_stems",) if self.separation.enabled else ()
+        stages = ("features.enabled", "clap.enabled", "separation.enabled", *stems)
+        return (*super().questions(), *stages, "hardware")
+
     def check(self) -> None:
         """Refuse what cannot work, in words that name the key. Raises `UserError`."""
         super().check()

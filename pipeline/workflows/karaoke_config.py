@@ -105,6 +105,10 @@ class KaraokeConfig(RunConfig):
         """The network."""
         return GPU_STAGES
 
+    def questions(self) -> tuple[str, ...]:
+        """The places, how vocals are removed, what is written, and on what machine."""
+        return (*super().questions(), "karaoke.method", "karaoke.format", "karaoke.keep", "hardware")
+
     def check(self) -> None:
         """Refuse what cannot work, in words that name the key. Raises `UserError`."""
         super().check()

@@ -149,10 +149,10 @@ def _recordings(output: Output) -> Iterator[_Recording]:
             yield _Recording(
                 f"{Path(track['uri'].rpartition('/')[2]).stem}-{asset[:8]}",
                 track,
-                [_turn(row) for row in rows["turns"].get(asset, ())],
-                [_word(row) for row in rows["words"].get(asset, ())],
-                [_clip(row) for row in clips],
-                {row["segment_id"]: row["path"] for row in clips if row["path"] is not None},
+                turns=[_turn(row) for row in rows["turns"].get(asset, ())],
+                words=[_word(row) for row in rows["words"].get(asset, ())],
+                clips=[_clip(row) for row in clips],
+                files={row["segment_id"]: row["path"] for row in clips if row["path"] is not None},
             )
 
 

@@ -201,6 +201,10 @@ class RunConfig:
         """The arrays that products of this job can store, see `BlobsConfig`."""
         return ()
 
+    def questions(self) -> tuple[str, ...]:
+        """The keys that ``--interactive`` asks for, in their order, as far as it is told until now."""
+        return ("output.uri",) if self.source.manifest else ("source.uri", "output.uri")
+
     def check(self) -> None:
         """Refuse what cannot work, in words that name the key. Raises `UserError`."""
         self.ray.check()

@@ -251,6 +251,16 @@ class SpeechConfig(RunConfig):
         """None: every step runs on the CPU."""
         return GPU_STAGES
 
+    def questions(self) -> tuple[str, ...]:
+        """The places, the steps, and what is worth asking of each that is wanted."""
+        of_steps = {
+            "split": ("split.method", "split.max_seconds"),
+            "diarize": ("diarize.num_speakers",),
+            "transcribe": ("transcribe.model", "transcribe.language"),
+        }
+        wanted = (key for step, keys in of_steps.items() if self.has(step) for key in keys)
+        return (*super().questions(), "speech.steps", *wanted)
+
     def has(self, step: str) -> bool:
         """Whether a step is wanted."""
         return step in self.speech.steps

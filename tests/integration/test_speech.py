@@ -244,15 +244,19 @@ def test_other_clips_need_no_listening_again(prepared, tmp_path):
     assert [word["word"] for word in words] == [word["word"] for word in prepared.rows("words")]
 
 
-def test_what_is_withheld_is_nowhere(prepared, tmp_path):
+@pytest.mark.parametrize("redact", [["text", "words"], ["text"]], ids="+".join)
+def test_what_is_withheld_is_nowhere(prepared, tmp_path, redact):
     output = tmp_path / "out"
-    steps = {"steps": ["vad", "diarize", "transcribe", "clips"], "redact": ["text", "words"]}
+    steps = {"steps": ["vad", "diarize", "transcribe", "clips"], "redact": redact}
     assert run(prepared.source, output, speech=steps, clips={"dnsmos": False}) == 0
     said = [word["word"].lower() for word in prepared.rows("words")]
-    triples = list(zip(said, said[1:], said[2:], strict=False))
-    phrases = {between.join(words) for words in triples for between in (" ", '", "')}
+    four = [said[at : at + 4] for at in range(len(said) - 3)]
+    phrases = {between.join(words) for words in four for between in (" ", '", "')}
     assert len(phrases) > 40
-    for path in (p for p in output.rglob("*") if p.is_file() and p.suffix != ".flac"):
+    files = [path for path in output.rglob("*") if path.is_file() and path.suffix != ".flac"]
+    for path in (
+        files if "words" in redact else [p for p in files if p.parent.name not in ("words", "passages")]
+    ):
         if path.suffix == ".parquet":
             content = json.dumps(pq.ParquetFile(path).read().to_pylist(), default=str).lower()
         else:
@@ -260,7 +264,8 @@ def test_what_is_withheld_is_nowhere(prepared, tmp_path):
         assert not {phrase for phrase in phrases if phrase in content}, path
     words = pq.read_table(output / "words").to_pylist()
     assert words
-    assert all(word["word"] is None and word["end_s"] >= word["start_s"] for word in words)
+    assert all((word["word"] is None) == ("words" in redact) for word in words)
+    assert set(pq.read_table(output / "passages")["text"].to_pylist()) == {None}
     assert pq.read_table(output / "tracks").column("texts_srt").null_count == 4
 
 

@@ -48,6 +48,7 @@ class ClipsWorker(Worker):
 
     Args:
         parameters: of each product that is wanted.
+        redact: what is withheld, of ``text`` and ``words``: nothing is written then that words make a text of.
         output: where files go.
         common: see `pipeline.engine.worker.Worker`.
 
@@ -56,12 +57,18 @@ class ClipsWorker(Worker):
     """
 
     def __init__(
-        self, parameters: Mapping[str, Mapping[str, Any]], *, output: Output | None = None, **common: Any
+        self,
+        parameters: Mapping[str, Mapping[str, Any]],
+        *,
+        redact: Sequence[str] = (),
+        output: Output | None = None,
+        **common: Any,
     ) -> None:
         if output is None:
             raise ValueError("clips are to be written and there is no output")
         super().__init__(**{"stage": NAME, **common})
         self.parameters, self.output = parameters, output
+        self.withheld = bool(redact)
         self.meter = ClipMeter(parameters.get(CLIPS, {}).get("dnsmos", False), self.threads)
 
     def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
@@ -166,7 +173,11 @@ class ClipsWorker(Worker):
                 paths.append(path)
             measured = self.meter.measure(heard, clip, found.regions)
             rows.append(
-                _clip_row(clip, found.told, {**measured, "path": path, "sample_rate": track.sample_rate})
+                _clip_row(
+                    clip,
+                    found.told and not self.withheld,
+                    {**measured, "path": path, "sample_rate": track.sample_rate},
+                )
             )
         snr = [row["snr_db"] for row in rows if row["snr_db"] is not None]
         kept = [clip for clip in cut if clip.keep]
@@ -181,7 +192,7 @@ class ClipsWorker(Worker):
 
     def _texts(self, track: Track, found: Found, stack: ExitStack) -> Any:
         name = Path(track.uri.rstrip("/").rpartition("/")[2]).stem or track.uri
-        words = found.words if found.told else []
+        words = found.words if found.told and not self.withheld else []
         texts = {
             "texts_rttm": (RTTM, "turns.rttm", write_rttm(found.turns, name)),
             "texts_srt": (SRT, "words.srt", write_srt(words) if words else ""),

@@ -75,7 +75,7 @@ class SpeechModels(Found):
         stages = [make(self.backends[step]) for step, make in makers.items() if config.has(step)]
         wanted = _cut(config)
         if wanted:
-            stages.append(clips_stage(wanted, output=output))
+            stages.append(clips_stage(wanted, redact=tuple(config.speech.redact), output=output))
         return Pipeline(tuple(stages), known_products()).linked()
 
     def about(self, config: SpeechConfig) -> str:
