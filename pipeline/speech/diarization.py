@@ -18,7 +18,7 @@ from pipeline.dsp.runs import runs, without_gaps
 from pipeline.speech.clustering import ALIKE, SpeakerCounts, centroids, cluster, unit
 from pipeline.speech.segments import Turn
 
-CLOSED_GAP_S = 0.3
+CLOSED_GAP_S = 0.5
 """Silence up to this within the turn of one speaker belongs to it."""
 SHORTEST_TURN_S = 0.1
 ALL = 255
@@ -28,7 +28,7 @@ TRUST = 0.2
 
 AGAINST = 0.1
 """A stretch speaks against its local speaker's being one person when it is nearer to another by more than this."""
-SEVERAL_S = 1.0
+SEVERAL_S = 0.5
 """With so many seconds against it, a local speaker is several people, told apart by what was embedded."""
 NEAR_S = 1.0
 """What was embedded farther away says nothing of a frame."""
@@ -80,7 +80,7 @@ class Evidence(Protocol):
     def first_s(self) -> float: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Diarization:
     """Who speaks when. Speakers are numbered from 0 in the order in which they first speak.
 
@@ -288,15 +288,15 @@ def _turns(speaking: np.ndarray, sure: np.ndarray, means: np.ndarray, evidence: 
     crowded = np.concatenate(([0], np.cumsum(speaking.sum(axis=1) > 1)))
     spoken = [(order.index(who), end - start) for start, end, who, _, _ in found]
     return Diarization(
-        np.array([turn[0] for turn in found], np.float64),
-        np.array([turn[1] for turn in found], np.float64),
-        np.array([who for who, _ in spoken], np.int64),
-        np.array(
-            [_confidence(sure[:, who], first, end, evidence) for _, _, who, first, end in found], np.float64
+        starts_s=np.array([turn[0] for turn in found], np.float64),
+        ends_s=np.array([turn[1] for turn in found], np.float64),
+        speakers=np.array([who for who, _ in spoken], np.int64),
+        confidences=np.array(
+            [_confidence(sure[:, turn[2]], *turn[3:], evidence) for turn in found], np.float64
         ),
-        np.array([crowded[end] > crowded[first] for _, _, _, first, end in found], bool),
-        means[order].astype(np.float32),
-        np.bincount([who for who, _ in spoken], [length for _, length in spoken], len(order)),
+        overlaps=np.array([crowded[end] > crowded[first] for _, _, _, first, end in found], bool),
+        centroids=means[order].astype(np.float32),
+        seconds=np.bincount([who for who, _ in spoken], [length for _, length in spoken], len(order)),
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import sparse
 
 THRESHOLD = 0.65
-"""Mean voices of one speaker in two recordings are alike by 0.75 and more, those of two by 0.6 and less."""
+"""Mean voices of one speaker in two recordings are alike by 0.78 in 95 of 100 cases, those of two by less than 0.6."""
 
 _BLOCK = 512
 
@@ -72,7 +72,9 @@ def _joined(sums: np.ndarray, recordings: np.ndarray, threshold: float) -> np.nd
     """Labels of speakers, of the weighted sums of their voices ``[n, d]``."""
     labels = np.arange(len(sums))
     ones = np.ones(len(sums), np.float32)
-    members = sparse.csr_matrix((ones, (labels, recordings)))
+    members = sparse.csr_matrix(
+        (ones, (labels, recordings)), shape=(len(sums), int(recordings.max(initial=0)) + 1)
+    )
     nearest, similar = np.zeros(len(sums), np.int64), np.full(len(sums), -2.0, np.float32)
     stale = np.arange(len(sums))
     while len(stale):

@@ -7,6 +7,7 @@ its names of layers, so that its checkpoint loads as it is. The features are Kal
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -132,7 +133,7 @@ def read_network(path: Path) -> CamPlusPlus:
         state = torch.load(path, map_location="cpu", weights_only=True)
         network = CamPlusPlus()
         network.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError, OSError, ValueError) as error:
+    except (RuntimeError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
         why = " ".join(str(error).split())[:200]
         raise BackendUnavailable(
             f"{path} does not hold {WEIGHTS} ({why}): delete it and fetch again"
