@@ -35,6 +35,7 @@ TEXT_KEYS = (
     "karaoke.demucs_model",
     "karaoke.demucs_repo",
     "karaoke.openunmix_model",
+    "transcribe.model",
     "service.kafka",
     "service.output_uri",
     "service.state_dir",
@@ -55,6 +56,9 @@ MAIN_KEYS = {
     "perf": "perf.threads",
     "karaoke": "karaoke.method",
     "service": "service.kafka",
+    "speech": "speech.steps",
+    "diarize": "diarize.num_speakers",
+    "transcribe": "transcribe.model",
     "plan": "plan.sample",
 }
 OFF = (None, False, "off", "no", "none", "null", "disabled")

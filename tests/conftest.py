@@ -13,9 +13,10 @@ from skips import pytest_addoption, pytest_configure  # noqa: F401  hooks of its
 REPO = Path(__file__).resolve().parents[1]
 
 
-# The parts of a run with ``-n 2``, the longest first: whoever is through with one takes the next. Whole jobs stay
+# The parts of a run with ``-n 3``, the longest first: whoever is through with one takes the next. Whole jobs stay
 # together, some of which share runs and ports, and so does all that is quick; the others are for whoever is free.
 PARTS = (
+    ("speech", ("tests/integration/test_speech.py", "tests/models/speech/", "tests/speech/")),
     ("inline", ("tests/integration/test_inline_run.py", "tests/integration/test_karaoke.py",
                 "tests/integration/test_toy_job.py", "tests/sequences/")),
     ("models", ("tests/models/",)),
@@ -23,7 +24,7 @@ PARTS = (
     ("kit", ("tests/benchmarks/",)),
     ("jobs", ("tests/integration/", "tests/pins/")),
 )  # fmt: skip
-ORDER = ("jobs", "others", "inline", "models", "service", "kit")
+ORDER = ("jobs", "others", "inline", "speech", "models", "service", "kit")
 
 
 def part_of(nodeid: str) -> str:

@@ -81,7 +81,8 @@ class Track:
     """One row as a stage sees it.
 
     ``values`` are the columns that the stage adds to the row, ``rows`` those of tables. ``due`` are the products that
-    it is to compute, ``makes`` says whether its views are wanted, ``entries`` is what the cache may keep.
+    it is to compute, ``makes`` says whether its views are wanted, ``entries`` is what the cache may keep,
+    ``earlier`` what the tables have of products that this run does not compute.
     """
 
     index: int
@@ -116,6 +117,7 @@ class Track:
     makes: bool = False
     entries: dict[str, Any] = field(default_factory=dict)
     made: dict[str, np.ndarray] = field(default_factory=dict)
+    earlier: dict[str, Any] = field(default_factory=dict)
     _table: pa.Table | None = None
     _row: int = 0
 
@@ -148,7 +150,10 @@ class Track:
         return (self._table[column][self._row].as_py() or []) if there else []
 
     def found(self, column: str) -> Any:
-        """What an earlier stage has filled in; None where it has not."""
+        """What an earlier stage has filled in, in this run or, as far as ``earlier`` says, in one before; None where it
+        has not."""
+        if column in self.earlier:
+            return self.earlier[column]
         there = self._table is not None and column in self._table.column_names
         return self._table[column][self._row].as_py() if there else None
 

@@ -49,8 +49,8 @@ class Stage:
         products: that it computes, in this run or in another.
         reads: forms of the audio.
         makes: forms of the audio that later stages read; their ``maker`` is this stage.
-        needs: earlier stages whose columns and rows it reads, as far as they run: what it computes is stale with them,
-            and where it has to be computed so are they, or taken from the cache.
+        needs: earlier stages whose columns and rows it reads, as far as they run: what it computes is stale with them.
+            What is there of them already is read from the tables.
         arguments: for the worker's constructor.
         weight: relative cost of a second of audio on a CPU; decoding is 1.
         gpu: what it does on a card; None of a stage that never runs on one.
@@ -148,20 +148,9 @@ class Pipeline:
         """Product → key, of all that this run computes."""
         return {p.name: p.key for s in self.stages for p in s.products if p.key is not None}
 
-    def needed_by(self, stage: Stage) -> dict[str, tuple[str, ...]]:
+    def needed_by(self, stage: Stage) -> dict[str, tuple[Product, ...]]:
         """The stages whose rows ``stage`` reads → the products that they compute in this run."""
-        return {s.name: tuple(p.name for p in s.computed) for s in self.stages if s.name in stage.needs}
-
-    def needs(self) -> dict[str, tuple[str, ...]]:
-        """Product → the products of other stages whose columns and rows it is computed of, theirs among them."""
-        own: dict[str, tuple[str, ...]] = {}
-        found: dict[str, tuple[str, ...]] = {}
-        for stage in self.stages:
-            needed = [own[name] for name in stage.needs if name in own]
-            below = dict.fromkeys(n for names in needed for name in names for n in (*found[name], name))
-            own[stage.name] = tuple(p.name for p in stage.computed)
-            found |= dict.fromkeys(own[stage.name], tuple(below))
-        return found
+        return {s.name: s.computed for s in self.stages if s.name in stage.needs}
 
     def feeds(self, stage: Stage) -> frozenset[str]:
         """The products that are computed of what ``stage`` makes, however many stages later."""

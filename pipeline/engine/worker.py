@@ -22,6 +22,7 @@ from pipeline.dataset.cache.entry import DamagedEntry, Entry
 from pipeline.dataset.contents import ARRAYS_SUFFIX, Product
 from pipeline.engine.batch import Track, add_stage, tracks_of
 from pipeline.engine.declare import DECODE
+from pipeline.engine.earlier import Earlier
 from pipeline.engine.made_views import forget_spooled, take_spooled
 from pipeline.engine.process import note_extra, start_torch
 from pipeline.engine.results import Results
@@ -51,6 +52,7 @@ class Worker:
         makes: views that it makes.
         feeds: products of later stages that are computed of those views.
         needs: stages whose columns and rows it reads, with their products; where one is missing, its products fail.
+        earlier: has what runs before found out; None where there are none.
         drop: names of the views that nobody reads after this stage.
         torch: whether it runs torch.
         device: ``cpu`` or ``cuda``, as asked for; ``self.device`` is the one that it works on.
@@ -68,7 +70,8 @@ class Worker:
         reads: Sequence[View] = (),
         makes: Sequence[View] = (),
         feeds: frozenset[str] = frozenset(),
-        needs: Mapping[str, Sequence[str]] | None = None,
+        needs: Mapping[str, Sequence[Product]] | None = None,
+        earlier: Earlier | None = None,
         drop: frozenset[str] = frozenset(),
         torch: bool = True,
         device: str = "cpu",
@@ -85,7 +88,7 @@ class Worker:
         self.stage = stage
         self.products = tuple(products)
         self.reads, self.makes, self.feeds, self.drop = tuple(reads), tuple(makes), feeds, drop
-        self.needs = dict(needs or {})
+        self.needs, self.earlier = dict(needs or {}), earlier
         self.threads = threads
         self.fetcher = Fetcher(storage_options)
         self.results = results
@@ -262,18 +265,26 @@ class Worker:
         track.due = []
 
     def _fail_without_rows(self, track: Track) -> None:
-        """The same of rows of an earlier stage that are not there; it is tried again where their stage is."""
+        """The same of what an earlier stage finds out: of this run, or of one before, which the tables have."""
         for stage, needed in self.needs.items():
-            lacking = [name for name in needed if track.found(f"key@{name}") is None]
-            if not lacking:
+            before = [product for product in needed if not track.wants(product.name)]
+            found = self._found_before(track, before)
+            track.earlier.update(found or {})
+            missing = [p for p in needed if track.found(f"key@{p.name}") is None]
+            if not missing:
                 continue
             keyed = any(failure["extractor_key"] for failure in track.failures_of(stage))
-            for_good = keyed or not any(track.wants(name) for name in lacking)
+            for_good = keyed or any(product in before for product in missing)
             for product in (p for p in self.products if p.name in track.due):
                 error = RowsMissing(f"{stage} found nothing out of this track")
                 track.fail(product.timed or self.stage, error, key=product.key if for_good else None)
             track.due = []
             return
+
+    def _found_before(self, track: Track, products: Sequence[Product]) -> dict[str, Any] | None:
+        if not products or self.earlier is None or track.part is None or track.asset_id is None:
+            return None
+        return self.earlier.found(track.part, track.uri, track.asset_id, products)
 
     def _is_there(self, track: Track, view: View) -> bool:
         """Whether a view can be read: what decoding makes always can, of the file if need be."""

@@ -10,7 +10,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pipeline.dataset.output import Output
+from pipeline.dataset.output import Output, read_part
+from pipeline.dataset.sources.addresses import file_name
+from pipeline.dataset.sources.sound_tracks import file_of
 from pipeline.dataset.storage import explain, is_local
 from pipeline.dataset.tables.rewrite import read_if_there
 from pipeline.errors import UserError
@@ -39,6 +41,7 @@ FILES = (
     f"{FOLDER}/all.rttm",
     HUGGING_FACE,
 )
+ROWS = ("turns", "words", "clips")
 _COLUMNS = (
     "asset_id",
     "uri",
@@ -129,36 +132,69 @@ def _texts(output: Output, found: _Recording) -> tuple[str, ...]:
 
 
 def _recordings(output: Output) -> Iterator[_Recording]:
-    """Every content once, as the first file with it is called."""
+    """Every content once, as the first file with it is called; its rows may lie in another part than that file's."""
+    homes = {table: _homes(output, table) for table in ROWS}
     seen: set[str] = set()
     for part in output.parts("tracks"):
         tracks = read_if_there(output, part)
         if tracks is None:
             continue
-        name = part.partition("/")[2]
+        found = [
+            track
+            for track in tracks.select([c for c in _COLUMNS if c in tracks.column_names]).to_pylist()
+            if track["status"] not in ("failed", "gone") and track["duration_s"]
+        ]
         rows = {
-            table: _by_asset(read_if_there(output, f"{table}/{name}"))
-            for table in ("turns", "words", "clips")
+            table: _rows_of(output, homes[table], {track["asset_id"] for track in found}) for table in ROWS
         }
-        for track in tracks.select([c for c in _COLUMNS if c in tracks.column_names]).to_pylist():
+        for track in found:
             asset = track["asset_id"]
-            if track["status"] in ("failed", "gone") or not track["duration_s"] or asset in seen:
+            if asset in seen:
                 continue
             seen.add(asset)
-            clips = rows["clips"].get(asset, ())
-            yield _Recording(
-                f"{Path(track['uri'].rpartition('/')[2]).stem}-{asset[:8]}",
-                track,
-                turns=[_turn(row) for row in rows["turns"].get(asset, ())],
-                words=[_word(row) for row in rows["words"].get(asset, ())],
-                clips=[_clip(row) for row in clips],
-                files={row["segment_id"]: row["path"] for row in clips if row["path"] is not None},
-            )
+            yield _recording(track, {table: rows[table].get(asset, []) for table in ROWS})
+
+
+def _recording(track: Mapping[str, Any], rows: Mapping[str, list[dict[str, Any]]]) -> _Recording:
+    """Speakers have the recording's name before theirs: S1 of another one is somebody else."""
+    name = f"{Path(file_name(file_of(track['uri']))).stem}-{track['asset_id'][:8]}"
+    named = {
+        table: [{**row, "speaker": row["speaker"] and f"{name}-{row['speaker']}"} for row in found]
+        for table, found in rows.items()
+    }
+    return _Recording(
+        name,
+        {**track, "uri": file_of(track["uri"])},
+        turns=[_turn(row) for row in named["turns"]],
+        words=[_word(row) for row in named["words"]],
+        clips=[_clip(row) for row in named["clips"]],
+        files={row["segment_id"]: row["path"] for row in named["clips"] if row["path"] is not None},
+    )
+
+
+def _homes(output: Output, table: str) -> dict[str, str]:
+    """Content → the part of a table that has its rows."""
+    found: dict[str, str] = {}
+    for part in output.parts(table) if table in output.tables else ():
+        with output.fs.open(output.path(part), "rb") as handle:
+            assets = read_part(handle, ["asset_id"])["asset_id"]
+        found |= dict.fromkeys(assets.unique().to_pylist(), part)
+    return found
+
+
+def _rows_of(output: Output, homes: Mapping[str, str], assets: set[str]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for part in sorted({homes[asset] for asset in assets if asset in homes}):
+        table = read_if_there(output, part)
+        if table is not None:
+            rows = _by_asset(table)
+            found |= {asset: rows[asset] for asset in assets & rows.keys()}
+    return found
 
 
 def _by_asset(table: Any) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
-    for row in table.to_pylist() if table is not None else ():
+    for row in table.to_pylist():
         found.setdefault(row["asset_id"], []).append(row)
     return found
 

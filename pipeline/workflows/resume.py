@@ -41,8 +41,6 @@ def plan_work(
     keys: Mapping[str, str],
     retry: Collection[str] = (),
     trust_listing: bool = True,
-    *,
-    needs: Mapping[str, Sequence[str]] | None = None,
 ) -> WorkPlan:
     """Compare.
 
@@ -55,16 +53,13 @@ def plan_work(
         keys: extractor → key, of all that is wanted, and that of ``decode``.
         retry: uris whose failures are tried again.
         trust_listing: false compares every file by content.
-        needs: product → those of which it is computed, see `pipeline.engine.declare.Pipeline.needs`.
     """
     retry = frozenset(retry)
     row, known, same = _match(items, state)
     if not trust_listing:
         same[:] = False
-    missing = [
-        _with_needed(missing_keys(have, failed, keys), have, keys, needs) for have, failed in state.keysets
-    ]
-    again = [_with_needed(missing_keys(have, {}, keys), have, keys, needs) for have, _ in state.keysets]
+    missing = [missing_keys(have, failed, keys) for have, failed in state.keysets]
+    again = [missing_keys(have, {}, keys) for have, _ in state.keysets]
     keyset = state.rows["keyset"].to_numpy()
     settled = np.array([m == () for m in missing] or [False])
     skip = np.zeros(len(items), bool)
@@ -125,20 +120,6 @@ def missing_keys(
     if DECODE in failed or (not have and left and len(left) == len(wanted) and not failed):
         return None
     return left
-
-
-def _with_needed(
-    left: tuple[str, ...] | None,
-    have: Mapping[str, str],
-    keys: Mapping[str, str],
-    needs: Mapping[str, Sequence[str]] | None,
-) -> tuple[str, ...] | None:
-    """What is left, and what that is computed of: whose rows are in the tables, and not in the run."""
-    if not left or not needs:
-        return left
-    needed = {name for product in left for name in needs.get(product, ())}
-    there = {name for name in needed if name in keys and have.get(name) == keys[name]}
-    return tuple(name for name in keys if name in there or name in left)
 
 
 def _mark_elsewhere(plan: WorkPlan, state: State, same: np.ndarray) -> None:

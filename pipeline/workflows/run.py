@@ -184,10 +184,7 @@ def _run(run: Run) -> Result:
     run.columns, notes = manifest_columns(run.listing, run.items, run.state.schema)
     for note in (*run.listing.notes(), *notes):
         folder.log("source", note)
-    needs = run.models.pipeline(config).needs()
-    run.work = plan_work(
-        run.items, run.state, run.keys, run.retry, config.source.compare == "listing", needs=needs
-    )
+    run.work = plan_work(run.items, run.state, run.keys, run.retry, config.source.compare == "listing")
     run.gone = [] if run.retry else _gone(config.source, run.items, run.state)
     run.asked_for = run.state.rows.num_rows if run.retry else len(run.items)
     back = revive(output, run.items, run.state)

@@ -21,6 +21,9 @@ from pipeline.workflows.run_config import RunConfig
 GPU_STAGES = ()
 POOLS = ("decode", "vad", "denoise", "diarize", "transcribe", "clips")
 STEPS = ("split", "denoise", "vad", "diarize", "transcribe", "clips")
+MOST_CLIP_S = 600.0
+LISTENING = ("vad", "diarize", "transcribe")
+"""Of which clips and parts are made."""
 DIARIZERS = ("campplus",)
 AUTO = "auto"
 WITHHELD = ("text", "words")
@@ -45,6 +48,9 @@ class SpeechOptions:
         each_of("speech.redact", self.redact, WITHHELD)
         if not self.steps:
             raise UserError("speech.steps=[] leaves nothing to do", do=f"speech.steps=[{','.join(STEPS)}]")
+        if len(set(self.steps)) < len(self.steps):
+            once = ",".join(dict.fromkeys(self.steps))
+            raise UserError("speech.steps names a step twice", do=f"speech.steps=[{once}]")
         if "transcribe" in self.steps and "vad" not in self.steps:
             raise UserError(
                 "speech.steps has transcribe and not vad",
@@ -204,6 +210,18 @@ class ClipOptions:
         for name in ("margin_seconds", "pause_seconds"):
             if not 0 <= getattr(self, name) < 60:
                 raise refused(self, f"clips.{name}", "must lie within 0..60 s")
+        for name in ("max_overlap_ratio", "min_speech_ratio", "max_no_speech_prob", "min_word_probability"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise refused(self, f"clips.{name}", "must lie within 0..1, or be null to ask for nothing")
+        for name in ("min_words", "max_compression_ratio"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise refused(self, f"clips.{name}", "must not be negative, or be null to ask for nothing")
+        if self.max_seconds > MOST_CLIP_S:
+            raise refused(
+                self, "clips.max_seconds", f"must be at most {MOST_CLIP_S:g}: longer pieces are parts"
+            )
         if self.max_seconds - 2 * self.margin_seconds < self.min_seconds:
             raise UserError(
                 f"clips.max_seconds={self.max_seconds:g} leaves no room",
@@ -278,6 +296,14 @@ class SpeechConfig(RunConfig):
             self.clips,
         ):
             section.check()
+        if not any(map(self.has, LISTENING)):
+            for step in ("clips", "split"):
+                if self.has(step) and not (step == "split" and self.split.method == "time"):
+                    raise UserError(
+                        f"speech.steps has {step} and nothing that listens",
+                        f"{step} is made of what {', '.join(LISTENING)} find",
+                        f"speech.steps=[{','.join(s for s in STEPS if self.has(s) or s in LISTENING)}]",
+                    )
         if self.has("transcribe") and self.transcribe.audio == "denoised" and not self.has("denoise"):
             raise UserError(
                 "transcribe.audio=denoised needs the step denoise",

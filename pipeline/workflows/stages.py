@@ -15,6 +15,7 @@ from pipeline.dataset.tables.schemas import tracks_schema
 from pipeline.engine.answer import NAME as ANSWER
 from pipeline.engine.declare import DECODE, WRITE, Pipeline, Stage
 from pipeline.engine.driver import Cluster
+from pipeline.engine.earlier import Earlier
 from pipeline.engine.groups import by_group, group_stages, largest_of_group, name_of
 from pipeline.engine.node import Node
 from pipeline.engine.packing import PlannedFile, estimated_seconds, pack
@@ -93,7 +94,7 @@ def build_graph(
     # What any machine may fill: the schema says what is written.
     pipeline = models.pipeline(config, output, everywhere=True, golden=golden)
     results = run_results(config, pipeline) if cached else None
-    nodes = _stages(config, pipeline, ledger, results)
+    nodes = _stages(config, pipeline, ledger, results, earlier=Earlier(output))
     sink = {
         "output": output,
         "run_id": run_id,
@@ -111,14 +112,23 @@ def build_line(config: RunConfig, models: Found, output: Output, columns: Sequen
     return [*_stages(config, pipeline, None, None), Node(ANSWER, ANSWERER, {"columns": list(columns)})]
 
 
-def _stages(config: RunConfig, pipeline: Pipeline, ledger: Any, results: Results | None) -> list[Node]:
+def _stages(
+    config: RunConfig,
+    pipeline: Pipeline,
+    ledger: Any,
+    results: Results | None,
+    *,
+    earlier: Earlier | None = None,
+) -> list[Node]:
     """Decoding and the job's stages."""
     decode = {**_decode_arguments(config, pipeline, ledger), "results": results}
-    stages = [_node(config, pipeline, stage, results) for stage in pipeline.stages]
+    stages = [_node(config, pipeline, stage, results, earlier) for stage in pipeline.stages]
     return [Node(DECODE, DECODE_WORKER, decode), *stages]
 
 
-def _node(config: RunConfig, pipeline: Pipeline, stage: Stage, results: Results | None) -> Node:
+def _node(
+    config: RunConfig, pipeline: Pipeline, stage: Stage, results: Results | None, earlier: Earlier | None
+) -> Node:
     """A stage with what all workers are told."""
     share = config.hardware.gpu_shares.get(stage.name) if stage.gpu is not None else None
     common = {
@@ -127,6 +137,7 @@ def _node(config: RunConfig, pipeline: Pipeline, stage: Stage, results: Results 
         "reads": stage.reads,
         "makes": stage.makes,
         "needs": pipeline.needed_by(stage),
+        "earlier": earlier if stage.needs else None,
         "feeds": pipeline.feeds(stage),
         "drop": pipeline.dropped_after(stage),
         "torch": stage.torch,

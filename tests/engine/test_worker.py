@@ -102,7 +102,7 @@ class Count(Worker):
 def test_rows_that_are_not_there_are_a_failure_and_never_nothing(for_good):
     before = through(False, for_good).select(["index", "uri", "duration_s", "done_at", "long", "views"])
     denoise = Denoise(stage="denoise", products=(DENOISED,), torch=False, for_good=for_good)
-    count = Count(stage="count", products=(WORDS,), torch=False, needs={"denoise": ("denoised",)})
+    count = Count(stage="count", products=(WORDS,), torch=False, needs={"denoise": (DENOISED,)})
     found = count(denoise(before))
     assert found["words_peak"].to_pylist() == [RATE, None, None]
     _, [_, failure], undecoded = collect(found, "failures")

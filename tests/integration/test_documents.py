@@ -36,7 +36,8 @@ NO_WAIT = SUBMIT_TO.replace("submit ", "submit --submission-id ID --no-wait --ru
     "source.uri=$PWD/many output.uri=$PWD/out/stopped hardware.block_audio_seconds=20"
 )
 """Of the sentences on ``--no-wait`` and ``--runtime-env``, which name no whole command."""
-FETCH_SPEECH = "jobs/models.py fetch firered-vad silero-vad deepfilternet3 segmentation-3.0 campplus-zh-en whisper-base dnsmos"
+FETCH_SPEECH = "jobs/models.py fetch firered-vad silero-vad deepfilternet3 segmentation-3.0 campplus-zh-en "
+FETCH_SPEECH += "whisper-base dnsmos"
 FILES = 2
 
 

@@ -76,18 +76,6 @@ def test_only_the_extractors_that_are_missing_or_changed_are_planned(plan):
     assert work.files[0].known_asset == "asset of a"
 
 
-def test_what_is_missing_brings_along_what_it_is_computed_of(plan):
-    """Its rows lie in the tables. What failed for good stays a failure, and what is computed of it is one, too."""
-    needs = {"chroma": ("mel",)}
-    rows = [done("a", ["mel"]), done("b", ["chroma"]), done("c", [], failed=[("mel", "m")])]
-    work = plan(rows, [listed("a"), listed("b"), listed("c")], needs=needs)
-    assert {f.item.uri: set(f.todo) for f in work.files} == {
-        "a": {"mel", "chroma"},
-        "b": {"mel"},
-        "c": {"chroma"},
-    }
-
-
 def test_extractors_that_are_not_wanted_now_are_no_reason_to_work(plan):
     assert plan([done("a")], [listed("a")], {"decode": "d", "mel": "m"}).files == []
 

@@ -68,6 +68,12 @@ def test_what_a_run_wrote_down_is_read_again(compose):
         (["transcribe.beam=0"], "transcribe.beam=0"),
         (["transcribe.language=English"], "transcribe.language=English"),
         (["transcribe.audio=denoised", "speech.steps=[vad,transcribe]"], "needs the step denoise"),
+        (["speech.steps=[clips]"], "nothing that listens"),
+        (["speech.steps=[split]"], "nothing that listens"),
+        (["speech.steps=[vad,vad]"], "a step twice"),
+        (["clips.min_words=-3"], "clips.min_words=-3"),
+        (["clips.max_overlap_ratio=7"], "clips.max_overlap_ratio=7"),
+        (["clips.max_seconds=1000"], "clips.max_seconds=1000"),
         (["split.method=words"], "split.method=words"),
         (["split.max_seconds=0"], "split.max_seconds=0"),
         (["clips.min_seconds=30"], "leaves no room"),
@@ -97,7 +103,19 @@ def test_steps_are_stages_and_what_they_need_comes_before(compose):
     assert stages("vad") == ["vad"]
     assert stages("diarize", "vad") == ["vad", "diarize", "clips"]  # the last for RTTM
     assert stages("denoise") == ["denoise"]
-    assert stages("split") == ["clips"]
+    exact = compose.load([*BASE, "speech.steps=[split]", "split.method=time"])
+    assert [stage.name for stage in models.pipeline(exact).stages] == ["clips"]
+
+
+def test_what_lacks_weights_is_told_with_what_does_without(compose):
+    config = compose.load(BASE)
+    refused = speech._cannot(config, {"denoise": "no weights", "clips.dnsmos": "no weights either"})
+    assert refused.do == "speech.steps=[split,vad,diarize,transcribe,clips] clips.dnsmos=false"
+    compose.load([*BASE, *refused.do.split()]).check()
+    everything = dict.fromkeys(("vad", "denoise", "diarize", "transcribe"), "none")
+    assert not speech._cannot(config, everything).do
+    heard = compose.load([*BASE, "transcribe.audio=denoised"])
+    assert "transcribe.audio=raw" in speech._cannot(heard, {"denoise": "none"}).do
 
 
 def test_the_transcriber_hears_the_denoised_view_where_it_is_asked_to(compose):

@@ -101,6 +101,7 @@ COLUMNS = {
     PARTS: (
         column("parts_count", pa.int32(), "1", "parts that the recording was cut into"),
         column("parts_files", pa.list_(pa.string()), "path", "their audio, below the output root"),
+        column("parts_gain_db", pa.float32(), "dB", "of those files: below 0 where samples lie above full scale"),
     ),
     CLIPS: (
         column("clips_count", pa.int32(), "1", "clips, kept or not"),
@@ -108,6 +109,7 @@ COLUMNS = {
         column("clips_kept_s", pa.float64(), "s", "all of those together"),
         column("clips_snr_db", pa.float32(), "dB", "median of the clips"),
         column("clips_files", pa.list_(pa.string()), "path", "audio of those that are kept, below the output root"),
+        column("clips_gain_db", pa.float32(), "dB", "of those files: below 0 where samples lie above full scale"),
     ),
     TEXTS: (
         column("texts_rttm", pa.string(), "path", "turns as RTTM; null where nobody speaks"),
@@ -151,13 +153,19 @@ def clips_stage(parameters: Mapping[str, Mapping[str, Any]], **arguments: Any) -
         NAME,
         WORKER,
         tuple(clips_product(name, _key(name, parameters[name])) for name in PRODUCTS if name in parameters),
-        (NATIVE, VIEW),
+        _views(parameters),
         needs=(VAD, DIARIZE, TRANSCRIBE),
         arguments={"parameters": {name: dict(given) for name, given in parameters.items()}, **arguments},
         weight=WEIGHT,
         torch=False,
         kept=None,
     )
+
+
+def _views(parameters: Mapping[str, Mapping[str, Any]]) -> tuple[View, ...]:
+    """What is heard: the recording itself only where pieces of it are written."""
+    native = (NATIVE,) if any(given.get("files") for given in parameters.values()) else ()
+    return (*native, *((VIEW,) if CLIPS in parameters else ()))
 
 
 def _key(product: str, parameters: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -11,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.audio.encode import encode
-from pipeline.audio.reader import AudioReader
-from pipeline.dataset.contents import Artifact
 from pipeline.dataset.output import Output
+from pipeline.dataset.sources.addresses import file_name
+from pipeline.dataset.sources.sound_tracks import file_of
 from pipeline.engine.batch import Blob, Track
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.engine.worker import Worker
@@ -24,6 +22,7 @@ from pipeline.speech.segments import Passage, Region, Turn, Word, union
 from pipeline.speech.splitting import Part, split, with_speakers
 from pipeline.speech.subtitles import write_srt, write_vtt
 from pipeline.speech.text_report import text_report
+from pipeline.stages.clips.files import RecordingFiles
 from pipeline.stages.clips.measures import ClipMeter
 from pipeline.stages.clips.spec import (
     CLIP_FILES,
@@ -69,13 +68,18 @@ class ClipsWorker(Worker):
         super().__init__(**{"stage": NAME, **common})
         self.parameters, self.output = parameters, output
         self.withheld = bool(redact)
-        self.meter = ClipMeter(parameters.get(CLIPS, {}).get("dnsmos", False), self.threads)
+        self.meter = ClipMeter(bool(parameters.get(CLIPS, {}).get("dnsmos")), self.threads)
 
     def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
         """Put together what was found of each track."""
         makes = {WORDS: self._words, PARTS: self._parts, CLIPS: self._clips, TEXTS: self._texts}
         for track in tracks:
-            found = Found(track)
+            try:
+                found = Found(track)
+            except Exception as error:  # noqa: BLE001  rows that make no sense cost their own recording only
+                for product in track.due:
+                    self.fail(track, product, error)
+                continue
             for product in (name for name in makes if name in track.due):
                 with ExitStack() as stack:
                     self._one(track, product, lambda: makes[product](track, found, stack))  # noqa: B023  called here
@@ -129,19 +133,22 @@ class ClipsWorker(Worker):
             method=given["method"],
             max_seconds=given["max_seconds"],
         )
-        paths = [None] * len(parts)
+        paths: list[str | None] = [None] * len(parts)
+        files = self._files(track, stack)
         if given["files"]:
-            audio = self.reader(track, NATIVE, stack)
-            rate = track.sample_rate
-            ends = [*(round(p.start_s * rate) for p in parts[1:]), audio.samples]
-            starts = [0, *ends[:-1]]
-            paths = [
-                self._write(track, PART_FILES, f"{n:06d}", audio, (start, end)) if end > start else None
-                for n, (start, end) in enumerate(zip(starts, ends, strict=True))
-            ]
+            # Neighbours meet at a sample, and the last ends with the recording.
+            starts = [round(part.start_s * track.sample_rate) for part in parts]
+            ends = [*starts[1:], files.audio.samples if not files.refused else 0]
+            spans = enumerate(zip(starts, ends, strict=True))
+            paths = [files.write(PART_FILES, f"{n:06d}", start, end) for n, (start, end) in spans]
         rows = [_part_row(n, part, path) for n, (part, path) in enumerate(zip(parts, paths, strict=True))]
         written = [path for path in paths if path is not None]
-        return {"parts_count": len(rows), "parts_files": written or None}, {"parts": rows}
+        values = {
+            "parts_count": len(rows),
+            "parts_files": written or None,
+            "parts_gain_db": files.gain_db if written else None,
+        }
+        return values, {"parts": rows}
 
     def _clips(self, track: Track, found: Found, stack: ExitStack) -> Any:
         given = self.parameters[CLIPS]
@@ -159,17 +166,13 @@ class ClipsWorker(Worker):
             thresholds=Thresholds(**given["thresholds"]),
             id_prefix=f"{track.asset_id[:16]}-",
         )
-        native, heard = self.reader(track, NATIVE, stack), self.reader(track, VIEW, stack)
+        heard, files = self.reader(track, VIEW, stack), self._files(track, stack)
         rows, paths = [], []
         for number, clip in enumerate(cut):
             path = None
-            if (
-                given["files"]
-                and (clip.keep or given["files_of_dropped"])
-                and clip.end_sample > clip.start_sample
-            ):
-                span = clip.start_sample, min(clip.end_sample, native.samples)
-                path = self._write(track, CLIP_FILES, f"{number:06d}", native, span)
+            if given["files"] and (clip.keep or given["files_of_dropped"]):
+                path = files.write(CLIP_FILES, f"{number:06d}", clip.start_sample, clip.end_sample)
+            if path is not None:
                 paths.append(path)
             measured = self.meter.measure(heard, clip, found.regions)
             rows.append(
@@ -187,11 +190,12 @@ class ClipsWorker(Worker):
             "clips_kept_s": float(sum(clip.duration_s for clip in kept)),
             "clips_snr_db": float(np.median(snr)) if snr else None,
             "clips_files": paths or None,
+            "clips_gain_db": files.gain_db if paths else None,
         }
         return values, {"clips": rows}
 
     def _texts(self, track: Track, found: Found, stack: ExitStack) -> Any:
-        name = Path(track.uri.rstrip("/").rpartition("/")[2]).stem or track.uri
+        name = Path(file_name(file_of(track.uri))).stem or track.asset_id[:8]
         words = found.words if found.told and not self.withheld else []
         texts = {
             "texts_rttm": (RTTM, "turns.rttm", write_rttm(found.turns, name)),
@@ -213,17 +217,8 @@ class ClipsWorker(Worker):
                 track.blobs.append(Blob(path, column, [len(data)], data))
         return values, {}
 
-    def _write(
-        self, track: Track, artifact: Artifact, name: str, audio: AudioReader, span: tuple[int, int]
-    ) -> str:
-        """Write some samples of the recording as FLAC, at once: a recording may have thousands of such files."""
-        data = encode(audio.read(*span), track.sample_rate, "flac")
-        path = artifact.path(track.asset_id, f"{name}{artifact.suffix}")
-        self.output.write(path, data)
-        digest = hashlib.sha256(data).hexdigest()
-        shape = [audio.channels, span[1] - span[0]]
-        track.blobs.append(Blob(path, f"{artifact.name}_{name}", shape, None, len(data), sha256=digest))
-        return path
+    def _files(self, track: Track, stack: ExitStack) -> RecordingFiles:
+        return RecordingFiles(track, self.output, lambda: self.reader(track, NATIVE, stack))
 
 
 class Found:

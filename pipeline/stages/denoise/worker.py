@@ -67,11 +67,16 @@ class DenoiseWorker(Worker):
                 if track.makes:
                     self._make(track)
             except OSError as error:  # a source or a disk that will be there again
-                track.values, track.blobs = {}, []
+                self._take_back(track)
                 track.fail(NAME, error)
             except Exception as error:  # noqa: BLE001  one recording's trouble must not cost its neighbours
-                track.values, track.blobs = {}, []
+                self._take_back(track)
                 self.fail(track, NAME, error)
+
+    def _take_back(self, track: Track) -> None:
+        for blob in track.blobs:
+            self.output.discard(blob.path)
+        track.values, track.blobs = {}, []
 
     def _denoised(self, track: Track, limit_db: float | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Block by block what is heard ``[n]`` and what is done by then ``[m]``: both add up to the same length."""

@@ -61,13 +61,14 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def diarize_stage(backend: str, model: str, options: Mapping[str, Any]) -> Stage:
+def diarize_stage(backend: str, model: str, options: Mapping[str, Any], *, threads: int = 1) -> Stage:
     """The stage that tells voices apart.
 
     Args:
         backend: its name.
         model: its version and weights.
         options: of the backend: ``num_speakers``, ``min_speakers``, ``max_speakers``.
+        threads: with which torch rounds the last bits of centroids.
     """
     key = stable_key(
         {
@@ -85,6 +86,7 @@ def diarize_stage(backend: str, model: str, options: Mapping[str, Any]) -> Stage
         (VIEW,),
         arguments={"backend": backend, "options": dict(options)},
         weight=WEIGHT,
+        kept={"threads": threads},
     )
 
 

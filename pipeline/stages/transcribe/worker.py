@@ -24,6 +24,8 @@ from pipeline.stages.transcribe.spec import NAME
 
 FRAME_S = 0.02
 """Of the energy by which a long region is cut, s."""
+READ_S = 600.0
+"""Of a region that is read at a time, s."""
 GROUP_S = 3600.0
 """Speech that is in memory at a time, s: 230 MB."""
 
@@ -107,18 +109,33 @@ class TranscribeWorker(Worker):
 
     def _groups(self, reader: AudioReader, regions: np.ndarray) -> Iterator[list[Piece]]:
         """The pieces of speech, cut where they are too long for a window, an hour of them at a time."""
-        rate, pieces, size = self.hears.sample_rate, [], 0
+        pieces: list[Piece] = []
+        size = 0
         for start, end in regions.tolist():
-            first = max(0, round(start * rate))
-            heard = reader.read(first, min(reader.samples, round(end * rate)))[0]
-            for begin, stop in _within(heard, rate):
-                pieces.append((start + begin / rate, np.ascontiguousarray(heard[begin:stop])))
-                size += stop - begin
-            if size >= GROUP_S * rate:
-                yield pieces
-                pieces, size = [], 0
+            for piece in self._pieces(reader, start, end):
+                pieces.append(piece)
+                size += len(piece[1])
+                if size >= GROUP_S * self.hears.sample_rate:
+                    yield pieces
+                    pieces, size = [], 0
         if pieces:
             yield pieces
+
+    def _pieces(self, reader: AudioReader, start_s: float, end_s: float) -> Iterator[Piece]:
+        """A region as pieces that a window holds; some minutes of it are read at a time."""
+        rate = self.hears.sample_rate
+        first, end = max(0, round(start_s * rate)), min(reader.samples, round(end_s * rate))
+        origin = first
+        while first < end:
+            stop = min(end, first + round(READ_S * rate))
+            heard = reader.read(first, stop)[0]
+            spans = _within(heard, rate)
+            if stop < end and len(spans) > 1:  # where the last one ends is not known yet
+                spans = spans[:-1]
+            for begin, after in spans:
+                at = start_s + (first + begin - origin) / rate
+                yield at, np.ascontiguousarray(heard[begin:after])
+            first += spans[-1][1] if spans else len(heard)
 
     def _row(self, number: int, segment: RecognisedSegment, regions: np.ndarray) -> dict[str, Any]:
         first, last = (
@@ -131,7 +148,7 @@ class TranscribeWorker(Worker):
             "passage_index": number,
             "start_s": segment.start_s,
             "end_s": segment.end_s,
-            "text": None if "text" in self.redact else segment.text,
+            "text": None if self.redact else segment.text,  # words can be read from it
             "language": segment.language,
             "language_probability": segment.language_probability,
             "avg_logprob": segment.avg_logprob,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.dataset.output import Output
@@ -53,9 +54,11 @@ class SpeechModels(Found):
 
     Args:
         backends: step → what does it.
+        dnsmos: version and weights of what judges clips; None where nobody does.
     """
 
     backends: dict[str, FoundBackend] = field(default_factory=lambda: dict(UNSOUGHT))
+    dnsmos: str | None = None
 
     def pipeline(
         self,
@@ -69,11 +72,13 @@ class SpeechModels(Found):
         makers: dict[str, Callable[[FoundBackend], Stage]] = {
             "vad": lambda b: vad_stage(b.name, b.model, config.vad.parameters(), choice=b.reason),
             "denoise": lambda b: _denoise(config, b, output),
-            "diarize": lambda b: diarize_stage(b.name, b.model, config.diarize.parameters()),
+            "diarize": lambda b: diarize_stage(
+                b.name, b.model, config.diarize.parameters(), threads=config.perf.threads
+            ),
             "transcribe": lambda b: _transcribe(config, b),
         }
         stages = [make(self.backends[step]) for step, make in makers.items() if config.has(step)]
-        wanted = _cut(config)
+        wanted = _cut(config, self.dnsmos)
         if wanted:
             stages.append(clips_stage(wanted, redact=tuple(config.speech.redact), output=output))
         return Pipeline(tuple(stages), known_products()).linked()
@@ -108,7 +113,7 @@ def _transcribe(config: SpeechConfig, found: FoundBackend) -> Stage:
     )
 
 
-def _cut(config: SpeechConfig) -> dict[str, dict[str, Any]]:
+def _cut(config: SpeechConfig, dnsmos: str | None) -> dict[str, dict[str, Any]]:
     """Parameters of each product of the stage that cuts."""
     wanted: dict[str, dict[str, Any]] = {}
     if config.has("transcribe"):
@@ -116,7 +121,7 @@ def _cut(config: SpeechConfig) -> dict[str, dict[str, Any]]:
     if config.has("split"):
         wanted[PARTS] = {name: getattr(config.split, name) for name in ("method", "max_seconds", "files")}
     if config.has("clips"):
-        wanted[CLIPS] = config.clips.parameters()
+        wanted[CLIPS] = {**config.clips.parameters(), "dnsmos": dnsmos if config.clips.dnsmos else None}
     if config.has("diarize") or config.has("transcribe"):
         wanted[TEXTS] = {}
     return wanted
@@ -143,20 +148,38 @@ def find_models(config: SpeechConfig) -> SpeechModels:
         try:
             from pipeline.models.speech.quality import Dnsmos
 
-            Dnsmos.load(threads=config.perf.threads)
+            judge = Dnsmos.load(threads=config.perf.threads)
+            found.dnsmos = f"{judge.version}:{judge.model_id()}"
         except BackendUnavailable as missing:
             lacking["clips.dnsmos"] = str(missing)
+    _forget()
     if lacking:
         raise _cannot(config, lacking)
     return found
 
 
+def _forget() -> None:
+    """Give the memory back: what works is loaded where it works."""
+    for step in ("voice_activity", "denoise", "transcribe"):
+        importlib.import_module(f"pipeline.models.speech.{step}.choose").forget_backends()
+
+
 def _cannot(config: SpeechConfig, lacking: dict[str, str]) -> UserError:
-    what, why = next(iter(lacking.items()))
-    without = [step for step in config.speech.steps if step not in lacking]
-    also = f" (and {', '.join(list(lacking)[1:])})" if len(lacking) > 1 else ""
-    less = "clips.dnsmos=false" if what == "clips.dnsmos" else f"speech.steps=[{','.join(without)}]"
-    return UserError(f"{what} cannot run here{also}", why, f"{less}, or what stands above")
+    """What is missing, all of it; and what can be typed to do without, where that leaves something to do."""
+    what = ", ".join(lacking)
+    why = "; ".join(f"{step}: {reason}" for step, reason in lacking.items())
+    without = replace(config.speech, steps=[step for step in config.speech.steps if step not in lacking])
+    less = [] if without.steps == config.speech.steps else [f"speech.steps=[{','.join(without.steps)}]"]
+    less += ["clips.dnsmos=false"] if "clips.dnsmos" in lacking and "clips" in without.steps else []
+    trial = replace(config, speech=without)
+    if "denoise" in lacking and config.transcribe.audio == "denoised" and trial.has("transcribe"):
+        trial = replace(trial, transcribe=replace(config.transcribe, audio="raw"))
+        less.append("transcribe.audio=raw")
+    try:
+        trial.check()
+    except UserError:
+        less = []
+    return UserError(f"{what} cannot run here", why, " ".join(less))
 
 
 def _find_vad(config: SpeechConfig) -> tuple[FoundBackend, Fallback | None]:

@@ -109,8 +109,7 @@ def _work(job: Job, config: RunConfig, output: Output, quiet: bool, say: Say) ->
         )
     keys = wanted_keys(config, models)
     items = known_names(items, state.rows["uri"])
-    needs = models.pipeline(config).needs()
-    work = plan_work(items, state, keys, (), config.source.compare == "listing", needs=needs)
+    work = plan_work(items, state, keys, (), config.source.compare == "listing")
     return Work(len(items), models, keys, work, job.script)
 
 

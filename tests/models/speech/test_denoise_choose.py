@@ -174,10 +174,11 @@ def test_the_first_that_is_here_is_taken_and_said():
     assert choose(["dtln"], stand_in("dtln")) == ("dtln", "listed", None)
 
 
-def test_auto_is_no_fallback_unless_there_is_none():
+def test_what_auto_does_without_is_a_fallback():
+    assert choose([AUTO], stand_in("deepfilternet")).fallback is None
     choice = choose([AUTO], stand_in("spleeter"))
     assert choice.denoiser == "spleeter"
-    assert choice.fallback is None
+    assert (choice.fallback.wanted, choice.fallback.used) == (AUTO, "spleeter")
     assert choice.reason.startswith("auto; deepfilternet: no deepfilternet; dtln")
     none = choose([AUTO], stand_in("nothing"))
     assert none.denoiser is None

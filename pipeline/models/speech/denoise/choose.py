@@ -33,8 +33,7 @@ class DenoiserChoice(NamedTuple):
     Args:
         denoiser: None where no backend runs here.
         reason: why it was this one, with what was passed over.
-        fallback: the step away from the first backend that was listed; None where there is none. Under ``auto``
-            only having none at all is such a step.
+        fallback: the step away from the first that was listed, or that ``auto`` would take; None where there is none.
     """
 
     denoiser: Denoiser | None
@@ -102,7 +101,7 @@ def choose(backends: Sequence[str], load: Callable[[str], Denoiser] = load_backe
         except BackendUnavailable as error:
             reasons.append(f"{name}: {error}")
             continue
-        fallback = None if auto or not reasons else _fallback(backends[0], name, reasons)
+        fallback = _fallback(backends[0], name, reasons) if reasons else None
         return DenoiserChoice(denoiser, "; ".join([AUTO if auto else "listed", *reasons]), fallback)
     return DenoiserChoice(None, "; ".join(reasons), _fallback(backends[0], "none", reasons))
 

@@ -108,4 +108,4 @@ def choose(backends: Sequence[str], load: Callable[[str], VoiceActivity] = load_
 
 
 def _fallback(wanted: str, used: str, reasons: list[str]) -> Fallback:
-    return Fallback("voice activity", wanted, used, "; ".join(reasons))
+    return Fallback("vad", wanted, used, "; ".join(reasons))
