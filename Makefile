@@ -20,9 +20,8 @@ install = $(PIP) uv 2>/dev/null && $(BIN)/uv pip install -q --python $(BIN)/pyth
 demo: $(VENV)/.installed
 	@$(BIN)/python jobs/demo.py
 
-# Three processes for two cores: a third of the time is spent waiting, for Ray, for servers, for locks.
 test: $(VENV)/.installed-test lint
-	@$(BIN)/python -m pytest -q -n 3 --dist loadscope --known-skips-only
+	@$(BIN)/python -m pytest -q -n 2 --dist loadscope --known-skips-only
 
 chaos: $(VENV)/.installed-test
 	@$(BIN)/python -m pytest -q -m chaos

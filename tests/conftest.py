@@ -13,7 +13,7 @@ from skips import pytest_addoption, pytest_configure  # noqa: F401  hooks of its
 REPO = Path(__file__).resolve().parents[1]
 
 
-# The parts of a run with ``-n 3``, the longest first: whoever is through with one takes the next. Whole jobs stay
+# The parts of a run with ``-n 2``, the longest first: whoever is through with one takes the next. Whole jobs stay
 # together, some of which share runs and ports, and so does all that is quick; the others are for whoever is free.
 PARTS = (
     ("speech", ("tests/integration/test_speech.py", "tests/models/speech/", "tests/speech/")),

@@ -144,12 +144,17 @@ def test_the_manifest_names_the_ray_of_the_lock(repo, rayjob):
 
 
 def test_image_cluster_and_make_install_the_same(repo, cluster, dockerfile):
-    [made] = [
-        pip_install(line)
-        for line in (repo / "Makefile").read_text().splitlines()
-        if "pip install" in line and line.rstrip().endswith("-e .")
-    ]
+    makefile = (repo / "Makefile").read_text().replace("\\\n", "")
+    lines = dict(
+        line.split("=", 1) for line in makefile.splitlines() if line.startswith(("PIP :=", "install ="))
+    )
+    assert "\t@$(call install,.)\n" in makefile
+    install = lines["install "].replace("$(PIP)", lines["PIP :"]).replace("$(1)", ".")
+    uv, pip = install.split("&&")[1].split("||")
+    made = pip_install(pip)
     assert made == ["-c", "constraints.txt", "-e", "."]
+    assert "uv pip install" in uv
+    assert "-c constraints.txt -e ." in uv
     [image] = [pip_install(run) for name, run in dockerfile if name == "RUN" and "pip install" in run]
     assert image == made
     assert pip_install(cluster["setup_commands"][0]) == made

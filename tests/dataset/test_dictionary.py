@@ -12,6 +12,7 @@ from pipeline.dataset.tables.schemas import FAILURES, TIMINGS
 from pipeline.features import REGISTRY
 from pipeline.features.base import column
 from pipeline.stages.clap.spec import SIMILARITY
+from pipeline.workflows.known_jobs import JOBS
 
 
 def test_the_committed_dictionary_is_that_of_the_schemas(repo):
@@ -49,7 +50,8 @@ def test_it_takes_a_job_and_no_keys(repo, words):
     command = [sys.executable, "jobs/columns.py", *words]
     done = subprocess.run(command, cwd=repo, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert done.stderr == f"error: {words[-1]} is no job: it takes one of extract, karaoke\n"
+    known = ", ".join(JOBS)
+    assert done.stderr == f"error: {words[-1]} is no job: it takes one of {known}\n"
     assert done.stdout == ""
 
 

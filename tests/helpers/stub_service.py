@@ -180,6 +180,7 @@ class Scene:
         """Have one more begin; of ``options`` those that are None are left out."""
         self._cluster.coordinator("transaction", f"{GROUP}.{name}", TRANSACTIONS_AT)
         told = {key: value for key, value in {**QUICK, **(options or {})}.items() if value is not None}
+        told.setdefault("log_level", 0)  # brokers are away here on purpose
         broker = MockBroker(self._cluster.bootstrap, GROUP, told, self._exactly_once, witness=self.witness)
         self.members.append(Member(broker, name, hands))
         return self.members[-1].start()

@@ -8,6 +8,7 @@ import os
 import pty
 import select
 import shlex
+import signal
 import subprocess
 import sys
 import termios
@@ -303,6 +304,13 @@ def environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k != "SOUNDMILL_COMMAND"} | {"TERM": "dumb"}
 
 
+def _of_this_terminal() -> None:
+    """The terminal that a command belongs to is what sends it SIGINT for Ctrl-C; what runs in the background of a
+    script, as tests may, passes on that it is to be ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 class Terminal:
     """A command on a pseudo-terminal, and what was shown there."""
 
@@ -310,8 +318,7 @@ class Terminal:
         self._own, other = pty.openpty()
         self.process = subprocess.Popen(
             command, cwd=folder, stdin=other, stdout=other, stderr=other, env=environment(), start_new_session=True,
-            # The terminal that the command belongs to is what sends it SIGINT for Ctrl-C.
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_of_this_terminal,
         )  # fmt: skip
         os.close(other)
         self.shown = ""

@@ -63,7 +63,7 @@ def load_backend(
         raise UserError(f"there is no backend {name!r} for denoising", do=hint)
     # With the store in the key: what lies in another one is another model, or none.
     options = separation or SeparationOptions()
-    key = ModelKey(f"denoise:{name}", f"{threads} threads, {options!r}, in {root()}", device)
+    key = ModelKey(f"denoise:{name}", f"threads={threads}, {options!r}, in {root()}", device)
     if key not in _MISSING:
         _ASKED.add(key)
         backend = getattr(importlib.import_module(f"pipeline.models.speech.denoise.{name}"), _CLASSES[name])

@@ -60,7 +60,7 @@ def load_backend(name: str, options: ActivityOptions | None = None, threads: int
         raise UserError(f"there is no backend {name!r} for voice activity", do=hint)
     options = options or ActivityOptions()
     # With the store in the key: what lies in another one is another model, or none.
-    key = ModelKey(f"activity:{name}", f"{threads} threads, {options!r}, in {root()}", "cpu")
+    key = ModelKey(f"activity:{name}", f"threads={threads}, {options!r}, in {root()}", "cpu")
     if key not in _MISSING:
         _ASKED.add(key)
         module = importlib.import_module(f"pipeline.models.speech.voice_activity.{name}")
