@@ -4,11 +4,11 @@
     python benchmarks/speech_activity.py --prompts FOLDER --music ../shared/audio/music --develop
     python benchmarks/speech_activity.py ... --backends auto silero --levels 10 --seconds 60     # does it work?
 
-FOLDER holds the unpacked Debian packages asterisk-core-sounds-{en,es,fr,it,ru}-g722. Prompts of telephone exchanges with
-pauses of 0.3 to 4 s; the truth is their own level, within 35 dB of their loudest, with gaps below 0.2 s closed. Noise,
-by power against the speech: pink; babble, eight voices at once; a song. The set to develop on is English, with Spanish
-babble and the song ``feelings``, and ``auto`` chooses by rules that were set there; held out are French, Italian and
-Russian, with English babble and the song ``escape_from_chaosland``. The error is speech that is missed and what is
+FOLDER holds the unpacked Debian packages asterisk-core-sounds-{en,es,fr,it,ru}-g722. Prompts of telephone exchanges
+with pauses of 0.3 to 4 s; the truth is their own level, within 35 dB of their loudest, with gaps below 0.2 s closed.
+Noise, by power against the speech: pink; babble, eight voices at once; a song. The set to develop on is English, with
+Spanish babble and the song ``feelings``, and ``auto`` chooses by rules that were set there; held out are French, Italian
+and Russian, with English babble and the song ``escape_from_chaosland``. The error is speech that is missed and what is
 taken for it, over the speech there is.
 """
 
@@ -18,6 +18,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -79,7 +80,7 @@ def spoken(samples: np.ndarray) -> np.ndarray:
     level = np.convolve(level, np.ones(3) / 3, "same")
     found = level > max(np.percentile(level, 97) - 35, -60)
     places = np.flatnonzero(found)
-    for first, last in zip(places[:-1], places[1:], strict=True):
+    for first, last in pairwise(places):
         if 1 < last - first <= CLOSED_GAP:
             found[first:last] = True
     return found
@@ -174,7 +175,9 @@ def error(regions: np.ndarray, truth: np.ndarray) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prompts", type=Path, required=True, help="folder of the unpacked packages")
     parser.add_argument("--music", type=Path, required=True, help="folder of songs as stems")
     parser.add_argument("--backends", nargs="+", default=[*BACKEND_NAMES, AUTO])
