@@ -8,8 +8,8 @@ FOLDER holds the unpacked Debian packages asterisk-core-sounds-{en,es,fr,it,ru}-
 with pauses of 0.3 to 4 s; the truth is their own level, within 35 dB of their loudest, with gaps below 0.2 s closed.
 Noise, by power against the speech: pink; babble, eight voices at once; a song. The set to develop on is English, with
 Spanish babble and the song ``feelings``, and ``auto`` chooses by rules that were set there; held out are French,
-Italian and Russian, with English babble and the song ``escape_from_chaosland``. The error is speech that is missed and what is
-taken for it, over the speech there is.
+Italian and Russian, with English babble and the song ``escape_from_chaosland``. The error is speech that is missed and
+what is taken for it, over the speech there is.
 """
 
 from __future__ import annotations
