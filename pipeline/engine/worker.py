@@ -171,6 +171,30 @@ class Worker:
         declared = next(p for p in self.products if p.name == product)
         track.fail(declared.timed or self.stage, error, key=declared.key)
 
+    def one_by_one(
+        self,
+        tracks: Sequence[Track],
+        product: str,
+        work: Callable[[Track], None],
+        undo: Callable[[Track], None] = lambda track: None,
+    ) -> None:
+        """Do ``work`` on each track: one's trouble must not cost its neighbours.
+
+        A source or a disk that is away is tried again by the next run; anything else fails the product, see `fail`.
+
+        Args:
+            undo: takes back what of the work is there already.
+        """
+        for track in tracks:
+            try:
+                work(track)
+            except OSError as error:
+                undo(track)
+                track.fail(self.stage, error)
+            except Exception as error:  # noqa: BLE001  whatever it is, it is of this track
+                undo(track)
+                self.fail(track, product, error)
+
     def key(self, product: str) -> str | None:
         """The key of a product."""
         return next(p.key for p in self.products if p.name == product)

@@ -14,16 +14,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pipeline.models.backends import BackendUnavailable
 from pipeline.models.separation.device_audio import DeviceTrack
 from pipeline.models.separation.names import SeparationOptions
 from pipeline.models.separation.window import UNTOUCHED, Level, Window
 
+__all__ = ["REGISTRY", "SAMPLE_RATE", "BackendUnavailable", "Separator", "register"]
+
 SAMPLE_RATE = 44100
 """Rate of the audio that the stage hands out, Hz: that of every published model."""
-
-
-class BackendUnavailable(Exception):
-    """This backend cannot run here: weights or a package are missing. The message says what to type."""
 
 
 class Separator:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pipeline.counting import plural
 from pipeline.errors import Fallback, UserError
-from pipeline.models.model_cache import MODELS, ModelKey
+from pipeline.models.backends import LoadedBackends, first_that_runs, no_backend
 from pipeline.models.separation import demucs, midside, openunmix, spleeter  # noqa: F401  each registers itself
 from pipeline.models.separation.base import (
     REGISTRY,
@@ -18,14 +17,12 @@ from pipeline.models.separation.base import (
     Separator,
 )
 from pipeline.models.separation.names import AUTO, AUTO_CPU_SECONDS, BACKEND_NAMES, STEMS, SeparationOptions
-from pipeline.models.weights import root
 
 # On a CPU `auto` takes whatever runs this many times faster than the music, however long the track is.
 AUTO_SPEED = 4.0
 
-# Why a backend is not there; those that are lie in the cache of models.
-_MISSING: dict[ModelKey, str] = {}
-_ASKED: set[ModelKey] = set()
+_LOADED = LoadedBackends()
+forget_backends = _LOADED.forget
 
 
 class BackendChoice(NamedTuple):
@@ -51,20 +48,9 @@ def load_backend(name: str, device: str = "cpu", options: SeparationOptions | No
         UserError: there is no such name, or what ``options`` name is not there.
     """
     if name not in REGISTRY:
-        known = [*BACKEND_NAMES, AUTO]
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(known)}"
-        raise UserError(f"separation.backends: there is no backend {name!r}", do=hint)
+        raise no_backend("separation.backends: there is no backend {}", name, [*BACKEND_NAMES, AUTO])
     options = options or SeparationOptions()
-    # With the store in the key: what lies in another one is another model, or none.
-    key = ModelKey(f"separation:{name}", f"{options!r} in {root()}", device)
-    if key not in _MISSING:
-        _ASKED.add(key)
-        try:
-            return MODELS.get(key, lambda: _load(name, device, options))
-        except BackendUnavailable as error:
-            _MISSING[key] = str(error)
-    raise BackendUnavailable(_MISSING[key])
+    return _LOADED.get(f"separation:{name}", repr(options), device, lambda: _load(name, device, options))
 
 
 def _load(name: str, device: str, options: SeparationOptions) -> Separator:
@@ -75,14 +61,6 @@ def _load(name: str, device: str, options: SeparationOptions) -> Separator:
     if strange:
         raise BackendUnavailable(f"its model has stems without a column: {', '.join(strange)}")
     return separator
-
-
-def forget_backends() -> None:
-    """Load afresh from now on, for example after weights were fetched; the memory is given back."""
-    _MISSING.clear()
-    for key in _ASKED:
-        MODELS.release(key)
-    _ASKED.clear()
 
 
 def choose(
@@ -116,24 +94,20 @@ def choose(
     if not backends:
         raise UserError("separation.backends is empty: name a backend or type separation.enabled=false")
     auto = list(backends) == [AUTO]
-    reasons = []
-    for name in BACKEND_NAMES if auto else backends:
-        try:
-            separator = load(name)
-        except BackendUnavailable as error:
-            reasons.append(f"{name}: {error}")
-            continue
+
+    def refuses(separator: Separator) -> str | None:
         refusal = separator.refuses(channels, samples)
         if refusal is None and side_db is not None and separator.least_side_db is not None:
             refusal = near_mono(separator, side_db())
         if refusal is None and auto:
             refusal = too_slow(separator, samples, threads, auto_cpu_seconds)
-        if refusal is None:
-            how = AUTO if auto else "listed"
-            fallback = None if auto or not reasons else _fallback(backends[0], name, reasons)
-            return BackendChoice(separator, "; ".join([how, *reasons]), fallback)
-        reasons.append(f"{name}: {refusal}")
-    return BackendChoice(None, "; ".join(reasons), _fallback(backends[0], "none", reasons))
+        return refusal
+
+    name, separator, reasons = first_that_runs(BACKEND_NAMES if auto else backends, load, refuses)
+    if separator is None:
+        return BackendChoice(None, "; ".join(reasons), _fallback(backends[0], name, reasons))
+    fallback = None if auto or not reasons else _fallback(backends[0], name, reasons)
+    return BackendChoice(separator, "; ".join([AUTO if auto else "listed", *reasons]), fallback)
 
 
 def near_mono(separator: Separator, side_db: float | None) -> str | None:

@@ -11,9 +11,16 @@ from typing import Protocol
 
 import numpy as np
 
+from pipeline.models.backends import BackendUnavailable
 
-class BackendUnavailable(Exception):
-    """This backend cannot run here: weights or a package are missing. The message says what to type."""
+__all__ = [
+    "ActivityStream",
+    "Backend",
+    "BackendUnavailable",
+    "DenoiseStream",
+    "Denoiser",
+    "VoiceActivity",
+]
 
 
 class Backend(Protocol):

@@ -17,6 +17,7 @@ from pipeline.audio.reader import AudioReader, blocks
 from pipeline.dataset.contents import Artifact
 from pipeline.dataset.output import Output
 from pipeline.engine.batch import Blob, Track
+from pipeline.engine.uploading import uploaded
 from pipeline.errors import Fallback
 
 MOST_CHANNELS = 8
@@ -74,29 +75,21 @@ class RecordingFiles:
         if piece.samples <= 0:
             return None
         path = artifact.path(self._track.asset_id, f"{name}{artifact.suffix}")
+        blob_name, shape = f"{artifact.name}_{name}", [piece.channels, piece.samples]
         if piece.samples * piece.channels <= IN_MEMORY:
             out = io.BytesIO()
             write_flac24(piece, 1.0, self._track.sample_rate, out)
             data = out.getvalue()
             self._output.write(path, data)
-            size, digest = len(data), hashlib.sha256(data).hexdigest()
-        else:
-            size, digest = self._upload(path, piece)
-        shape = [piece.channels, piece.samples]
-        self._track.blobs.append(Blob(path, f"{artifact.name}_{name}", shape, None, size, sha256=digest))
-        return path
-
-    def _upload(self, path: str, piece: AudioReader) -> tuple[int, str]:
+            digest = hashlib.sha256(data).hexdigest()
+            self._track.blobs.append(Blob(path, blob_name, shape, None, len(data), sha256=digest))
+            return path
         with tempfile.TemporaryDirectory(prefix="soundmill-part-") as folder:
             file = Path(folder) / "part.flac"
-            with file.open("wb") as out:
-                write_flac24(piece, 1.0, self._track.sample_rate, out)
-            with file.open("rb") as written:
-                digest = hashlib.sha256()
-                while chunk := written.read(1 << 20):
-                    digest.update(chunk)
-            self._output.upload(path, file)
-            return file.stat().st_size, digest.hexdigest()
+            with file.open("wb") as written:
+                write_flac24(piece, 1.0, self._track.sample_rate, written)
+            self._track.blobs.append(uploaded(self._output, path, blob_name, shape, file))
+        return path
 
 
 class _Piece:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,9 +16,10 @@ from pipeline.audio.reader import Spool
 from pipeline.audio.resample import StreamResampler
 from pipeline.audio.views import View
 from pipeline.dataset.output import Output
-from pipeline.engine.batch import Blob, Track
+from pipeline.engine.batch import Track
 from pipeline.engine.made_views import MadeView
 from pipeline.engine.timing import Cost, StageClock
+from pipeline.engine.uploading import uploaded
 from pipeline.engine.worker import Worker
 from pipeline.models.speech.denoise.choose import load_backend
 from pipeline.stages.denoise.spec import DENOISED, FILES, NAME
@@ -60,18 +60,13 @@ class DenoiseWorker(Worker):
 
     def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
         """Denoise each track."""
-        for track in tracks:
-            try:
-                if NAME in track.due:
-                    self._write(track)
-                if track.makes:
-                    self._make(track)
-            except OSError as error:  # a source or a disk that will be there again
-                self._take_back(track)
-                track.fail(NAME, error)
-            except Exception as error:  # noqa: BLE001  one recording's trouble must not cost its neighbours
-                self._take_back(track)
-                self.fail(track, NAME, error)
+        self.one_by_one(tracks, NAME, self._work_on, self._take_back)
+
+    def _work_on(self, track: Track) -> None:
+        if NAME in track.due:
+            self._write(track)
+        if track.makes:
+            self._make(track)
 
     def _take_back(self, track: Track) -> None:
         for blob in track.blobs:
@@ -98,7 +93,8 @@ class DenoiseWorker(Worker):
             path = folder / "denoised.flac"
             with path.open("wb") as out:
                 gain = write_flac24(spool, spool.peak, rate, out)
-            track.blobs.append(self._stored(track, path, spool.samples))
+            target = FILES.path(track.asset_id, path.name)
+            track.blobs.append(uploaded(self.output, target, NAME, [1, spool.samples], path))
         track.values.update(
             denoise_file=track.blobs[-1].path,
             denoise_gain_db=gain,
@@ -117,11 +113,3 @@ class DenoiseWorker(Worker):
             made.write(stream.push(clean[None], last=False))
         made.write(stream.push(np.empty((1, 0), np.float32), last=True))
         made.done()
-
-    def _stored(self, track: Track, path: Path, samples: int) -> Blob:
-        target, digest = FILES.path(track.asset_id, path.name), hashlib.sha256()
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-        self.output.upload(target, path)
-        return Blob(target, NAME, [1, samples], None, path.stat().st_size, sha256=digest.hexdigest())

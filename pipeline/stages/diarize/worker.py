@@ -37,13 +37,7 @@ class DiarizeWorker(Worker):
 
     def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
         """Tell the voices of each track apart."""
-        for track in tracks:
-            try:
-                self._diarize(track)
-            except OSError as error:  # a source that will be there again
-                track.fail(NAME, error)
-            except Exception as error:  # noqa: BLE001  one recording's trouble must not cost its neighbours
-                self.fail(track, NAME, error)
+        self.one_by_one(tracks, NAME, self._diarize)
 
     def _diarize(self, track: Track) -> None:
         stream = self.diarizer.stream()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -22,8 +21,9 @@ from pipeline.audio.views import View
 from pipeline.dataset.output import Output
 from pipeline.dataset.storage import one_line
 from pipeline.dsp.true_peak import PEAK_CONTEXT, true_peak
-from pipeline.engine.batch import Blob, Track
+from pipeline.engine.batch import Track
 from pipeline.engine.timing import Cost, StageClock
+from pipeline.engine.uploading import uploaded
 from pipeline.engine.worker import Worker
 from pipeline.errors import Fallback
 from pipeline.stages.instrumental.spec import NAME, NATIVE, instrumental_files
@@ -74,16 +74,11 @@ class InstrumentalWorker(Worker):
 
     def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
         """Write the files of each track."""
-        for track in tracks:
-            try:
-                with ExitStack() as stack:
-                    self._write(track, stack)
-            except OSError as error:  # a source or a disk that will be there again: the next run tries anew
-                track.values, track.blobs = {}, []
-                track.fail(NAME, error)
-            except Exception as error:  # noqa: BLE001  one song's trouble must not cost its neighbours
-                track.values, track.blobs = {}, []
-                self.fail(track, NAME, error)
+        self.one_by_one(tracks, NAME, self._song, _take_back)
+
+    def _song(self, track: Track) -> None:
+        with ExitStack() as stack:
+            self._write(track, stack)
 
     def _write(self, track: Track, stack: ExitStack) -> None:
         song = _Song(self, track, stack)
@@ -95,7 +90,9 @@ class InstrumentalWorker(Worker):
         done = self._encoded(parts, folder, song, tags)
         finished = done["instrumental"]
         for name in parts:
-            track.blobs.append(self._stored(track, name, folder / f"{name}{self.form.suffix}", song))
+            file = folder / f"{name}{self.form.suffix}"
+            target = self._files.path(track.asset_id, file.name)
+            track.blobs.append(uploaded(self.output, target, name, [song.channels, song.samples], file))
         paths = {blob.name: blob.path for blob in track.blobs}
         track.values.update(
             instrumental_file=paths["instrumental"],
@@ -155,15 +152,9 @@ class InstrumentalWorker(Worker):
         model = track.found("separation_model") if method in (None, backend) else method
         return made_by(tags, f"{self.method}; {model or 'unknown'}")
 
-    def _stored(self, track: Track, name: str, path: Path, song: _Song) -> Blob:
-        target = self._files.path(track.asset_id, path.name)
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-        self.output.upload(target, path)
-        shape, size = [song.channels, song.samples], path.stat().st_size
-        return Blob(target, name, shape, None, size, sha256=digest.hexdigest())
+
+def _take_back(track: Track) -> None:
+    track.values, track.blobs = {}, []
 
 
 class _Song:

@@ -62,13 +62,7 @@ class TranscribeWorker(Worker):
 
     def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
         """Write down what is said in each track."""
-        for track in tracks:
-            try:
-                self._transcribe(track)
-            except OSError as error:  # a source that will be there again
-                track.fail(NAME, error)
-            except Exception as error:  # noqa: BLE001  one recording's trouble must not cost its neighbours
-                self.fail(track, NAME, error)
+        self.one_by_one(tracks, NAME, self._transcribe)
 
     def _transcribe(self, track: Track) -> None:
         rows = track.found("rows@regions") or []

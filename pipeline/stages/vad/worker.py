@@ -35,13 +35,7 @@ class VadWorker(Worker):
 
     def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
         """Find the regions of each track."""
-        for track in tracks:
-            try:
-                self._listen(track)
-            except OSError as error:  # a source that will be there again
-                track.fail(NAME, error)
-            except Exception as error:  # noqa: BLE001  one recording's trouble must not cost its neighbours
-                self.fail(track, NAME, error)
+        self.one_by_one(tracks, NAME, self._listen)
 
     def _listen(self, track: Track) -> None:
         stream = self.detector.stream()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pipeline.errors import Fallback, UserError
-from pipeline.models.model_cache import MODELS, ModelKey
+from pipeline.models.backends import LoadedBackends, first_that_runs, no_backend
 from pipeline.models.separation.names import SeparationOptions
-from pipeline.models.speech.base import BackendUnavailable, Denoiser
+from pipeline.models.speech.base import Denoiser
 from pipeline.models.speech.denoise.names import AUTO, BACKEND_NAMES
-from pipeline.models.weights import root
 
 # Imported when they are asked for: nobody pays for the runtime of a backend that is not used.
 _CLASSES = {
@@ -22,9 +20,8 @@ _CLASSES = {
     "demucs": "DemucsDenoiser",
 }
 
-# Why a backend is not there; those that are lie in the cache of models.
-_MISSING: dict[ModelKey, str] = {}
-_ASKED: set[ModelKey] = set()
+_LOADED = LoadedBackends()
+forget_backends = _LOADED.forget
 
 
 class DenoiserChoice(NamedTuple):
@@ -57,29 +54,11 @@ def load_backend(
         UserError: there is no such name, or what ``separation`` names is not there.
     """
     if name not in _CLASSES:
-        known = [*BACKEND_NAMES, AUTO]
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(known)}"
-        raise UserError(f"there is no backend {name!r} for denoising", do=hint)
-    # With the store in the key: what lies in another one is another model, or none.
+        raise no_backend("there is no backend {} for denoising", name, [*BACKEND_NAMES, AUTO])
     options = separation or SeparationOptions()
-    key = ModelKey(f"denoise:{name}", f"threads={threads}, {options!r}, in {root()}", device)
-    if key not in _MISSING:
-        _ASKED.add(key)
-        backend = getattr(importlib.import_module(f"pipeline.models.speech.denoise.{name}"), _CLASSES[name])
-        try:
-            return MODELS.get(key, lambda: backend.load(device, threads, options))
-        except BackendUnavailable as error:
-            _MISSING[key] = str(error)
-    raise BackendUnavailable(_MISSING[key])
-
-
-def forget_backends() -> None:
-    """Load afresh from now on, for example after weights were fetched; the memory is given back."""
-    _MISSING.clear()
-    for key in _ASKED:
-        MODELS.release(key)
-    _ASKED.clear()
+    backend = getattr(importlib.import_module(f"pipeline.models.speech.denoise.{name}"), _CLASSES[name])
+    told = f"threads={threads}, {options!r}"
+    return _LOADED.get(f"denoise:{name}", told, device, lambda: backend.load(device, threads, options))
 
 
 def choose(backends: Sequence[str], load: Callable[[str], Denoiser] = load_backend) -> DenoiserChoice:
@@ -94,16 +73,12 @@ def choose(backends: Sequence[str], load: Callable[[str], Denoiser] = load_backe
     """
     if not backends:
         raise UserError("no backend for denoising is named", do=f"use one of {', '.join(BACKEND_NAMES)}")
-    auto, reasons = list(backends) == [AUTO], []
-    for name in BACKEND_NAMES if auto else backends:
-        try:
-            denoiser = load(name)
-        except BackendUnavailable as error:
-            reasons.append(f"{name}: {error}")
-            continue
-        fallback = _fallback(backends[0], name, reasons) if reasons else None
-        return DenoiserChoice(denoiser, "; ".join([AUTO if auto else "listed", *reasons]), fallback)
-    return DenoiserChoice(None, "; ".join(reasons), _fallback(backends[0], "none", reasons))
+    auto = list(backends) == [AUTO]
+    name, denoiser, reasons = first_that_runs(BACKEND_NAMES if auto else backends, load)
+    if denoiser is None:
+        return DenoiserChoice(None, "; ".join(reasons), _fallback(backends[0], name, reasons))
+    fallback = _fallback(backends[0], name, reasons) if reasons else None
+    return DenoiserChoice(denoiser, "; ".join([AUTO if auto else "listed", *reasons]), fallback)
 
 
 def _fallback(wanted: str, used: str, reasons: list[str]) -> Fallback:

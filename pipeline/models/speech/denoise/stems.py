@@ -13,7 +13,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from pipeline.audio.reader import ArrayReader
-from pipeline.models.separation.base import BackendUnavailable as NoSeparation
 from pipeline.models.separation.base import Separator
 from pipeline.models.separation.choose import load_backend
 from pipeline.models.separation.names import SHARE, SeparationOptions
@@ -61,10 +60,7 @@ class StemDenoiser:
             BackendUnavailable: a package or weights are missing.
             UserError: what ``options`` name is not there.
         """
-        try:
-            return cls(load_backend(cls.name, device, options))
-        except NoSeparation as error:
-            raise BackendUnavailable(str(error)) from error
+        return cls(load_backend(cls.name, device, options))
 
     def model_id(self) -> str:
         """Name and hash of the separation's weights."""

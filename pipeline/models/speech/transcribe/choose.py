@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pipeline.errors import Fallback, UserError
-from pipeline.models.model_cache import MODELS, ModelKey
-from pipeline.models.speech.base import BackendUnavailable
+from pipeline.models.backends import LoadedBackends, first_that_runs, no_backend
 from pipeline.models.speech.transcribe import whisper
 from pipeline.models.speech.transcribe.names import AUTO, BACKEND_NAMES, TranscribeOptions
 from pipeline.models.speech.transcribe.transcript import Transcriber
-from pipeline.models.weights import root
 
 REGISTRY: dict[str, Callable[[str, TranscribeOptions], Transcriber]] = {whisper.NAME: whisper.load}
 """Name → how to load it for a device; a new backend is a module and a line here."""
 
-# Why a backend is not there; those that are lie in the cache of models.
-_MISSING: dict[ModelKey, str] = {}
-_ASKED: set[ModelKey] = set()
+_LOADED = LoadedBackends()
+forget_backends = _LOADED.forget
 
 
 class TranscriberChoice(NamedTuple):
@@ -44,28 +40,9 @@ def load_backend(name: str, device: str = "cpu", options: TranscribeOptions | No
         UserError: there is no such name, or an option is not possible.
     """
     if name not in REGISTRY:
-        known = [*BACKEND_NAMES, AUTO]
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(known)}"
-        raise UserError(f"there is no transcription backend {name!r}", do=hint)
+        raise no_backend("there is no transcription backend {}", name, [*BACKEND_NAMES, AUTO])
     options = options or TranscribeOptions()
-    # With the store in the key: what lies in another one is another model, or none.
-    key = ModelKey(f"transcribe:{name}", f"{options!r} in {root()}", device)
-    if key not in _MISSING:
-        _ASKED.add(key)
-        try:
-            return MODELS.get(key, lambda: REGISTRY[name](device, options))
-        except BackendUnavailable as error:
-            _MISSING[key] = str(error)
-    raise BackendUnavailable(_MISSING[key])
-
-
-def forget_backends() -> None:
-    """Load afresh from now on, for example after weights were fetched; the memory is given back."""
-    _MISSING.clear()
-    for key in _ASKED:
-        MODELS.release(key)
-    _ASKED.clear()
+    return _LOADED.get(f"transcribe:{name}", repr(options), device, lambda: REGISTRY[name](device, options))
 
 
 def choose(
@@ -89,18 +66,13 @@ def choose(
             "no transcription backend is named", do=f"use {AUTO} or some of {', '.join(BACKEND_NAMES)}"
         )
     auto = list(backends) == [AUTO]
-    reasons = []
-    for name in BACKEND_NAMES if auto else backends:
-        try:
-            transcriber = load(name)
-            refusal = transcriber.refuses(language)
-        except BackendUnavailable as error:
-            refusal = str(error)
-        if refusal is None:
-            fallback = None if auto or not reasons else _fallback(backends[0], name, reasons)
-            return TranscriberChoice(transcriber, "; ".join([AUTO if auto else "listed", *reasons]), fallback)
-        reasons.append(f"{name}: {refusal}")
-    return TranscriberChoice(None, "; ".join(reasons), _fallback(backends[0], "none", reasons))
+    name, transcriber, reasons = first_that_runs(
+        BACKEND_NAMES if auto else backends, load, lambda found: found.refuses(language)
+    )
+    if transcriber is None:
+        return TranscriberChoice(None, "; ".join(reasons), _fallback(backends[0], name, reasons))
+    fallback = None if auto or not reasons else _fallback(backends[0], name, reasons)
+    return TranscriberChoice(transcriber, "; ".join([AUTO if auto else "listed", *reasons]), fallback)
 
 
 def _fallback(wanted: str, used: str, reasons: list[str]) -> Fallback:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pipeline.errors import Fallback, UserError
-from pipeline.models.model_cache import MODELS, ModelKey
-from pipeline.models.speech.base import BackendUnavailable, VoiceActivity
+from pipeline.models.backends import LoadedBackends, first_that_runs, no_backend
+from pipeline.models.speech.base import VoiceActivity
 from pipeline.models.speech.voice_activity.activity import ActivityOptions
 from pipeline.models.speech.voice_activity.names import AUTO, BACKEND_NAMES
-from pipeline.models.weights import root
 
 # Imported when they are asked for: nobody pays for the runtime of a backend that is not used.
 _CLASSES = {
@@ -23,9 +21,8 @@ _CLASSES = {
     AUTO: "Auto",
 }
 
-# Why a backend is not there; those that are lie in the cache of models.
-_MISSING: dict[ModelKey, str] = {}
-_ASKED: set[ModelKey] = set()
+_LOADED = LoadedBackends()
+forget_backends = _LOADED.forget
 
 
 class ActivityChoice(NamedTuple):
@@ -55,29 +52,12 @@ def load_backend(name: str, options: ActivityOptions | None = None, threads: int
         UserError: there is no such name.
     """
     if name not in _CLASSES:
-        near = difflib.get_close_matches(name, _CLASSES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join((*BACKEND_NAMES, AUTO))}"
-        raise UserError(f"there is no backend {name!r} for voice activity", do=hint)
+        raise no_backend("there is no backend {} for voice activity", name, [*BACKEND_NAMES, AUTO])
     options = options or ActivityOptions()
-    # With the store in the key: what lies in another one is another model, or none.
-    key = ModelKey(f"activity:{name}", f"threads={threads}, {options!r}, in {root()}", "cpu")
-    if key not in _MISSING:
-        _ASKED.add(key)
-        module = importlib.import_module(f"pipeline.models.speech.voice_activity.{name}")
-        backend = getattr(module, _CLASSES[name])
-        try:
-            return MODELS.get(key, lambda: backend.load(options, threads=threads))
-        except BackendUnavailable as error:
-            _MISSING[key] = str(error)
-    raise BackendUnavailable(_MISSING[key])
-
-
-def forget_backends() -> None:
-    """Load afresh from now on, for example after weights were fetched; the memory is given back."""
-    _MISSING.clear()
-    for key in _ASKED:
-        MODELS.release(key)
-    _ASKED.clear()
+    module = importlib.import_module(f"pipeline.models.speech.voice_activity.{name}")
+    backend = getattr(module, _CLASSES[name])
+    told = f"threads={threads}, {options!r}"
+    return _LOADED.get(f"activity:{name}", told, "cpu", lambda: backend.load(options, threads=threads))
 
 
 def choose(backends: Sequence[str], load: Callable[[str], VoiceActivity] = load_backend) -> ActivityChoice:
@@ -94,17 +74,11 @@ def choose(backends: Sequence[str], load: Callable[[str], VoiceActivity] = load_
     if not backends:
         raise UserError("no backend for voice activity is named", do=f"use one of {', '.join(BACKEND_NAMES)}")
     walked = (AUTO, *BACKEND_NAMES) if list(backends) == [AUTO] else tuple(backends)
-    reasons = []
-    for name in walked:
-        try:
-            backend = load(name)
-        except BackendUnavailable as error:
-            reasons.append(f"{name}: {error}")
-            continue
-        how = AUTO if walked[0] == AUTO else "listed"
-        fallback = _fallback(walked[0], name, reasons) if reasons else None
-        return ActivityChoice(backend, "; ".join([how, *reasons]), fallback)
-    return ActivityChoice(None, "; ".join(reasons), _fallback(walked[0], "none", reasons))
+    name, backend, reasons = first_that_runs(walked, load)
+    if backend is None:
+        return ActivityChoice(None, "; ".join(reasons), _fallback(walked[0], name, reasons))
+    fallback = _fallback(walked[0], name, reasons) if reasons else None
+    return ActivityChoice(backend, "; ".join([AUTO if walked[0] == AUTO else "listed", *reasons]), fallback)
 
 
 def _fallback(wanted: str, used: str, reasons: list[str]) -> Fallback:
