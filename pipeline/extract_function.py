@@ -70,7 +70,7 @@ def extract(
     Args:
         files: a file, for a dict; a list of files, a folder or a pattern such as ``music/*.flac``, for a DataFrame.
             URLs such as ``s3://bucket/song.flac`` are files, too.
-        features: extractors to run; None runs all ten, ``[]`` none.
+        features: extractors to run; None runs the ten that run by default, ``[]`` none.
         stages: networks to run: ``clap`` (an embedding, and ``segments``) and ``separation`` (how much of the track is
             voice, drums …). Their weights are fetched with ``python jobs/models.py fetch NAME``.
         config: parameters of everything; its source, output, hardware and Ray are not used.
@@ -116,10 +116,8 @@ def _settings(
 ) -> ExtractConfig:
     """The config of a call. Raises `UserError`."""
     config = copy.deepcopy(given) if given is not None else ExtractConfig()
-    if features is not None or given is None:
-        config.features.enabled = _known(
-            "features", sorted(REGISTRY) if features is None else features, REGISTRY
-        )
+    if features is not None:
+        config.features.enabled = _known("features", features, REGISTRY)
     wanted = _known("stages", stages, STAGES)
     for name in STAGES:
         section = getattr(config, name)

@@ -145,3 +145,27 @@ def mpeg_version(sample_rate: int) -> int:
     if sample_rate >= 32000:
         return 1
     return 2 if sample_rate >= 16000 else 3
+
+
+def held_rate(form: SongFormat, rate: int, channels: int) -> int:
+    """The source's rate where the format holds it, else the nearest higher one that it holds, else its highest.
+
+    Raises:
+        EncodeError: the format holds none of that many channels, or not that bit rate.
+    """
+    known = sorted({*MP3_RATES, *AAC_RATES})
+    tried = [rate, *(r for r in known if r > rate), *reversed(known)]
+    refusal: EncodeError | None = None
+    for candidate in tried:
+        try:
+            form.check(candidate, channels)
+        except EncodeError as error:
+            refusal = refusal or error
+        else:
+            return candidate
+    raise refusal
+
+
+def held_channels(form: SongFormat, channels: int) -> int:
+    """The source's channels where the format holds that many, else the most below it that it holds."""
+    return max((held for held in _CHANNELS[form.name] if held <= channels), default=1)

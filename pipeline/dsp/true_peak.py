@@ -60,7 +60,7 @@ def true_peak(samples: np.ndarray, sample_rate: int) -> float:
         return 0.0
     kernel = interpolator(oversampling(sample_rate))
     block, taps = _PEAK_BLOCK, 2 * _PEAK_ZEROS
-    peaks, bends = _block_extremes(samples.astype(np.float32, copy=False), block)
+    peaks, bends = block_extremes(samples.astype(np.float32, copy=False), block)
     peak = float(peaks.max())
     windows = samples.shape[1] - taps + 1
     if not len(kernel) or windows < 1:
@@ -68,7 +68,7 @@ def true_peak(samples: np.ndarray, sample_rate: int) -> float:
     if windows % block:
         rest = torch.from_numpy(np.array(samples[:, windows // block * block :], dtype=np.float32))
         peak = max(peak, float((rest.unfold(1, taps, 1) @ kernel.T).abs().amax()))
-    bound = _interpolated_bound(kernel, peaks, bends)[:, : windows // block]
+    bound = interpolated_bound(kernel, peaks, bends)[:, : windows // block]
     channel, number = np.nonzero(bound > peak)
     order = np.argsort(-bound[channel, number], kind="stable")
     matrix, offsets = _band_matrix(kernel, block), np.arange(block + taps - 1)
@@ -82,7 +82,7 @@ def true_peak(samples: np.ndarray, sample_rate: int) -> float:
     return peak
 
 
-def _interpolated_bound(kernel: torch.Tensor, peaks: np.ndarray, bends: np.ndarray) -> np.ndarray:
+def interpolated_bound(kernel: torch.Tensor, peaks: np.ndarray, bends: np.ndarray) -> np.ndarray:
     """What no value interpolated within a block exceeds; the filters see that block and the next one.
 
     A filter is the straight line between its two middle samples plus a weighted sum of second differences: it
@@ -91,7 +91,7 @@ def _interpolated_bound(kernel: torch.Tensor, peaks: np.ndarray, bends: np.ndarr
 
     Args:
         kernel: from `interpolator`.
-        peaks, bends: from `_block_extremes`, ``[channels, blocks + 1]``.
+        peaks, bends: from `block_extremes`, ``[channels, blocks + 1]``.
 
     Shape: → ``[channels, blocks]``.
     """
@@ -106,7 +106,7 @@ def _interpolated_bound(kernel: torch.Tensor, peaks: np.ndarray, bends: np.ndarr
     return highest + np.maximum(bends[:, :-1], bends[:, 1:]) * (weight * (1.0 + 1e-5))
 
 
-def _block_extremes(samples: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
+def block_extremes(samples: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
     """Largest absolute sample and largest absolute second difference of each block of ``block`` samples.
 
     The difference counts for the block in which its first sample lies. The last entry, of what is left behind

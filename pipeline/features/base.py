@@ -104,12 +104,14 @@ class Extractor:
         views: the audio it reads, of ``mono`` (the DSP rate), ``native`` (all channels, native rate) and
             ``channels`` (all channels at the DSP rate).
         description: one line for ``--help``.
+        by_default: whether it runs where ``features.enabled`` does not say which do.
     """
 
     name: ClassVar[str]
     version: ClassVar[str]
     views: ClassVar[tuple[str, ...]] = ("mono",)
     description: ClassVar[str] = ""
+    by_default: ClassVar[bool] = True
 
     @classmethod
     def widest(cls) -> Extractor:

@@ -169,6 +169,18 @@ class Hpss(Extractor):
         return [Fallback("features", wanted, f"{self.floor_db:g} dB in {empty} bands", reason)]
 
 
+def _shared_energies(block: SharedSpectra, hpss: Hpss, group: int) -> torch.Tensor:
+    """`energy_by_group` of the frames of a block, once for all who ask with the same parameters."""
+    n_fft, hop_length, masking = hpss.n_fft, hpss.hop_length, hpss.masking()
+
+    def compute(asked: SharedSpectra) -> torch.Tensor:
+        power, before = asked.power_around(n_fft, hop_length, hpss.kernel_size // 2 + 1)
+        frames = asked.axis.frames(hop_length)
+        return energy_by_group(power, masking, group, frames.start, first=before, last=before + len(frames))
+
+    return block.result(("hpss_energy", n_fft, hop_length, masking, group), compute)
+
+
 class _HpssRun(Running):
     def __init__(self, hpss: Hpss, track: TrackInfo) -> None:
         self.hpss = hpss
@@ -186,15 +198,7 @@ class _HpssRun(Running):
             self.fallbacks = hpss.empty_bands(bank, block.sample_rate)
         self.frames += len(frames)
         if len(frames):
-            power, before = block.power_around(hpss.n_fft, hpss.hop_length, hpss.kernel_size // 2 + 1)
-            energies = energy_by_group(
-                power,
-                hpss.masking(),
-                self.parts[0].group,
-                frames.start,
-                first=before,
-                last=before + len(frames),
-            )
+            energies = _shared_energies(block, hpss, self.parts[0].group)
             for part, energy in zip(self.parts, energies, strict=True):
                 part.add(frames, energy, bank)
         if hpss.waveforms:

@@ -163,7 +163,11 @@ class _LoudnessRun(Running):
 
 
 def measure_block(block: SharedSpectra) -> bs1770.Steps:
-    """The K-weighted steps of 100 ms that begin in the block."""
+    """The K-weighted steps of 100 ms that begin in the block, measured once for all who ask."""
+    return block.result(("loudness_steps",), _measured)
+
+
+def _measured(block: SharedSpectra) -> bs1770.Steps:
     axis, rate = block.native_axis, block.native_rate
     first = bs1770.first_step_from(axis.start, rate)
     # Up to the end of the last one: it lies in the context, if it lies in the track.

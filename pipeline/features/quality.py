@@ -155,7 +155,7 @@ class _QualityRun(Running):
             self.bandwidth = Bandwidth(samples)
         self.bandwidth.add(block.native, block.native_axis)
         if len(block.native) >= 2:
-            self.cross += cross_energy(*block.native_block[:2])
+            self.cross += pair_energy(block)
 
     def finish(self) -> Extraction:
         values: dict[str, float | None] = {f.name: None for f in self.quality.columns()}
@@ -280,6 +280,11 @@ def cross_energy(left: np.ndarray, right: np.ndarray) -> float:
     """Sum of the products of two channels ``[samples]``, in float64."""
     pieces = (slice(start, start + _CROSS_CHUNK) for start in range(0, len(left), _CROSS_CHUNK))
     return sum(float(left[i].astype(np.float64) @ right[i].astype(np.float64)) for i in pieces)
+
+
+def pair_energy(block: SharedSpectra) -> float:
+    """`cross_energy` of the first two channels of a block, summed once for all who ask."""
+    return block.result(("cross_energy",), lambda asked: cross_energy(*asked.native_block[:2]))
 
 
 def stereo_image(left: float, right: float, cross: float) -> tuple[float | None, float | None]:

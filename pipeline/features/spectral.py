@@ -125,8 +125,7 @@ class _SpectralRun(Running):
 
     def add(self, block: SharedSpectra) -> None:
         spectral = self.spectral
-        key = "spectral", spectral.n_fft, spectral.hop_length, spectral.roll_percent
-        frames = block.result(key, self._describe)
+        frames = shared_frames(block, spectral)
         # The range of the contrast ends so far below the strongest bins of the whole track, as in librosa.
         loudest = block.track.fact(
             ("contrast", spectral.n_fft, spectral.hop_length),
@@ -140,10 +139,6 @@ class _SpectralRun(Running):
         rows = np.stack([frames.centroid, frames.bandwidth, frames.rolloff])
         self.frequencies.add(rows[:, sounding])
         self.others.add(np.concatenate([frames.flatness[None], frames.contrast(loudest)])[:, sounding])
-
-    def _describe(self, block: SharedSpectra) -> SpectralFrames:
-        power = block.power(self.spectral.n_fft, self.spectral.hop_length)
-        return describe_frames(power, block.sample_rate, self.spectral.n_fft, self.spectral.roll_percent)
 
     def finish(self) -> Extraction:
         values: dict[str, float | np.ndarray | None] = {f.name: None for f in self.spectral.columns()}
@@ -186,6 +181,15 @@ class SpectralFrames:
     def contrast(self, loudest: np.ndarray) -> np.ndarray:
         """Contrast, ``[bands, frames]``, dB, in a track whose `loudest` values are given."""
         return _decibels(self.peak, loudest[0]) - _decibels(self.valley, loudest[1])
+
+
+def shared_frames(block: SharedSpectra, spectral: Spectral) -> SpectralFrames:
+    """`describe_frames` of a block with the parameters of an extractor, once for all who ask with the same ones."""
+    n_fft, hop_length, roll_percent = spectral.n_fft, spectral.hop_length, spectral.roll_percent
+    return block.result(
+        ("spectral", n_fft, hop_length, roll_percent),
+        lambda asked: describe_frames(asked.power(n_fft, hop_length), asked.sample_rate, n_fft, roll_percent),
+    )
 
 
 def describe_frames(

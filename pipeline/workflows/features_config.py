@@ -23,7 +23,9 @@ SERIES = tuple(
 
 @dataclass
 class _SharedByExtractors:
-    enabled: list[str] = field(default_factory=lambda: sorted(REGISTRY))
+    enabled: list[str] = field(
+        default_factory=lambda: sorted(name for name, cls in REGISTRY.items() if cls.by_default)
+    )
     sample_rate: int = 22050
     block_seconds: float = BLOCK_SECONDS
 

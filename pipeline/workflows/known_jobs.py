@@ -8,9 +8,10 @@ from pipeline.errors import UserError
 from pipeline.workflows.job import Job
 from pipeline.workflows.jobs.extract import EXTRACT
 from pipeline.workflows.jobs.karaoke import KARAOKE
+from pipeline.workflows.jobs.master import MASTER
 from pipeline.workflows.jobs.speech import SPEECH
 
-JOBS: dict[str, Job] = {job.name: job for job in (EXTRACT, KARAOKE, SPEECH)}
+JOBS: dict[str, Job] = {job.name: job for job in (EXTRACT, KARAOKE, SPEECH, MASTER)}
 
 
 def known_contents(job: str = EXTRACT.name) -> Contents:

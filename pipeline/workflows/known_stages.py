@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pipeline.workflows.config import POOLS as EXTRACT
 from pipeline.workflows.karaoke_config import POOLS as KARAOKE
+from pipeline.workflows.master_config import POOLS as MASTER
 from pipeline.workflows.speech_config import POOLS as SPEECH
 
 
 def stages_of_all() -> frozenset[str]:
     """Every stage that has a pool in some job."""
-    return frozenset({*EXTRACT, *KARAOKE, *SPEECH})
+    return frozenset({*EXTRACT, *KARAOKE, *SPEECH, *MASTER})

@@ -99,8 +99,8 @@ def test_nothing_interpolated_exceeds_its_bound(factor, music):
         values = np.abs(windows @ kernel.double().numpy().T).max(axis=1)
         blocks = len(values) // block
         highest = values[: blocks * block].reshape(blocks, block).max(axis=1)
-        extremes = module._block_extremes(samples[None], block)
-        bound = module._interpolated_bound(kernel, *extremes)[0, :blocks]
+        extremes = module.block_extremes(samples[None], block)
+        bound = module.interpolated_bound(kernel, *extremes)[0, :blocks]
         assert (highest <= bound).all()
     # That of music, the last one, is a bound to go by.
     assert np.median(bound / highest) < 2.0
@@ -109,8 +109,8 @@ def test_nothing_interpolated_exceeds_its_bound(factor, music):
 @pytest.mark.parametrize("samples", [1, 2, 33, 34, 66, 1000])
 def test_compiled_extremes_are_those_of_numpy(samples, monkeypatch):
     noise = np.random.default_rng(samples).standard_normal((2, samples)).astype(np.float32)
-    compiled = module._block_extremes(noise, 32)
+    compiled = module.block_extremes(noise, 32)
     assert compiled[0].max() == np.abs(noise).max()
     monkeypatch.setattr(module, "_compiled_extremes", lambda block: None)
-    for found, expected in zip(compiled, module._block_extremes(noise, 32), strict=True):
+    for found, expected in zip(compiled, module.block_extremes(noise, 32), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

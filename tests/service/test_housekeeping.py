@@ -19,7 +19,7 @@ from pipeline.audio import synth
 from pipeline.audio.isolated import MAX_TRACK_BYTES
 from pipeline.audio.reader import Spool
 from pipeline.audio.song_encoder import SongEncoder
-from pipeline.audio.song_formats import SONG_FORMATS, SongFormat
+from pipeline.audio.song_formats import SONG_FORMATS, SongFormat, held_rate
 from pipeline.audio.views import Wanted
 from pipeline.dataset.output import Output
 from pipeline.engine.inline import InlineDriver
@@ -34,7 +34,6 @@ from pipeline.service.housekeeping import (
     require_space,
 )
 from pipeline.stages.instrumental.spec import NATIVE
-from pipeline.stages.instrumental.worker import held_rate
 from pipeline.stages.karaoke.spec import REMOVED
 from pipeline.stages.separation.spec import VIEW, VOCALS
 from pipeline.workflows.drivers import Drivers

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.audio.encode import EncodeError
 from pipeline.audio.reader import AudioReader, Spool, blocks
 from pipeline.audio.resample import StreamResampler, to_mono, to_stereo
-from pipeline.audio.song_formats import AAC_RATES, MP3_RATES, SongFormat
+from pipeline.audio.song_formats import SongFormat, held_rate
 from pipeline.audio.song_peak import Finished, PeakMeter, encode_below
 from pipeline.audio.song_tags import NO_TAGS, SongTags, made_by, read_song_tags
 from pipeline.audio.views import View
@@ -229,22 +228,3 @@ class _Turned:
         """See `AudioReader`."""
         block = self._reader.read(start, stop)
         return block if self._gain == 1.0 else block * self._gain
-
-
-def held_rate(form: SongFormat, rate: int, channels: int) -> int:
-    """The source's rate where the format holds it, else the nearest higher one that it holds, else its highest.
-
-    Raises:
-        EncodeError: the format holds none of that many channels, or not that bit rate.
-    """
-    known = sorted({*MP3_RATES, *AAC_RATES})
-    tried = [rate, *(r for r in known if r > rate), *reversed(known)]
-    refusal: EncodeError | None = None
-    for candidate in tried:
-        try:
-            form.check(candidate, channels)
-        except EncodeError as error:
-            refusal = refusal or error
-        else:
-            return candidate
-    raise refusal
