@@ -24,6 +24,7 @@ from pipeline.report import formatting as words
 from pipeline.report.details import tracks
 from pipeline.report.embedding_map import POINTS, Map, embedding_map
 from pipeline.report.map_view import map_data, map_figure
+from pipeline.report.master_view import section as master_section
 from pipeline.report.outliers import MOST, Kind, outliers
 from pipeline.report.overview import DESCRIPTORS, Overview, overview
 from pipeline.report.performance import copies_text
@@ -41,6 +42,7 @@ _CONTENTS = (
     ("map", "Map"),
     ("listen", "Worth a listen"),
     ("speech", "Speech"),
+    ("masters", "Masters"),
     ("trouble", "Failures"),
     ("time", "Time"),
     ("estimate", "Estimate"),
@@ -81,8 +83,10 @@ def render(output: Output, performance: dict[str, Any], environment: dict[str, A
     on_map = [int(atlas.ids[n]) for n in spread(atlas.places, PICTURES)]
     pictures = thumbnails(output, found, [*on_map, *first])
     known = tracks(output, found, {*shown, *(int(i) for i in atlas.ids)})
-    speech = speech_section(output, found)
-    figures = _figures(found, p, compared) | (speech.charts if speech else {})
+    own = {"speech": speech_section(output, found), "masters": master_section(output, found)}
+    figures = _figures(found, p, compared)
+    for section in filter(None, own.values()):
+        figures |= section.charts
     data = {name: json.loads(c["figure"].to_json()) for name, c in figures.items() if c["figure"]}
     points = map_data(atlas, found, known, pictures) if len(atlas.ids) else None
     if points is not None:
@@ -107,7 +111,7 @@ def render(output: Output, performance: dict[str, Any], environment: dict[str, A
         when=_when(p["run_id"]),
         lead=_lead(found, p),
         cards=_cards(found, p),
-        contents=[(name, title) for name, title in _CONTENTS if speech or name != "speech"],
+        contents=[(name, title) for name, title in _CONTENTS if own.get(name, True)],
         found=found,
         charts=figures,
         keys=charts.key_counts(found),
@@ -115,7 +119,7 @@ def render(output: Output, performance: dict[str, Any], environment: dict[str, A
         map=_map_words(atlas, found, points),
         kinds=[_shown(kind, known, pictures) for kind in kinds],
         most=MOST,
-        speech=speech,
+        **own,
         failures=_failures(failed),
         time_said=" ".join([_time_words(p), *money.sentences(p["cost"])]),
         processes=sorted(p["processes"], key=lambda q: (q["stage"], -q["peak_rss_bytes"]))[:_PROCESSES],
