@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.signal import fftconvolve
 
-from pipeline.mastering.curves import Curve, flat, high_shelf, low_shelf, tilt, width
+from pipeline.mastering.curves import flat, high_shelf, low_shelf, tilt, width
 from pipeline.mastering.equalizer import Equalizer, design
 
 SHAPED = (

@@ -194,7 +194,7 @@ def test_a_hybrid_lies_between_and_an_asked_for_loudness_counts_more():
     half = Wish(EVERYTHING, mode="hybrid", reference_weight=0.5)
     plan, _ = mastered(samples, half, references=[like])
     assert plan.target_lufs == pytest.approx((like.levels.lufs + EVERYTHING.lufs) / 2)
-    own, _ = mastered(samples, replace(half, own_lufs=True), references=[like])
+    own, _ = mastered(samples, replace(half, own=("lufs",)), references=[like])
     assert own.target_lufs == EVERYTHING.lufs
 
 
