@@ -25,6 +25,8 @@ _MAX_SLOPE = 12.0
 _KNEE_DB = 6.0
 # A reference is asked for by name: it may change a band by so much more than `Preset.max_db`.
 _MATCH_OVER_MAX = 2.0
+# As loud as a reference was made, a song may have to be made.
+_MATCH_MAX_GR_DB = 18.0
 # The most that the compressor takes from any moment, over what it takes from the loud passages.
 _OVER_LOUD = 1.5
 
@@ -113,11 +115,16 @@ class References:
 
 
 def _aimed(wish: Wish, like: References | None, weight: float) -> Preset:
-    """The preset with the loudness of the references, by their weight, unless one was asked for by itself."""
+    """The preset with the loudness of the references, by their weight, and a limiter that may follow it; but for what
+    was asked for by itself."""
     preset = wish.preset
-    if like is None or like.lufs is None or wish.own_lufs:
+    if like is None or like.lufs is None:
         return preset
-    return replace(preset, lufs=weight * like.lufs + (1.0 - weight) * preset.lufs)
+    aimed = {
+        "lufs": weight * like.lufs + (1.0 - weight) * preset.lufs,
+        "max_gr_db": max(preset.max_gr_db, _MATCH_MAX_GR_DB),
+    }
+    return replace(preset, **{name: value for name, value in aimed.items() if name not in wish.own})
 
 
 def _as_dense(preset: Preset, before: Levels, like: References) -> Adapted:

@@ -19,7 +19,7 @@ class Wish:
         mode: ``adaptive``, ``reference`` or ``hybrid``.
         amount: of everything that is done, 0 to 1.
         reference_weight: of the references in ``hybrid``, 0 to 1.
-        own_lufs: whether the loudness was asked for by itself: then it counts more than a reference's.
+        own: numbers of the preset that were asked for by themselves: they count more than what a reference says.
         ceiling_dbtp: the highest true peak.
         phase: of the equaliser, ``linear`` or ``minimum``.
     """
@@ -29,7 +29,7 @@ class Wish:
     mode: str = "adaptive"
     amount: float = 1.0
     reference_weight: float = 0.5
-    own_lufs: bool = False
+    own: tuple[str, ...] = ()
     ceiling_dbtp: float = -1.0
     phase: str = "linear"
 

@@ -11,6 +11,7 @@ from pipeline.audio.encode import EncodeError
 from pipeline.audio.song_formats import SONG_FORMATS, SongFormat
 from pipeline.errors import UserError
 from pipeline.mastering.presets import Preset
+from pipeline.mastering.wish import Wish
 from pipeline.workflows.config_checks import each_of, filled, one_of, refused
 from pipeline.workflows.hardware_config import HardwareConfig
 from pipeline.workflows.master_presets import presets
@@ -81,11 +82,25 @@ class MasterOptions:
         """Where the references are; none where the mode has none."""
         return [] if self.mode == "adaptive" else list(self.reference)
 
+    def own(self) -> tuple[str, ...]:
+        """The numbers of the preset that are given here."""
+        return tuple(f.name for f in dataclasses.fields(Preset) if getattr(self, f.name) is not None)
+
     def numbers(self) -> Preset:
         """The preset, with what is said here instead of its own."""
-        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(Preset)}
-        return dataclasses.replace(
-            presets()[self.preset], **{name: value for name, value in own.items() if value is not None}
+        return dataclasses.replace(presets()[self.preset], **{name: getattr(self, name) for name in self.own()})
+
+    def wish(self) -> Wish:
+        """What plans are made by."""
+        return Wish(
+            self.numbers(),
+            self.preset,
+            self.mode,
+            amount=float(self.amount),
+            reference_weight=float(self.reference_weight),
+            own=self.own(),
+            ceiling_dbtp=float(self.ceiling()),
+            phase=self.phase,
         )
 
     def ceiling(self) -> float:

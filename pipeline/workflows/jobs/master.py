@@ -18,7 +18,6 @@ from pipeline.errors import UserError
 from pipeline.features.base import Extractor
 from pipeline.features.fingerprint import Fingerprint
 from pipeline.features.golden import Golden
-from pipeline.mastering.wish import Wish
 from pipeline.stages.features.spec import extractor_product, features_stage
 from pipeline.stages.master.spec import master_product, master_stage
 from pipeline.workflows.job import Found, Job
@@ -49,21 +48,11 @@ class Masters(Found):
     ) -> Pipeline:
         """Take the fingerprint, master, see `Found.pipeline`."""
         options = config.master
-        wish = Wish(
-            options.numbers(),
-            options.preset,
-            options.mode,
-            amount=options.amount,
-            reference_weight=options.reference_weight,
-            own_lufs=options.lufs is not None,
-            ceiling_dbtp=options.ceiling(),
-            phase=options.phase,
-        )
         fingerprint = features_stage(
             [Fingerprint()], DSP_RATE, max_track_bytes=config.hardware.max_track_bytes, golden=golden
         )
         master = master_stage(
-            wish,
+            options.wish(),
             options.form(),
             references=self.references,
             encodes=options.encodes,
