@@ -10,15 +10,17 @@ Three passes over the song, none of which holds more than a piece of it in memor
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from types import TracebackType
 
 import numpy as np
 
-from pipeline.audio.reader import PIECE, AudioReader, Spool, blocks
+from pipeline.audio.reader import PIECE, ArrayReader, AudioReader, Spool, blocks
 from pipeline.mastering.drafting import Heard, Reference, draft
 from pipeline.mastering.dynamics import Compressor
 from pipeline.mastering.equalizer import Equalizer, design
@@ -28,6 +30,11 @@ from pipeline.mastering.meter import STEPS_PER_SECOND, Measured, Meter
 from pipeline.mastering.plan import Plan
 from pipeline.mastering.processor import Processor, run
 from pipeline.mastering.wish import Wish
+
+# Freed once, blocks up to this size are kept from then on: glibc's limit is 32 MB.
+_KEPT = 30 << 20
+# Bytes of a song that may be held: 6 minutes of stereo at 44.1 kHz.
+_IN_MEMORY = 128 << 20
 
 Progress = Callable[[str, float], None]
 """Is told a part of the work (``analysis``, ``plan``, ``render``) and which share of it is done, 0 to 1."""
@@ -103,6 +110,7 @@ class Mastering(AbstractContextManager):
         references: of the modes that need them.
         heard: what was found by listening to it before; None to listen now.
         progress: is told how far it is.
+        beside: a thread of it measures each piece while the next one is shaped; None measures in between.
     """
 
     def __init__(
@@ -115,14 +123,17 @@ class Mastering(AbstractContextManager):
         *,
         heard: Heard | None = None,
         progress: Progress = lambda part, share: None,
+        beside: Executor | None = None,
     ) -> None:
+        self._beside = beside
+        _keep_memory()
         self.reader, self.sample_rate, self.wish = reader, sample_rate, wish
         self.fingerprint, self.references = dict(fingerprint or {}), tuple(references)
         self.progress = progress
         self.max_compression_db: float | None = None
         self._heard = heard
         self._draft: Plan | None = None
-        self._shaped: Spool | None = None
+        self._shaped: _Shaped | None = None
         self._profile: LoudnessProfile | None = None
 
     def __exit__(
@@ -207,7 +218,7 @@ class Mastering(AbstractContextManager):
         )
 
     def _limited(self, plan: Plan, limiter: Limiter, start: int, stop: int | None) -> Iterator[np.ndarray]:
-        shaped = self._shaped if self._shaped is not None else self.reader
+        shaped = self.reader if self._shaped is None else self._shaped.reader
         end = shaped.samples if stop is None else stop
         pieces = (shaped.read(at, min(at + PIECE, end)) for at in range(start, end, PIECE))
         yield from run([limiter], pieces)
@@ -220,19 +231,57 @@ class Mastering(AbstractContextManager):
         profile = LoudnessProfile(plan.sample_rate, plan.channels, plan.limiting)
         processors = shaping(plan)
         # What is not changed need not be kept: the limiter reads the song itself.
-        shaped = Spool(plan.channels) if processors else None
-        self._shaped, done = shaped, 0
+        self._shaped, done = _Shaped(plan.channels, plan.samples) if processors else None, 0
+        measured: Future | None = None
         for block in run(processors, blocks(self.reader)):
-            profile.push(block)
-            if shaped is not None:
-                shaped.write(block)
+            if measured is not None:
+                measured.result()
+            if self._beside is None:
+                profile.push(block)
+            else:
+                measured = self._beside.submit(profile.push, block)
+            if self._shaped is not None:
+                self._shaped.write(block)
             done += block.shape[1]
             self.progress("plan", done / max(1, plan.samples))
+        if measured is not None:
+            measured.result()
         profile.finish()
         compressor = next((one for one in processors if isinstance(one, Compressor)), None)
         self.max_compression_db = None if compressor is None else max(compressor.reduction().max_db)
         self._profile, self._draft = profile, plan
         return plan
+
+
+@functools.cache
+def _keep_memory() -> None:
+    """Have the C library keep what it is given back: by default it returns each block of a few MB to the system, and
+    the next one is zeroed page by page, which is a fifth of all that is done here. It learns from what is freed."""
+    np.empty(_KEPT, np.uint8)
+
+
+class _Shaped:
+    """A song behind equaliser and compressor: in memory where it is small, which costs less than a file."""
+
+    def __init__(self, channels: int, samples: int) -> None:
+        small = 4 * channels * samples <= _IN_MEMORY
+        self._held = np.empty((channels, samples), np.float32) if small else None
+        self._spool = None if small else Spool(channels)
+        self.reader: AudioReader = ArrayReader(self._held) if self._spool is None else self._spool
+        self._at = 0
+
+    def write(self, block: np.ndarray) -> None:
+        """The next samples, float32 ``[channels, n]``."""
+        if self._spool is not None:
+            self._spool.write(block)
+            return
+        self._held[:, self._at : self._at + block.shape[1]] = block
+        self._at += block.shape[1]
+
+    def close(self) -> None:
+        """Give the file back, where there is one."""
+        if self._spool is not None:
+            self._spool.close()
 
 
 def _per_second(reduction_db: np.ndarray) -> tuple[float, ...]:

@@ -29,7 +29,7 @@ _NOISE_MOVES_DB, _SONG_MOVES_DB = 2.0, 10.0
 _QUIET_PERCENTILE = 10.0
 _INAUDIBLE_ROOT = 10.0 ** (-60.0 / 40.0)
 
-# Of longer songs, every second part behind these (some 45 s) stands for two: their average is the same, their cost half.
+# Of longer songs, every second part behind these (some 45 s) stands for two: that costs half as much.
 _ALL_PARTS = 64
 # About this many seconds per transform: bins of 2.7 Hz resolve third-octave bands from 30 Hz on.
 _WINDOW_S = 0.37

@@ -88,7 +88,9 @@ class MasterOptions:
 
     def numbers(self) -> Preset:
         """The preset, with what is said here instead of its own."""
-        return dataclasses.replace(presets()[self.preset], **{name: getattr(self, name) for name in self.own()})
+        return dataclasses.replace(
+            presets()[self.preset], **{name: getattr(self, name) for name in self.own()}
+        )
 
     def wish(self) -> Wish:
         """What plans are made by."""
