@@ -16,7 +16,7 @@ from pipeline.commands import as_typed
 
 EXAMPLES = """  python jobs/columns.py [JOB]
 
-  JOB    extract (feature extraction) unless another one is named: karaoke
+  JOB    extract (feature extraction) unless another one is named: karaoke, speech, master
 
 examples:
   python jobs/columns.py                      on the terminal

@@ -44,6 +44,8 @@ TEXT_KEYS = (
     "service.search_user",
     "service.search_password",
     "service.search_ca_certs",
+    "listening.token",
+    "listening.folder",
 )
 SECRET_LEAVES = ("key", "secret", "token", "password")
 # What is meant where a value is given to a whole group of keys.
@@ -57,6 +59,8 @@ MAIN_KEYS = {
     "karaoke": "karaoke.method",
     "service": "service.kafka",
     "speech": "speech.steps",
+    "master": "master.preset",
+    "listening": "listening.roots",
     "diarize": "diarize.num_speakers",
     "transcribe": "transcribe.model",
     "plan": "plan.sample",

@@ -15,6 +15,8 @@ SCRIPTS = {
     "karaoke-service": "karaoke_service",
     "karaoke-request": "karaoke_request",
     "speech": "prepare_speech",
+    "master": "master",
+    "master-service": "master_service",
     "plan": "plan",
     "verify": "verify",
     "failures": "failures",

@@ -19,6 +19,8 @@ ABOUT = {
     "karaoke-service": "the same for songs that are asked for by message, one at a time, through Kafka",
     "karaoke-request": "ask that service for a song by hand, see what it answers, send dead letters again",
     "speech": "recordings in, who says what when out: words, speakers, clips, denoised audio",
+    "master": "songs in, masters out, true to their loudness, and what was done to each",
+    "master-service": "masters that are listened to before they are done, on a page of this machine",
     "plan": "what that would take: files, hours, memory, time, cost and problems to expect",
     "verify": "whether an output holds what it promises; repair=true mends it",
     "failures": "what failed and why; retry=true runs just those files again",

@@ -28,6 +28,9 @@ from pipeline.late import Late
         "report.py --help",
         "karaoke_service.py --help",
         "karaoke_service.py --cfg job service.embedded=true karaoke.method=midside",
+        "master.py --help",
+        "master.py --cfg job master.preset=warm",
+        "master_service.py --help",
         "karaoke_request.py --help",
         "karaoke_request.py send --help",
     ],
@@ -38,7 +41,7 @@ def test_what_only_looks_imports_no_torch_and_no_ray(repo, line):
     assert done.returncode == (2 if " path " in line and not done.stdout else 0), done.stderr
 
 
-@pytest.mark.parametrize("job", ["extract_features", "plan", "demo", "karaoke_service"])
+@pytest.mark.parametrize("job", ["extract_features", "plan", "demo", "karaoke_service", "master"])
 def test_the_first_line_comes_before_anything_heavy(repo, job):
     """Of order, not of seconds: whoever imports something ends the process, and the line has been said."""
     done = trapped(repo, "numpy,pyarrow,hydra,torch,ray", f"jobs/{job}.py", "source.uri=a", "output.uri=b")

@@ -53,7 +53,7 @@ class Rules:
     def place(self, request: Request) -> Place:
         """Where a request's song lies and its result goes. Raises `Refused`."""
         local = is_local(request.path)
-        source = self._local(request.path) if local else self._remote(request.path)
+        source = self.source(request.path)
         if self.output_uri is not None:
             folder = f"{self.output_uri.rstrip('/')}/{request.video_id}"
             return self._apart(Place(source, folder, self.name, f"{folder}/{self.name}"))
@@ -61,6 +61,10 @@ class Rules:
         # Of a link that is the file itself, beside it: its folder has to be below a root as well.
         folder = self._allowed(beside or "/") if local else beside
         return self._apart(Place(source, folder, self.name, f"{beside}/{self.name}"))
+
+    def source(self, path: str) -> str:
+        """Where a song lies: its path with every link followed, or its URL. Raises `Refused`."""
+        return self._local(path) if is_local(path) else self._remote(path)
 
     def _apart(self, place: Place) -> Place:
         target = os.path.realpath(place.target) if is_local(place.target) else place.target
