@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -19,19 +20,20 @@ PARTS = (
     ("speech", ("tests/integration/test_speech.py", "tests/models/speech/", "tests/speech/")),
     ("inline", ("tests/integration/test_inline_run.py", "tests/integration/test_karaoke.py",
                 "tests/integration/test_toy_job.py", "tests/sequences/")),
+    ("masters", ("tests/mastering/", "tests/integration/test_master.py", "tests/features/")),
     ("models", ("tests/models/",)),
     ("service", ("tests/service/",)),
     ("kit", ("tests/benchmarks/",)),
     ("jobs", ("tests/integration/", "tests/pins/")),
 )  # fmt: skip
-ORDER = ("jobs", "others", "inline", "speech", "models", "service", "kit")
+ORDER = ("jobs", "others", "inline", "speech", "masters", "models", "service", "kit")
 
 
 def part_of(nodeid: str) -> str:
     """The part that a test belongs to. One that starts a Ray is among the jobs: only one Ray at a time is this
     machine's, which others may look for."""
     part = next((name for name, beginnings in PARTS if nodeid.startswith(beginnings)), "others")
-    return "jobs" if part == "inline" and "ray" in nodeid.rpartition("::")[2] else part
+    return "jobs" if part in ("inline", "masters") and "ray" in nodeid.rpartition("::")[2] else part
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -49,6 +51,24 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     config.option.loadscopereorder = False
     return Parts(config, log)
+
+
+HELD: set[str] = set()
+"""Libraries with threads of their own that this process was held to one of."""
+
+
+def pytest_runtest_setup() -> None:
+    """What tests compute in this process is computed in one thread, as in an actor: where two processes share two
+    cores, threads of a library that wait for each other spin for most of the time. It is not said by environment
+    variables, which whatever tests start would have, too."""
+    new = {"numpy", "scipy.linalg", "torch"}.intersection(sys.modules) - HELD
+    if new:
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(1)
+        if "torch" in new:
+            sys.modules["torch"].set_num_threads(1)
+        HELD.update(new)
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from pipeline.workflows.demo_data import DemoTrack, write_demo
 from pipeline.workflows.jobs import extract
 from pipeline.workflows.outcome import Result
 
-SECONDS = 8.0
+SECONDS = 5.0
 # File name → the class its failure must have.
 BAD = {
     "text.mp3": "UnrecognizedFormat",

@@ -128,7 +128,8 @@ CASES = (
         "s3://my-bucket/tables/wave=002/tracks/*.parquet",
         slow=True,
     ),
-    Case("ray job status ID", r"RUNNING|PENDING", needs=(NO_WAIT,)),
+    # The job goes on until it is stopped, and takes the time of whatever is run beside it.
+    Case("ray job status ID", r"RUNNING|PENDING", needs=(NO_WAIT,), slow=True),
     Case(
         "ray job stop ID",
         "was stopped",
@@ -145,8 +146,8 @@ CASES = (
     Case("python jobs/models.py list", "spleeter-2stems"),
     Case("python jobs/columns.py", "# Columns"),
     Case("python jobs/columns.py > docs/columns.md", makes="docs/columns.md"),
-    Case("python jobs/columns.py karaoke", "karaoke_predicted_sdr_db"),
-    Case("python jobs/columns.py speech", "vad_speech_share"),
+    Case("python jobs/columns.py karaoke", "karaoke_predicted_sdr_db", slow=True),
+    Case("python jobs/columns.py speech", "vad_speech_share", slow=True),
     Case(
         PYTHON + "jobs/karaoke.py source.uri=songs output.uri=out/karaoke",
         r"1 file \(1 ok, 0 partial, 0 failed\)",
@@ -166,6 +167,25 @@ CASES = (
         (PYTHON + "jobs/prepare_speech.py source.uri=calls output.uri=out/calls",),
         slow=True,
     ),
+    Case(
+        PYTHON + "jobs/master.py source.uri=mixes output.uri=out/masters",
+        r"1 file \(1 ok, 0 partial, 0 failed\)",
+        "out/masters/masters_flac/*/*/master.flac",
+    ),
+    Case(
+        PYTHON + "jobs/master.py source.uri=mixes output.uri=out/masters master.preset=warm",
+        r"1 file \(1 ok, 0 partial, 0 failed\)",
+        "out/masters/plans/*/*/plan.json",
+        slow=True,
+    ),
+    Case(
+        PYTHON
+        + "jobs/master.py source.uri=mixes output.uri=out/like master.mode=reference master.reference=ref.flac",
+        r"1 file \(1 ok, 0 partial, 0 failed\)",
+        "out/like/masters_flac/*/*/master.flac",
+        slow=True,
+    ),
+    Case("python jobs/columns.py master", "master_lufs_after", slow=True),
     Case("python jobs/karaoke_service.py --help", "service.embedded=true"),
 )
 NOT_RUN = {
@@ -189,6 +209,8 @@ NOT_RUN |= {
     SERVE + "service.embedded=true service.workers=inline": "never ends: test_embedded_service.py starts it",
     SERVE + "'service.roots=[/shared/audio]' service.kafka=HOST:9092 service.search_url=http://HOST:9200":
         "never ends: test_karaoke_service.py starts it, with real servers",
+    PYTHON + "jobs/master_service.py 'listening.roots=[/music]'":
+        "never ends: test_listening_process.py starts it",
     BY_HAND + "send songs/song.flac": "needs a service: test_embedded_service.py types it",
     BY_HAND + "answers": "never ends: test_embedded_service.py types it",
     BY_HAND + "dead --code DISK_FULL --again": "needs a service: test_embedded_service.py types it",
@@ -319,6 +341,9 @@ def place(tmp_path_factory, spleeter):
         soundfile.write(folder / "music" / f"{number}.flac", sound, 44100)
     (folder / "calls").mkdir()
     shutil.copy(folder / "music" / "0.flac", folder / "calls" / "call.flac")
+    (folder / "mixes").mkdir()
+    for file in ("mixes/song.flac", "ref.flac"):
+        shutil.copy(folder / "music" / "0.flac", folder / file)
     (folder / "songs").mkdir()
     shutil.copy(folder / "music" / "0.flac", folder / "songs" / "song.flac")
     for number in range(60):  # more than can be done before a job is stopped

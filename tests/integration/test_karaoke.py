@@ -79,6 +79,12 @@ def rows(output: Path, table: str = "tracks") -> dict[str, dict]:
     return {Path(row["uri"]).name: row for row in found}
 
 
+@pytest.fixture
+def here(monkeypatch) -> None:
+    """Runs in this process: that of `made` has one beside it, as every run by hand."""
+    monkeypatch.setattr(Drivers, "_made", lambda self, inline: InlineDriver(1.0, child=False))
+
+
 @pytest.fixture(scope="module")
 def made(songs, tmp_path_factory) -> Path:
     """Everything in FLAC with its vocals, without a network."""
@@ -172,7 +178,7 @@ def test_what_is_there_is_not_computed_again(made, songs):
     assert rows(made) == rows_before
 
 
-def test_an_output_is_whole_and_damage_is_found(made, songs, tmp_path):
+def test_an_output_is_whole_and_damage_is_found(here, made, songs, tmp_path):
     assert not verify(Output(str(made)), deep=True).remaining.total
     output = tmp_path / "out"
     shutil.copytree(made, output)
@@ -185,7 +191,7 @@ def test_an_output_is_whole_and_damage_is_found(made, songs, tmp_path):
         assert (output / path).read_bytes() == (made / path).read_bytes()
 
 
-def test_another_format_takes_the_place_of_the_first(made, songs, tmp_path):
+def test_another_format_takes_the_place_of_the_first(here, made, songs, tmp_path):
     """Of the songs that are done anew; the files of the others stay, and are still known."""
     output = tmp_path / "out"
     shutil.copytree(made, output)
@@ -201,7 +207,7 @@ def test_another_format_takes_the_place_of_the_first(made, songs, tmp_path):
     assert not verify(Output(str(output)), deep=True).remaining.total
 
 
-def test_a_separation_from_the_cache_is_done_again_for_its_vocals(songs, tmp_path):
+def test_a_separation_from_the_cache_is_done_again_for_its_vocals(here, songs, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "cd.flac").symlink_to(songs / "cd.flac")
@@ -218,14 +224,13 @@ def test_a_separation_from_the_cache_is_done_again_for_its_vocals(songs, tmp_pat
     assert (tmp_path / "first" / path).read_bytes() == (tmp_path / "second" / path).read_bytes()
 
 
-def test_a_song_that_cannot_be_scored_is_a_song_all_the_same(songs, tmp_path, monkeypatch):
+def test_a_song_that_cannot_be_scored_is_a_song_all_the_same(here, songs, tmp_path, monkeypatch):
     from pipeline.stages.karaoke import worker
 
     def refuses(*given, **named):
         raise ValueError("the judge is asleep")
 
     monkeypatch.setattr(worker, "score", refuses)
-    monkeypatch.setattr(Drivers, "_made", lambda self, inline: InlineDriver(1.0, child=False))
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "cd.flac").symlink_to(songs / "cd.flac")
@@ -236,7 +241,7 @@ def test_a_song_that_cannot_be_scored_is_a_song_all_the_same(songs, tmp_path, mo
     assert heard(tmp_path / "out", row)[0].any()
 
 
-def test_a_lossy_file_keeps_length_and_place(songs, tmp_path):
+def test_a_lossy_file_keeps_length_and_place(here, songs, tmp_path):
     """A rate that mp3 does not hold becomes one that it does, and the row says so."""
     folder = tmp_path / "in"
     folder.mkdir()
@@ -258,7 +263,7 @@ def test_a_lossy_file_keeps_length_and_place(songs, tmp_path):
     assert heard(tmp_path / "out", high)[0].shape == (2, 3 * 48000)
 
 
-def test_tracks_too_long_to_travel_give_the_same_files(made, songs, tmp_path):
+def test_tracks_too_long_to_travel_give_the_same_files(here, made, songs, tmp_path):
     config = configured(songs, tmp_path / "out", method="midside", format="flac", keep=["vocals"])
     config.hardware.max_track_bytes = 1_000_000
     assert run_job(KARAOKE, config, Asked(quiet=True)).exit_code == 0
@@ -270,7 +275,7 @@ def test_tracks_too_long_to_travel_give_the_same_files(made, songs, tmp_path):
         assert np.abs(whole - pieces).max() < 1e-5
 
 
-def test_a_network_is_judged_and_compared(songs, tmp_path, spleeter):
+def test_a_network_is_judged_and_compared(here, songs, tmp_path, spleeter):
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "cd.flac").symlink_to(songs / "cd.flac")

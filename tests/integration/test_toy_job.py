@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 from helpers.toy_job import RATE, TOY, ToyConfig
+from in_process import InProcess
 
 from pipeline.dataset.output import Output
 from pipeline.dataset.verify import verify
@@ -29,6 +30,12 @@ def song(path: Path, level: float, rate: int = RATE, seconds: int = SECONDS) -> 
     sound = level * np.sin(2 * np.pi * 500 * time) * (time.astype(int) % 2 == 0)
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, sound, rate, subtype="FLOAT")
+
+
+@pytest.fixture
+def here(monkeypatch) -> None:
+    """Runs in this process, where a process beside it, which others of these tests have, is not what is asked about."""
+    InProcess(monkeypatch)
 
 
 @pytest.fixture
@@ -110,7 +117,7 @@ def test_the_same_through_ray(source, tmp_path, repo, monkeypatch):
     assert "soften+listen" in said, "a maker and its reader share a process"
 
 
-def test_a_later_product_alone_needs_its_maker_again(source, tmp_path):
+def test_a_later_product_alone_needs_its_maker_again(here, source, tmp_path):
     output = tmp_path / "out"
     assert run(source, output) == 0
     before = by_name(output)
@@ -126,7 +133,7 @@ def test_a_later_product_alone_needs_its_maker_again(source, tmp_path):
     assert not (output / "runs" / nothing.run_id / "performance.json").exists()
 
 
-def test_a_product_goes_stale_with_its_maker(source, tmp_path):
+def test_a_product_goes_stale_with_its_maker(here, source, tmp_path):
     output = tmp_path / "out"
     assert run(source, output) == 0
     before = dict(by_name(output)["b"]["extractor_keys"])
@@ -138,7 +145,7 @@ def test_a_product_goes_stale_with_its_maker(source, tmp_path):
     assert [row for row in rows(output, "seconds") if row["asset_id"] == after["b"]["asset_id"]] == []
 
 
-def test_tracks_too_long_to_travel_give_the_same(source, tmp_path):
+def test_tracks_too_long_to_travel_give_the_same(here, source, tmp_path):
     whole, long = tmp_path / "whole", tmp_path / "long"
     assert run(source, whole) == 0
     config = configured(source, long)
@@ -149,7 +156,7 @@ def test_tracks_too_long_to_travel_give_the_same(source, tmp_path):
     assert rows(whole, "seconds") == rows(long, "seconds")
 
 
-def test_what_failed_is_tried_again_when_asked_for(source, tmp_path):
+def test_what_failed_is_tried_again_when_asked_for(here, source, tmp_path):
     output = tmp_path / "out"
     run(source, output)
     song(source / "broken.wav", 0.5)
@@ -160,7 +167,7 @@ def test_what_failed_is_tried_again_when_asked_for(source, tmp_path):
     assert len(rows(output, "failures")) == before == 1, "it fails again, and is one failure still"
 
 
-def test_damage_is_found_and_mended_and_computed_again(source, tmp_path):
+def test_damage_is_found_and_mended_and_computed_again(here, source, tmp_path):
     output = tmp_path / "out"
     run(source, output)
     assert verify(Output(str(output)), deep=True).exit_code == 0
@@ -184,7 +191,7 @@ def test_damage_is_found_and_mended_and_computed_again(source, tmp_path):
     assert verify(Output(str(output)), deep=True).exit_code == 0
 
 
-def test_rows_of_its_table_that_are_lost_or_nobody_s_are_found(source, tmp_path):
+def test_rows_of_its_table_that_are_lost_or_nobody_s_are_found(here, source, tmp_path):
     output = tmp_path / "out"
     run(source, output)
     root = Output(str(output))
@@ -215,7 +222,7 @@ def test_it_is_planned_and_reported(source, tmp_path):
     }
 
 
-def test_an_output_is_of_one_job(source, tmp_path):
+def test_an_output_is_of_one_job(here, source, tmp_path):
     run(source, tmp_path / "out")
     assert Output(str(tmp_path / "out")).contents.job == "toy"
     other = ExtractConfig()

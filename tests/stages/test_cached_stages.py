@@ -22,6 +22,7 @@ from pipeline.engine.batch import collect
 from pipeline.engine.packing import pack, planned
 from pipeline.engine.results import DECODE, Results
 from pipeline.features import REGISTRY
+from pipeline.models.clap.embed import ClapEmbedder
 from pipeline.models.separation import base
 from pipeline.models.separation.choose import forget_backends
 from pipeline.stages.clap.worker import ClapWorker
@@ -52,6 +53,14 @@ def louder(monkeypatch):
     forget_backends()
     yield
     forget_backends()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cold():
+    """CLAP computes its first window for real: a third of these tests' time would be silence that nobody asked for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ClapEmbedder, "warm_up", lambda self: None)
+        yield
 
 
 @pytest.fixture(scope="module")

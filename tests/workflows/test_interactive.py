@@ -14,6 +14,7 @@ import sys
 import termios
 import time
 
+import psutil
 import pytest
 
 from pipeline.errors import UserError
@@ -332,8 +333,13 @@ class Terminal:
         assert self.shown.endswith(words), self.shown
 
     def answer(self, prompt: str, words: str) -> None:
-        """Type a line, or a control character, once the prompt is there."""
+        """Type a line, or a control character, once the prompt is there and is waited at: the interpreter does not look
+        at a signal that comes between the two before the next key."""
         self.until(prompt)
+        deadline = time.monotonic() + DEADLINE_S
+        while psutil.Process(self.process.pid).status() != psutil.STATUS_SLEEPING:
+            assert time.monotonic() < deadline, "it does not wait"
+            time.sleep(0.01)
         os.write(self._own, words.encode())
 
     def end(self) -> int:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from functools import cache
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ NAMES = (*BACKEND_NAMES, AUTO)
 NEEDS = {"firered": ("firered-vad",), "silero": ("silero-vad",), "seg3": ("segmentation-3.0",), "energy": ()}
 NEEDS[AUTO] = ("firered-vad", "silero-vad")
 GRID = FrameGrid(0.01)
+RECORDING_S = 73.21
 
 
 @pytest.fixture(params=NAMES)
@@ -37,6 +39,13 @@ def pieces(samples: np.ndarray, size: int) -> list[np.ndarray]:
 def probabilities(backend, parts: list[np.ndarray]) -> np.ndarray:
     frames = backend.frames()
     return np.concatenate([*(frames.push(part) for part in parts), frames.finish()])
+
+
+@cache
+def at_once(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and regions of a recording in one piece, which other ways of cutting are compared with."""
+    backend = choose.load_backend(name)
+    return probabilities(backend, [syllables(RECORDING_S)]), regions_of(backend, syllables(RECORDING_S))
 
 
 def regions_of(backend, samples: np.ndarray) -> np.ndarray:
@@ -114,8 +123,8 @@ def test_options_out_of_range(wrong):
 # More than one block of every backend, and no multiple of anything.
 @pytest.mark.parametrize("size", [1601, 40_000, 16_000 * 31 + 17])
 def test_how_a_recording_is_cut_changes_nothing(backend, size):
-    samples = syllables(73.21)
-    whole = probabilities(backend, [samples])
+    samples = syllables(RECORDING_S)
+    whole, regions = at_once(backend.name)
     assert whole.dtype == np.float32
     assert whole.min() >= 0
     assert whole.max() <= 1
@@ -123,11 +132,11 @@ def test_how_a_recording_is_cut_changes_nothing(backend, size):
     stream = backend.stream()
     for part in pieces(samples, size):
         stream.push(part)
-    np.testing.assert_array_equal(stream.finish(), regions_of(backend, samples))
+    np.testing.assert_array_equal(stream.finish(), regions)
 
 
 def test_pieces_of_one_sample(backend):
-    samples = syllables(73.21)[:3000]
+    samples = syllables(RECORDING_S)[:3000]
     np.testing.assert_array_equal(
         probabilities(backend, pieces(samples, 1)), probabilities(backend, [samples])
     )
@@ -135,7 +144,7 @@ def test_pieces_of_one_sample(backend):
 
 def test_frames_cover_the_recording(backend):
     for seconds in (9.99, 10.0, 14.995, 25.5, 60.0):
-        count = len(probabilities(backend, [syllables(73.21)[: int(seconds * SAMPLE_RATE)]]))
+        count = len(probabilities(backend, [syllables(RECORDING_S)[: int(seconds * SAMPLE_RATE)]]))
         end = backend.grid.first_s + count * backend.grid.frame_s
         assert end == pytest.approx(seconds, abs=0.06)
 
@@ -162,7 +171,7 @@ def test_what_is_no_mono_recording_is_refused(backend):
 
 
 def test_the_callers_array_may_be_used_again(backend):
-    samples = syllables(73.21)[: 20 * SAMPLE_RATE]
+    samples = syllables(RECORDING_S)[: 20 * SAMPLE_RATE]
     frames, buffer, given = backend.frames(), np.empty(1000, np.float32), []
     for part in pieces(samples, 1000):
         buffer[: len(part)] = part
