@@ -76,7 +76,9 @@ class Curve:
             return np.full(wanted.shape, self.mid_db[0]), np.full(wanted.shape, sides[0])
         own = np.log2(self.frequencies_hz)
         octaves = np.clip(np.log2(wanted), own[0], own[-1])
-        mid, side = PchipInterpolator(own, np.array([self.mid_db, sides]), axis=1)(octaves)
+        # Where a curve is flat but for rounding, a slope is divided by next to nothing, and not used.
+        with np.errstate(over="ignore"):
+            mid, side = PchipInterpolator(own, np.array([self.mid_db, sides]), axis=1)(octaves)
         return mid, side
 
     def to_dict(self) -> dict[str, Any]:

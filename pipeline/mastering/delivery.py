@@ -19,8 +19,9 @@ from pipeline.audio.song_formats import SongFormat, held_channels, held_rate
 from pipeline.audio.song_tags import NO_TAGS, SongTags
 from pipeline.audio.stream import open_file
 from pipeline.mastering.levels import Levels
+from pipeline.mastering.meter import Measured, Meter
 from pipeline.mastering.plan import Plan
-from pipeline.mastering.song import Mastering, Measured, Meter
+from pipeline.mastering.song import Mastering
 
 ROUNDS = 5
 """A song is rendered so often before a file is left above what is allowed."""
@@ -28,10 +29,14 @@ TRIAL_BIT_RATE = 128_000
 TRIAL_DBTP = 0.0
 """What a decoder may make of a trial encode: full scale."""
 LOSSLESS = ("flac", "wav")
-# dB below what should do.
-_MARGIN_DB = 0.05
-# Rounds in which the ceiling alone is lowered.
-_KEPT_LOUD = 2
+# dB below what should do, in the second round and in those behind it: the peaks of a codec change by some tenths with
+# every gain.
+_MARGINS_DB = (0.05, 0.5)
+# After so many rounds the loudness is given up as well as the ceiling.
+_ROUNDS_AS_LOUD = 1
+# LU that a codec takes away and that are made up for: what it leaves out, such as all above 16 kHz, is not to be paid
+# for with limiting.
+_MOST_MADE_UP_LU = 0.5
 # LU by which a lossy file may be off before it is rendered again.
 _LOUDNESS_LU = 0.05
 
@@ -42,7 +47,7 @@ class Delivered:
 
     Args:
         plan: that it was rendered by.
-        after: what was measured of what was written.
+        after: what was measured of what was written: of a lossy file, once it was decoded.
         max_gain_reduction_db: of the limiter.
         gain_reduction_db: of the limiter, the most in each second.
         max_compression_db: of the compressor; None without one.
@@ -103,7 +108,8 @@ class Delivery:
         """
         plan = self.mastering.settle()
         start, stop = self.mastering.stretch(self.preview_s)
-        ceiling, target, given_up = plan.limiting.ceiling_dbtp, plan.target_lufs, 0.0
+        asked, first = plan.target_lufs, plan.limited_by
+        ceiling, given_up, made_up = plan.limiting.ceiling_dbtp, 0.0, 0.0
         for number in range(1, ROUNDS + 1):
             with closing(Spool(plan.channels)) as spool:
                 rendered = self.mastering.render(plan, spool.write, start, stop)
@@ -111,26 +117,32 @@ class Delivery:
                 checks = self._checks(spool, file, folder, plan)
             excess = max((check.excess_db for check in checks), default=-math.inf)
             off = self._off(checks, plan, given_up)
-            if number == ROUNDS or (excess <= 0.0 and abs(off) <= _LOUDNESS_LU):
+            more = min(_MOST_MADE_UP_LU, max(-_MOST_MADE_UP_LU, made_up - off))
+            settled = abs(off) <= _LOUDNESS_LU or more == made_up
+            if number == ROUNDS or (excess <= 0.0 and settled):
                 break
-            lower = excess + _MARGIN_DB if excess > 0.0 else 0.0
+            margin = _MARGINS_DB[min(number, len(_MARGINS_DB)) - 1]
+            lower, made_up = (excess + margin if excess > 0.0 else 0.0), more
             ceiling -= lower
-            given_up += lower if number >= _KEPT_LOUD else 0.0
-            target = None if target is None else target - off - (lower if number >= _KEPT_LOUD else 0.0)
+            given_up += lower if number > _ROUNDS_AS_LOUD else 0.0
+            target = None if asked is None else asked + made_up - given_up
             plan = self.mastering.settle(ceiling_dbtp=ceiling, target_lufs=target)
         worst = max(checks, key=lambda check: check.excess_db, default=None)
+        peaks = [check.levels.true_peak_dbtp for check in checks if check.levels.true_peak_dbtp is not None]
+        own = next((check.found for check in checks if check.own), rendered.measured)
         lowered = plan.limiting.ceiling_dbtp < self.mastering.wish.ceiling_dbtp
+        by_codec = given_up > 0.0 or abs(off) > _LOUDNESS_LU or (plan.limited_by is not None and lowered)
         return Delivered(
             plan=plan,
-            after=rendered.measured,
+            after=own,
             max_gain_reduction_db=rendered.max_gain_reduction_db,
             gain_reduction_db=rendered.gain_reduction_db,
             max_compression_db=self.mastering.max_compression_db,
-            encoded_tp_dbtp=None if worst is None else worst.levels.true_peak_dbtp,
+            encoded_tp_dbtp=max(peaks, default=None),
             allowed_dbtp=TRIAL_DBTP if worst is None else worst.allowed_dbtp,
             below=excess <= 0.0,
             rounds=number,
-            limited_by="codec" if given_up or (plan.limited_by and lowered) else plan.limited_by,
+            limited_by=first or ("codec" if by_codec else plan.limited_by),
             left_out=left_out,
             from_s=start / plan.sample_rate,
             samples=stop - start,
@@ -146,11 +158,11 @@ class Delivery:
 
     def _checks(self, reader: AudioReader, file: Path, folder: Path, plan: Plan) -> list[_Check]:
         """What decoders make of the file, where it is lossy, and of the trial encodes."""
-        checks = [_Check(self.mastering.wish.ceiling_dbtp, levels_of(file), True)] if self.lossy else []
+        checks = [_Check(self.mastering.wish.ceiling_dbtp, measured(file), True)] if self.lossy else []
         for name in self.encodes:
             trial = folder / f"trial.{name}"
             _trial(reader, trial, name, plan)
-            checks.append(_Check(TRIAL_DBTP, levels_of(trial), False))
+            checks.append(_Check(TRIAL_DBTP, measured(trial, spectrum=False), False))
             trial.unlink()
         return checks
 
@@ -167,8 +179,12 @@ class _Check:
     """What a decoder made of an encode; ``own`` of the file itself."""
 
     allowed_dbtp: float
-    levels: Levels
+    found: Measured
     own: bool
+
+    @property
+    def levels(self) -> Levels:
+        return self.found.levels
 
     @property
     def excess_db(self) -> float:
@@ -176,13 +192,13 @@ class _Check:
         return -math.inf if peak is None else peak - self.allowed_dbtp
 
 
-def levels_of(file: Path) -> Levels:
-    """Loudness and peaks of a file once it is decoded. Raises `DecodeError`."""
+def measured(file: Path, *, spectrum: bool = True) -> Measured:
+    """What a decoder makes of a file. Raises `DecodeError`."""
     with open_file(file) as stream:
-        meter = Meter(stream.sample_rate, stream.channels, spectrum=False)
+        meter = Meter(stream.sample_rate, stream.channels, spectrum=spectrum)
         for block in stream:
             meter.add(block)
-    return meter.result().levels
+    return meter.result()
 
 
 def _trial(reader: AudioReader, file: Path, name: str, plan: Plan) -> None:

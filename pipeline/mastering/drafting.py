@@ -15,7 +15,7 @@ from pipeline.mastering.levels import Levels
 from pipeline.mastering.limiter import Limiting
 from pipeline.mastering.matching import match, toward
 from pipeline.mastering.plan import Plan
-from pipeline.mastering.presets import Preset
+from pipeline.mastering.presets import WITHIN, Preset
 from pipeline.mastering.rules import Adapted, adapt
 from pipeline.mastering.spectrum import Spectrum, average
 from pipeline.mastering.wish import Wish
@@ -23,12 +23,11 @@ from pipeline.mastering.wish import Wish
 # Of the equaliser between two bands; a match may be steeper, because its reference is.
 _MAX_SLOPE = 12.0
 _KNEE_DB = 6.0
+_NEUTRAL = Preset(balance=0.0, ratio=1.0, max_compression_db=0.0)
 # A reference is asked for by name: it may change a band by so much more than `Preset.max_db`.
 _MATCH_OVER_MAX = 2.0
 # As loud as a reference was made, a song may have to be made.
 _MATCH_MAX_GR_DB = 18.0
-# The most that the compressor takes from any moment, over what it takes from the loud passages.
-_OVER_LOUD = 1.5
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def draft(
     if wish.mode != "adaptive" and not references:
         raise ValueError(f"mode {wish.mode} needs a reference")
     like = References(references) if references and wish.mode != "adaptive" else None
-    weight = 0.0 if like is None else 1.0 if wish.mode == "reference" else wish.reference_weight
+    weight = _weight(wish, like)
     preset, before = _aimed(wish, like, weight), heard.levels
     adapted = Adapted(preset)
     if weight < 1.0:
@@ -82,7 +81,8 @@ def draft(
     elif like is not None:
         adapted = _as_dense(preset, before, like)
     preset = _scaled(adapted.preset, wish.amount)
-    curve = _curve(preset, heard, like, weight)
+    # What has no loudness could not be given back what a compressor takes: it is left as it is.
+    curve = None if before.lufs is None else _curve(preset, heard, like, wish)
     curve = None if curve is None else curve.scaled(wish.amount)
     target = _target(before, adapted.preset.lufs, wish.amount)
     return Plan(
@@ -91,12 +91,12 @@ def draft(
         samples=heard.samples,
         wish=wish.to_dict(),
         preset=preset,
-        reasons=adapted.reasons,
+        reasons=adapted.reasons if wish.amount else (),
         before=before,
         target_lufs=target,
         curve=None if curve is None or curve.flat else curve,
         phase=wish.phase,
-        compression=_compression(preset, heard, curve),
+        compression=None if before.lufs is None else _compression(preset, heard, curve),
         gain_db=0.0,
         limiting=Limiting(ceiling_dbtp=wish.ceiling_dbtp),
         lufs=None,
@@ -120,9 +120,11 @@ def _aimed(wish: Wish, like: References | None, weight: float) -> Preset:
     preset = wish.preset
     if like is None or like.lufs is None:
         return preset
+    further = max(0.0, _MATCH_MAX_GR_DB - preset.max_gr_db)
+    lufs = weight * like.lufs + (1.0 - weight) * preset.lufs
     aimed = {
-        "lufs": weight * like.lufs + (1.0 - weight) * preset.lufs,
-        "max_gr_db": max(preset.max_gr_db, _MATCH_MAX_GR_DB),
+        "lufs": min(max(lufs, WITHIN["lufs"][0]), WITHIN["lufs"][1]),
+        "max_gr_db": preset.max_gr_db + weight * further,
     }
     return replace(preset, **{name: value for name, value in aimed.items() if name not in wish.own})
 
@@ -155,17 +157,24 @@ def _target(before: Levels, wanted_lufs: float, amount: float) -> float | None:
     return before.lufs + amount * (wanted_lufs - before.lufs)
 
 
-def _curve(preset: Preset, heard: Heard, like: References | None, weight: float) -> Curve | None:
+def _curve(preset: Preset, heard: Heard, like: References | None, wish: Wish) -> Curve | None:
     """What the equaliser does: the preset and the song's balance, the references, width and bass."""
-    curves: list[Curve] = []
-    if weight < 1.0:
-        curves.append(_own(preset, heard.spectrum).scaled(1.0 - weight))
+    weight = _weight(wish, like)
+    # Beside a reference alone, nothing of the preset is done but what was asked for by itself.
+    own = preset if weight < 1.0 else replace(_NEUTRAL, **{name: getattr(preset, name) for name in wish.own})
+    share = 1.0 - weight if weight < 1.0 else 1.0
+    curves = [_own(own, heard.spectrum).scaled(share)]
     if like is not None:
-        found = match(heard.spectrum, like.spectrum, max_db=_MATCH_OVER_MAX * preset.max_db)
-        curves.append(found.scaled(weight))
-    if heard.channels == 2 and weight < 1.0 and (preset.width_db or preset.mono_below_hz):
-        curves.append(width((1.0 - weight) * preset.width_db, mono_below_hz=preset.mono_below_hz))
+        most = preset.max_db if "max_db" in wish.own else _MATCH_OVER_MAX * preset.max_db
+        curves.append(match(heard.spectrum, like.spectrum, max_db=most).scaled(weight))
+    if heard.channels == 2 and (own.width_db or own.mono_below_hz):
+        curves.append(width(share * own.width_db, mono_below_hz=own.mono_below_hz))
     return _together(curves)
+
+
+def _weight(wish: Wish, like: References | None) -> float:
+    """Of the references, 0 to 1."""
+    return 0.0 if like is None else 1.0 if wish.mode == "reference" else wish.reference_weight
 
 
 def _own(preset: Preset, song: Spectrum) -> Curve:
@@ -196,7 +205,8 @@ def _compression(preset: Preset, heard: Heard, curve: Curve | None) -> Compressi
         return None
     below = preset.max_compression_db / (1.0 - 1.0 / preset.ratio)
     bands = _band_levels(heard, curve, preset.crossovers_hz)
-    thresholds = tuple(max(-100.0, loud + band - below) for band in bands)
+    # Samples of integers in a float file are far above full scale.
+    thresholds = tuple(min(20.0, max(-100.0, loud + band - below)) for band in bands)
     return Compression(
         threshold_db=thresholds if len(thresholds) > 1 else thresholds[0],
         ratio=preset.ratio,
@@ -204,7 +214,7 @@ def _compression(preset: Preset, heard: Heard, curve: Curve | None) -> Compressi
         attack_ms=preset.attack_ms,
         release_ms=preset.release_ms,
         crossovers_hz=preset.crossovers_hz,
-        max_reduction_db=_OVER_LOUD * preset.max_compression_db,
+        max_reduction_db=preset.max_compression_db,
     )
 
 

@@ -179,6 +179,11 @@ class Limiter:
         steps[list(self._reductions)] = list(self._reductions.values())
         return steps
 
+    def max_reduction_since(self, step: int) -> float:
+        """The largest reduction from the 100 ms of that number on, at least 0."""
+        latest = max(self._reductions, default=-1)
+        return max((self._reductions.get(one, 0.0) for one in range(step, latest + 1)), default=0.0)
+
     def push(self, samples: np.ndarray) -> np.ndarray:
         """As `Processor`.
 

@@ -15,9 +15,7 @@ from pipeline.mastering.dynamics import Compression
 from pipeline.mastering.levels import Levels
 from pipeline.mastering.limiter import Limiting
 from pipeline.mastering.presets import Preset
-
-VERSION = 1
-"""Raised whenever the same plan would be rendered otherwise, or another plan be made of the same song."""
+from pipeline.mastering.wish import VERSION
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# Key → the least and the most, both included.
-_WITHIN: dict[str, tuple[float, float]] = {
+WITHIN: dict[str, tuple[float, float]] = {
     "lufs": (-40.0, -4.0),
     "tilt_db_per_octave": (-3.0, 3.0),
     "low_shelf_db": (-12.0, 12.0),
@@ -26,6 +25,7 @@ _WITHIN: dict[str, tuple[float, float]] = {
     "max_compression_db": (0.0, 12.0),
     "max_gr_db": (0.0, 24.0),
 }
+"""Key → the least and the most, both included."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Preset:
 
     def check(self) -> None:
         """Raise ``ValueError("<key>=<value> ...")`` for the first value that cannot be."""
-        for key, (least, most) in _WITHIN.items():
+        for key, (least, most) in WITHIN.items():
             value = getattr(self, key)
             if not (math.isfinite(value) and least <= value <= most):
                 raise ValueError(f"{key}={value:g} must lie within {least:g}..{most:g}")

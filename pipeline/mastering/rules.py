@@ -77,7 +77,7 @@ def drive_db(preset: Preset, levels: Levels, ceiling_dbtp: float) -> float | Non
 def _no_more_than_needed(preset: Preset, levels: Levels, ceiling_dbtp: float) -> tuple[Preset, str]:
     """The compressor takes at most half of what the peaks have too much; the limiter is for the rest."""
     drive = drive_db(preset, levels, ceiling_dbtp)
-    if drive is None or preset.ratio == 1.0:
+    if drive is None or not _compresses(preset):
         return preset, ""
     if drive <= 0.0:
         reason = f"no compression: the peaks stay {-drive:.1f} dB below the ceiling at {preset.lufs:g} LUFS"
@@ -89,7 +89,7 @@ def _no_more_than_needed(preset: Preset, levels: Levels, ceiling_dbtp: float) ->
 
 def _wide_dynamics(preset: Preset, levels: Levels) -> tuple[Preset, str]:
     """What is quiet and what is loud stays so."""
-    if levels.lra_lu is None or preset.ratio == 1.0:
+    if levels.lra_lu is None or not _compresses(preset):
         return preset, ""
     wide = _share(levels.lra_lu, *_WIDE_LU)
     changed = replace(
@@ -138,7 +138,7 @@ def _wide_already(preset: Preset, fingerprint: Mapping[str, float | None]) -> tu
 def _attacks(preset: Preset, fingerprint: Mapping[str, float | None]) -> tuple[Preset, str]:
     """Where many sounds begin, the compressor lets more of each beginning through."""
     density = fingerprint.get("onset_rate_hz")
-    if density is None or preset.ratio == 1.0:
+    if density is None or not _compresses(preset):
         return preset, ""
     longer = 1.0 + 0.5 * _share(density, *_BUSY_PER_S)
     changed = replace(preset, attack_ms=min(_LONGEST_ATTACK_MS, preset.attack_ms * longer))
@@ -149,7 +149,7 @@ def _in_time(preset: Preset, fingerprint: Mapping[str, float | None]) -> tuple[P
     """Where there is a steady beat, the compressor lets go half of the way from what the preset says to an eighth
     note, so that it breathes with the music."""
     tempo, steady = fingerprint.get("tempo_bpm"), fingerprint.get("rhythm_stability")
-    if preset.ratio == 1.0 or not tempo or steady is None or steady < _STEADY_RHYTHM:
+    if not _compresses(preset) or not tempo or steady is None or steady < _STEADY_RHYTHM:
         return preset, ""
     eighth_ms = 30_000.0 / tempo
     release = (preset.release_ms * min(max(eighth_ms, preset.release_ms / 2), preset.release_ms * 2)) ** 0.5
@@ -157,6 +157,10 @@ def _in_time(preset: Preset, fingerprint: Mapping[str, float | None]) -> tuple[P
         replace(preset, release_ms=release),
         f"a release of {release:.0f} ms: {tempo:.0f} beats per minute",
     )
+
+
+def _compresses(preset: Preset) -> bool:
+    return preset.ratio > 1.0 and preset.max_compression_db > 0.0
 
 
 def _share(value: float, none: float, whole: float) -> float:

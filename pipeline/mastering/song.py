@@ -183,7 +183,7 @@ class Mastering(AbstractContextManager):
         start: int = 0,
         stop: int | None = None,
         *,
-        reduced: Callable[[float], None] = lambda most_db: None,
+        reduced: Callable[[float], None] | None = None,
     ) -> Rendered:
         """Hand the master, or a stretch of it, to ``write`` piece by piece, and measure it.
 
@@ -194,16 +194,17 @@ class Mastering(AbstractContextManager):
         for block in self._limited(plan, limiter, start, stop):
             write(block)
             meter.add(block)
-            first = done * STEPS_PER_SECOND // plan.sample_rate
+            if reduced is not None:
+                reduced(limiter.max_reduction_since(done * STEPS_PER_SECOND // plan.sample_rate))
             done += block.shape[1]
-            reduced(float(limiter.reduction_db()[first:].max(initial=0.0)))
             self.progress("render", (done - start) / max(1, end - start))
-        return Rendered(meter.result(), limiter.max_gain_reduction_db, _per_second(limiter.reduction_db()))
+        reduction = limiter.reduction_db()[start * STEPS_PER_SECOND // plan.sample_rate :]
+        return Rendered(meter.result(), limiter.max_gain_reduction_db, _per_second(reduction))
 
     def stretch(self, seconds: float) -> tuple[int, int]:
         """First and last sample, the latter excluded, of the loudest stretch of that length; of all, for 0."""
-        wanted = round(seconds * self.sample_rate)
-        if not wanted or wanted >= self.reader.samples:
+        wanted = max(1, round(seconds * self.sample_rate))
+        if seconds <= 0.0 or wanted >= self.reader.samples:
             return 0, self.reader.samples
         loudness = np.array([-math.inf if one is None else one for one in self.heard.short_term_lufs])
         powers = np.concatenate([10.0 ** (loudness / 10.0), np.zeros(1)])

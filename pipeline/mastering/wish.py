@@ -8,6 +8,9 @@ from typing import Any
 
 from pipeline.mastering.presets import Preset
 
+VERSION = 1
+"""Of plans: raised whenever the same plan would be rendered otherwise, or another one be made of the same song."""
+
 
 @dataclass(frozen=True)
 class Wish:

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from pipeline.audio.encode import EncodeError
-from pipeline.audio.song_formats import SONG_FORMATS, SongFormat
+from pipeline.audio.song_formats import SONG_FORMATS, SongFormat, held_channels, held_rate
 from pipeline.errors import UserError
 from pipeline.mastering.presets import Preset
 from pipeline.mastering.wish import Wish
 from pipeline.workflows.config_checks import each_of, filled, one_of, refused
 from pipeline.workflows.hardware_config import HardwareConfig
-from pipeline.workflows.master_presets import presets
+from pipeline.workflows.master_presets import presets, said
+from pipeline.workflows.place_checks import check_place
 from pipeline.workflows.run_config import RunConfig
 
 POOLS = ("decode", "features", "master")
@@ -37,10 +38,10 @@ class MasterOptions:
 
     What is null of the numbers of a preset is as the preset says. ``mode`` is where the master comes from: the song
     and the preset (``adaptive``), a reference, or both (``hybrid``, by ``reference_weight``). ``amount`` scales
-    everything that is done, 0 to 1. ``ceiling_dbtp`` is the highest true peak: null is -1 dBTP, and -2 dBTP for lossy
-    files below 128 kbit/s. ``encodes`` are formats that the master is encoded in on trial, at 128 kbit/s: where a
-    decoder would go beyond full scale, the ceiling is lowered. ``preview`` renders that many seconds, the loudest ones,
-    and no more.
+    everything that is done, 0 to 1. ``ceiling_dbtp`` is the highest true peak: null is -1 dBTP, and -2 dBTP where
+    ``bit_rate`` is below 128 kbit/s. ``encodes`` are formats that the master is encoded in on trial, at 128 kbit/s:
+    where a decoder would go beyond full scale, the ceiling is lowered. ``preview`` renders that many seconds, the
+    loudest ones, and no more.
     """
 
     preset: str = "adaptive"
@@ -83,11 +84,16 @@ class MasterOptions:
         return [] if self.mode == "adaptive" else list(self.reference)
 
     def own(self) -> tuple[str, ...]:
-        """The numbers of the preset that are given here."""
-        return tuple(f.name for f in dataclasses.fields(Preset) if getattr(self, f.name) is not None)
+        """The numbers of the preset that were asked for by themselves. What ``master=NAME`` gives is all that the file
+        of the preset says, and counts as the preset."""
+        names = (f.name for f in dataclasses.fields(Preset))
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        file = said(self.preset)
+        whole = bool(file) and all(given.get(name) == value for name, value in file.items())
+        return tuple(name for name in given if not (whole and name in file))
 
     def numbers(self) -> Preset:
-        """The preset, with what is said here instead of its own."""
+        """The preset, with what is said here instead of its own numbers."""
         return dataclasses.replace(
             presets()[self.preset], **{name: getattr(self, name) for name in self.own()}
         )
@@ -131,6 +137,8 @@ class MasterOptions:
         self._check_form()
 
     def _check_reference(self) -> None:
+        for place in self.reference:
+            check_place("master.reference", place, "source.storage_options")
         if self.mode != "adaptive" and not self.reference:
             raise UserError(
                 f"master.mode={self.mode} needs a reference",
@@ -154,6 +162,8 @@ class MasterOptions:
         given = [key for key in ("bit_rate", "quality", "bits") if getattr(self, key) is not None]
         try:
             form = self.form()
+            # That some rate has the bit rate: each song has its own.
+            held_rate(form, self.sample_rate or 44100, held_channels(form, 2))
         except EncodeError as error:
             raise UserError(
                 f"master: {error}",
@@ -184,7 +194,7 @@ class MasterConfig(RunConfig):
 
     def questions(self) -> tuple[str, ...]:
         """The places, what it shall sound like, and what is written."""
-        return (*super().questions(), "master.preset", "master.mode", "master.format")
+        return (*super().questions(), "master.preset", "master.amount", "master.format")
 
     def check(self) -> None:
         """Refuse what cannot work, in words that name the key. Raises `UserError`."""

@@ -35,13 +35,19 @@ def presets() -> Mapping[str, Preset]:
     )
 
 
+@cache
+def said(name: str) -> Mapping[str, Any]:
+    """What the file of a preset says, key → value; what it does not say is the default."""
+    values: dict[str, Any] = yaml.safe_load((folder() / f"{name}.yaml").read_text("utf-8")) or {}
+    return MappingProxyType({key: value for key, value in values.items() if key != "preset"})
+
+
 def _is_one(path: Path) -> bool:
     return path.stem != _NOT_A_PRESET
 
 
 def _read(path: Path) -> Preset:
-    values: dict[str, Any] = yaml.safe_load(path.read_text("utf-8")) or {}
     try:
-        return Preset.of({key: value for key, value in values.items() if key != "preset"})
+        return Preset.of(said(path.stem))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path.name}: {error}") from None

@@ -227,6 +227,9 @@ def test_a_lossy_master_keeps_loudness_and_ceiling_once_decoded(songs, tmp_path,
     assert levels.true_peak_dbtp <= -1.0
     assert levels.true_peak_dbtp == pytest.approx(row["master_encoded_tp"], abs=0.01)
     assert levels.lufs == pytest.approx(-9.0, abs=0.1)
+    # The row is of the file.
+    assert levels.lufs == pytest.approx(row["master_lufs_after"], abs=0.01)
+    assert levels.true_peak_dbtp == pytest.approx(row["master_tp_after"], abs=0.01)
 
 
 def test_trial_encodes_do_not_clip(tmp_path):

@@ -36,6 +36,12 @@ def test_wide_dynamics_are_left():
     assert [p.ratio for p in compressed] == pytest.approx([2.0, 1.5, 1.0, 1.0])
 
 
+def test_a_preset_that_does_not_compress_has_no_reasons_about_it():
+    still = Preset(lufs=-14.0, ratio=2.0, max_compression_db=0.0)
+    known = {"onset_rate_hz": 9.0, "tempo_bpm": 120.0, "rhythm_stability": 0.9}
+    assert adapt(still, OPEN, known, CEILING).reasons == ()
+
+
 def test_a_dense_song_is_not_compressed_again_and_changed_less():
     tone = Preset(lufs=-8.0, ratio=2.0, high_shelf_db=4.0, balance=0.5)
     dense = adapt(tone, Levels(lufs=-9.0, lra_lu=3.0, true_peak_dbtp=-5.0), {}, CEILING)

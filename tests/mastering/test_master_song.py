@@ -208,6 +208,54 @@ def test_a_mode_without_its_reference_is_refused():
         mastered(song(2.0), Wish(mode="reference"))
 
 
+def test_beside_a_reference_of_the_preset_only_what_was_typed_is_done():
+    samples = song()
+    like = reference(ArrayReader(song(seed=7, gain=0.3)), RATE, "r" * 64)
+    plain = Wish(EVERYTHING, mode="reference")
+
+    def planned(wish: Wish) -> Plan:
+        return mastered(samples, wish, references=[like])[0]
+
+    bare, typed = planned(plain), planned(replace(plain, own=("mono_below_hz",)))
+    lowest = typed.curve.at([30.0])[1] - bare.curve.at([30.0])[1]
+    assert lowest < -60.0
+    assert typed.curve.at([3000.0])[0] == pytest.approx(bare.curve.at([3000.0])[0], abs=0.05)
+    narrow = planned(replace(plain, preset=replace(EVERYTHING, max_db=1.0), own=("max_db",)))
+    assert max(map(abs, narrow.curve.mid_db)) <= 1.0 + 1e-6
+    assert max(map(abs, bare.curve.mid_db)) > 1.5
+
+
+def test_what_has_no_loudness_is_left_as_it_is():
+    short = song(0.3)
+    plan, master = mastered(short, Wish(EVERYTHING))
+    assert (plan.limited_by, plan.curve, plan.compression) == ("no loudness", None, None)
+    assert np.array_equal(master, short)
+
+
+def test_samples_of_integers_in_floats_are_a_song():
+    samples = song(4.0) * np.float32(20000.0)
+    plan, master = mastered(samples, Wish(EVERYTHING))
+    assert Plan.from_json(plan.to_json()) == plan
+    assert true_peak_db(master) <= -0.95
+
+
+def test_a_reference_beyond_all_presets_makes_a_plan_that_can_be_read():
+    like = reference(ArrayReader(song(gain=0.005)), RATE, "r" * 64)
+    assert like.levels.lufs < -40.0
+    plan, _ = mastered(song(), Wish(mode="reference"), references=[like])
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_what_was_reduced_of_a_stretch_begins_with_it():
+    told: list[float] = []
+    with Mastering(ArrayReader(song()), RATE, Wish(EVERYTHING)) as mastering:
+        plan = mastering.settle()
+        whole = mastering.render(plan, lambda block: None, reduced=told.append)
+        part = mastering.render(plan, lambda block: None, 5 * RATE, 8 * RATE)
+    assert part.gain_reduction_db[:3] == pytest.approx(whole.gain_reduction_db[5:8], abs=0.2)
+    assert max(told) == pytest.approx(whole.max_gain_reduction_db)
+
+
 def test_the_loudest_stretch_is_found():
     quiet, loud = song(8.0, gain=0.01), song(8.0, gain=0.2)
     with Mastering(ArrayReader(np.concatenate([quiet, loud, quiet], axis=1)), RATE, Wish()) as mastering:

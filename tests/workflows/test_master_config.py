@@ -47,11 +47,15 @@ def test_a_preset_is_chosen_as_a_key_and_as_a_file(compose, name):
     assert compose.load([*BASE, f"master.preset={name}"]).master.numbers() == wanted
     by_file = compose.load([*BASE, f"master={name}"]).master
     assert (by_file.preset, by_file.numbers()) == (name, wanted)
+    assert by_file.own() == ()
 
 
 def test_a_number_that_is_typed_counts_more_than_the_preset_s(compose):
     options = compose.load([*BASE, "master.preset=warm", "master.lufs=-11", "master.crossovers_hz=[]"]).master
     assert options.numbers().lufs == -11.0
+    assert set(options.own()) == {"lufs", "crossovers_hz"}
+    # As the preset has it, and asked for all the same: a reference does not change it.
+    assert compose.load([*BASE, "master.lufs=-14"]).master.own() == ("lufs",)
     assert options.numbers().tilt_db_per_octave == presets()["warm"].tilt_db_per_octave
 
 
@@ -100,6 +104,8 @@ def test_a_lossy_file_that_may_spend_little_has_the_lower_ceiling(compose):
         (["master.preview=-1"], "master.preview=-1"),
         (["master.format=aiff"], "master.format=aiff"),
         (["master.bits=24", "master.format=mp3"], "bits"),
+        (["master.format=mp3", "master.bit_rate=100000"], "100000"),
+        (["master.mode=reference", "master.reference=https://me:secret@host/a.flac"], "carries credentials"),
         (["master.sample_rate=96000", "master.format=mp3"], "master.sample_rate=96000"),
         (["master.lfus=-10"], "master.lfus"),
     ],

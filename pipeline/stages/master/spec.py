@@ -11,6 +11,7 @@ from pipeline.audio.song_formats import SongFormat
 from pipeline.audio.views import View
 from pipeline.engine.declare import Artifact, Product, Stage
 from pipeline.features.base import column, stable_key
+from pipeline.mastering.wish import VERSION as PLANS
 
 NAME = "master"
 WORKER = "pipeline.stages.master.worker:MasterWorker"
@@ -113,6 +114,7 @@ def master_stage(
     said = {
         "name": NAME,
         "version": VERSION,
+        "plans": PLANS,
         "wish": wish.to_dict(),
         "form": vars(form),
         "references": [reference.asset_id for reference in references],

@@ -93,7 +93,7 @@ class MasterWorker(Worker):
             plan = mastering.settle()
             planned = time.perf_counter()
             if NAME in track.due:
-                self._write(track, song, mastering, heard, stack)
+                plan = self._write(track, song, mastering, heard, stack)
             if track.makes:
                 self._make(track, mastering, plan)
             ended = time.perf_counter()
@@ -111,15 +111,15 @@ class MasterWorker(Worker):
         reader = self.reader(track, NATIVE, stack)
         native = track.sample_rate
         channels = held_channels(self.form, reader.channels)
-        wanted = self.sample_rate or native
-        rate = held_rate(self.form, wanted, channels)
         if channels != reader.channels:
+            channels = min(channels, 2)
             reason = f"{self.form.name} does not hold {reader.channels} channels"
             used = "mono" if channels == 1 else "stereo"
             track.fallbacks.append(Fallback(NAME, f"{reader.channels} channels", used, reason))
-            channels = min(channels, 2)
+        wanted = self.sample_rate or native
+        rate = held_rate(self.form, wanted, channels)
         if rate != wanted:
-            reason = f"{self.form.name} does not hold the source's rate"
+            reason = f"{self.form.name} does not hold that rate, or not with that bit rate"
             track.fallbacks.append(Fallback(NAME, f"{wanted} Hz", f"{rate} Hz", reason))
         if (rate, channels) == (native, reader.channels):
             return _Song(reader, rate)
@@ -133,7 +133,7 @@ class MasterWorker(Worker):
             spool.write(stream.push(mixed(block) if mixed else block, last=not left))
         return _Song(spool, rate)
 
-    def _write(self, track: Track, song: _Song, mastering: Mastering, heard: Heard, stack: ExitStack) -> None:
+    def _write(self, track: Track, song: _Song, mastering: Mastering, heard: Heard, stack: ExitStack) -> Plan:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soundmill-master-")))
         tags = self._tags(track)
         file = folder / f"master{self.form.suffix}"
@@ -147,6 +147,7 @@ class MasterWorker(Worker):
         track.values.update(master_sample_rate=song.rate, master_channels=song.reader.channels)
         self._tell(track, delivered)
         self.done(track, NAME)
+        return delivered.plan
 
     def _fingerprint(self, track: Track) -> dict[str, float | None]:
         """The numbers of the stage before, without their prefix."""

@@ -6,12 +6,16 @@ import hashlib
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from pipeline.audio.reader import Spool
 from pipeline.audio.song_formats import SongFormat
 from pipeline.audio.stream import open_bytes
 from pipeline.audio.validate import DecodeError
+from pipeline.counting import plural
 from pipeline.dataset.output import Output
+from pipeline.dataset.sources.addresses import WEB, scheme
+from pipeline.dataset.sources.explain import explain
 from pipeline.dataset.storage import filesystem, one_line, public_uri
 from pipeline.engine.declare import Pipeline, Product
 from pipeline.errors import UserError
@@ -70,11 +74,11 @@ class Masters(Found):
     def about(self, config: MasterConfig) -> str:
         """Preset, mode and what is promised."""
         options = config.master
-        like = f" like {len(self.references)} reference(s)" if self.references else ""
-        return (
-            f"mastered by preset {options.preset}, {options.mode}{like}, to {options.numbers().lufs:g} LUFS and "
-            f"{options.ceiling():g} dBTP; {options.format}"
-        )
+        loudness = f"{options.numbers().lufs:g} LUFS"
+        if self.references and "lufs" not in options.own():
+            near = "the loudness of" if options.mode == "reference" else f"between {loudness} and that of"
+            loudness = f"{near} {plural(len(self.references), 'reference')}"
+        return f"preset {options.preset}, {options.mode}: {loudness} and {options.ceiling():g} dBTP; {options.format}"
 
 
 def find(config: MasterConfig) -> Masters:
@@ -86,17 +90,30 @@ def _heard(config: MasterConfig, place: str) -> Any:
     from pipeline.mastering.song import reference
 
     try:
-        fs, path = filesystem(place, config.source.storage_options if "://" in place else None)
+        fs, path = filesystem(place, _options(config, place))
         with fs.open(path, "rb") as file:
             data = file.read()
+    except Exception as error:  # noqa: BLE001  every fsspec backend raises its own classes
+        raise explain(place, error) from None
+    try:
         with open_bytes(data) as stream, closing(Spool.of(stream, stream.channels)) as spool:
             return reference(spool, stream.sample_rate, hashlib.sha256(data).hexdigest())
-    except (OSError, DecodeError, ValueError, ImportError) as error:
+    except (DecodeError, ValueError) as error:
         raise UserError(
             f"the reference {public_uri(place)} cannot be read",
             one_line(error, 200),
             "master.reference=FILE with a song in it, or master.mode=adaptive",
         ) from None
+
+
+def _options(config: MasterConfig, place: str) -> dict[str, Any] | None:
+    """Those of the source, where the reference is asked of the same: what opens the one is not told to others."""
+    source = config.source.uri or config.source.manifest or ""
+    if scheme(place) != scheme(source):
+        return None
+    web = scheme(place) in WEB
+    same = urlsplit(place).netloc == urlsplit(source).netloc
+    return config.source.storage_options if same or not web else None
 
 
 def known_products() -> tuple[Product, ...]:
