@@ -111,6 +111,7 @@ class Mastering(AbstractContextManager):
         heard: what was found by listening to it before; None to listen now.
         progress: is told how far it is.
         beside: a thread of it measures each piece while the next one is shaped; None measures in between.
+        folder: where a temporary file lies; None is the system's.
     """
 
     def __init__(
@@ -124,8 +125,9 @@ class Mastering(AbstractContextManager):
         heard: Heard | None = None,
         progress: Progress = lambda part, share: None,
         beside: Executor | None = None,
+        folder: str | None = None,
     ) -> None:
-        self._beside = beside
+        self._beside, self._folder = beside, folder
         _keep_memory()
         self.reader, self.sample_rate, self.wish = reader, sample_rate, wish
         self.fingerprint, self.references = dict(fingerprint or {}), tuple(references)
@@ -232,7 +234,7 @@ class Mastering(AbstractContextManager):
         profile = LoudnessProfile(plan.sample_rate, plan.channels, plan.limiting)
         processors = shaping(plan)
         # What is not changed need not be kept: the limiter reads the song itself.
-        self._shaped, done = _Shaped(plan.channels, plan.samples) if processors else None, 0
+        self._shaped, done = _Shaped(plan.channels, plan.samples, self._folder) if processors else None, 0
         measured: Future | None = None
         for block in run(processors, blocks(self.reader)):
             if measured is not None:
@@ -264,10 +266,10 @@ def _keep_memory() -> None:
 class _Shaped:
     """A song behind equaliser and compressor: in memory where it is small, which costs less than a file."""
 
-    def __init__(self, channels: int, samples: int) -> None:
+    def __init__(self, channels: int, samples: int, folder: str | None) -> None:
         small = 4 * channels * samples <= _IN_MEMORY
         self._held = np.empty((channels, samples), np.float32) if small else None
-        self._spool = None if small else Spool(channels)
+        self._spool = None if small else Spool(channels, folder)
         self.reader: AudioReader = ArrayReader(self._held) if self._spool is None else self._spool
         self._at = 0
 

@@ -97,14 +97,35 @@ class Rules:
         return found
 
     def _remote(self, uri: str) -> str:
-        # A client of the web takes "%2e%2e" for "..".
-        parts = (unquote(uri) if scheme(uri) in WEB else uri).partition("://")[2].split("/")
-        if "::" in uri or any(part in ("..", ".") for part in parts) or any(c in uri for c in "?#\0"):
-            raise Refused(PATH_NOT_ALLOWED, f"{public_uri(uri)} is no plain URL of an object")
+        web = scheme(uri) in WEB
+        # A client of the web takes "%2e%2e" for "..", and drops tabs and line ends, wherever they are.
+        parts = (unquote(uri) if web else uri).partition("://")[2].split("/")
+        strange = any(c < " " or c in "?#\x7f" or (web and c == " ") for c in uri)
+        if "::" in uri or strange or any(part in ("..", ".") for part in parts):
+            raise Refused(PATH_NOT_ALLOWED, f"{_shown(uri)} is no plain URL of an object")
         roots = [root.rstrip("/") + "/" for root in self.roots if not is_local(root)]
-        if not uri.startswith(tuple(roots)):
+        if not uri.startswith(tuple(roots)) or (web and not _asked_below(uri, roots)):
             raise Refused(PATH_NOT_ALLOWED, "the URL lies below none of the allowed roots")
         return uri
+
+
+def _shown(uri: str) -> str:
+    try:
+        return " ".join(public_uri(uri).split())[:200]
+    except ValueError:  # not even its host can be told
+        return "what was sent"
+
+
+def _asked_below(uri: str, roots: Sequence[str]) -> bool:
+    """Whether what a client of the web makes of a URL lies below a root, too."""
+    try:
+        from yarl import URL
+    except ImportError:  # neither is there a client: it comes with it
+        return True
+    try:
+        return str(URL(uri)).startswith(tuple(str(URL(root)) for root in roots if scheme(root) in WEB))
+    except ValueError:
+        return False
 
 
 def _below(path: str, root: str) -> bool:

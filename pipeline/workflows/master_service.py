@@ -38,15 +38,15 @@ def run_service(config: MasterServiceConfig) -> int:
         _stop_on_signals(stop, stack)
         log.step("starting", version=__version__)
         songs = songs_of(config, log)
-        stack.callback(songs.close)
         service = config.listening
-        app = application(songs, presets(), log, token=service.token, names=service.names)
+        app = application(songs, presets(), log, token=service.token, names=service.hosts())
         server = stack.enter_context(Server(app, service.host, service.port))
+        # Before the server ends: who listens is told, and then it has nothing to wait for.
+        stack.callback(songs.close)
         log.step("listening", url=server.url, token=service.token is not None, roots=list(service.roots))
         threading.Thread(target=_begin, args=(songs, log), name="warming-up", daemon=True).start()
         stop.wait()
         log.step("stopping")
-        songs.close()  # who listens is told, and then the server has nothing to wait for
     log.step("stopped")
     return 0
 

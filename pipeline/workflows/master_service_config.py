@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import string
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
 from pipeline.dataset.storage import is_local
 from pipeline.errors import UserError
-from pipeline.mastering.presets import Preset
 from pipeline.service.listening.asked import Wanted
 from pipeline.service.listening.guard import LEAST_TOKEN, is_loopback
 from pipeline.service.listening.wav import BITS
 from pipeline.workflows.config_checks import nearest, positive, refused
 from pipeline.workflows.master_config import MasterConfig, MasterOptions
-from pipeline.workflows.place_checks import check_place
+from pipeline.workflows.place_checks import check_options, check_place
 
 # Optional[...] rather than X | None below: OmegaConf reads these annotations at run time.
 # ruff: noqa: UP045
 
 FINGERPRINT = "fingerprint"
 _OF_FILES = ("encodes", "preview", "format", "bit_rate", "quality", "bits", "sample_rate")
+REFERENCES = 8
+"""So many songs may be listened to for one master."""
+_NUMBER, _NUMBERS = "a number", "a list of numbers"
+# As they are in an address, too.
+_OF_TOKENS = frozenset(string.ascii_letters + string.digits + string.punctuation) - frozenset("+&#%")
 # Key of a wish → its type: what of `master.*` changes how a master sounds.
 _TYPES: dict[str, Any] = {
     **{k: t for k, t in typing.get_type_hints(MasterOptions).items() if k not in _OF_FILES},
@@ -58,6 +63,10 @@ class ListeningConfig:
     max_download_mb: int = 1024
     folder: Optional[str] = None
 
+    def hosts(self) -> list[str]:
+        """The names under which the service may be asked where there is no token."""
+        return [*self.names, self.host]
+
     def check(self) -> None:
         """Refuse what cannot work. Raises `UserError`."""
         if not self.roots:
@@ -85,17 +94,19 @@ class ListeningConfig:
         self._check_token()
 
     def _check_token(self) -> None:
-        new = "listening.token=\"$(python3 -c 'import secrets; print(secrets.token_urlsafe())')\""
+        # Not in the command, which everybody on this machine can see; and shown, since somebody has to type it.
+        make = "python3 -c 'import secrets; print(secrets.token_urlsafe())'"
+        new = f'export SOUNDMILL_LISTENING_TOKEN="$({make})"; echo "$SOUNDMILL_LISTENING_TOKEN"'
         if self.token is None:
             if not is_loopback(self.host):
                 raise UserError(
                     f"listening.host={self.host} needs a token", "others than this machine can reach it", new
                 )
-        elif len(self.token) < LEAST_TOKEN or not self.token.isascii() or not self.token.isprintable():
+        elif len(self.token) < LEAST_TOKEN or not set(self.token) <= _OF_TOKENS:
             # Never the token itself: this goes to a terminal, and to its scroll-back.
             raise UserError(
-                f"listening.token must have at least {LEAST_TOKEN} characters of ASCII",
-                "whoever guesses it may read all roots",
+                f"listening.token must have at least {LEAST_TOKEN} characters of ASCII, without blanks and + & # %",
+                "whoever guesses it may read all roots, and an address makes other characters of these",
                 new,
             )
 
@@ -108,54 +119,101 @@ class MasterServiceConfig(MasterConfig):
 
     def check(self) -> None:
         """Refuse what cannot work, in words that name the key. Raises `UserError`."""
-        why = "whoever listens says which song is meant"
-        if self.source.uri:
-            raise UserError("source.uri is not for the service", why, "'listening.roots=[FOLDER]'")
-        if self.output.uri:
+        changed = next(self._unused(), None)
+        if changed is not None:
+            own = changed.startswith("source.")
             raise UserError(
-                "output.uri is not for the service", "it writes no files", "python jobs/master.py"
+                f"{changed} is not for the service",
+                "whoever listens says which song is meant"
+                if own
+                else "it writes no files, and has no workers elsewhere",
+                "'listening.roots=[FOLDER]'" if own else "python jobs/master.py",
             )
-        plain = MasterOptions()
-        changed = [key for key in _OF_FILES if getattr(self.master, key) != getattr(plain, key)]
-        if changed:
-            raise UserError(
-                f"master.{changed[0]} is not for the service", "it writes no files", "python jobs/master.py"
-            )
+        check_options("source.storage_options", self.source.storage_options, tuple(self.listening.roots))
         self.listening.check()
         self.master.check()
+        _references(self.master)
+
+    def _unused(self) -> Iterator[str]:
+        """The keys that were given, and would change nothing."""
+        plain = type(self)()
+        for group in dataclasses.fields(self):
+            if group.name in ("listening", "master"):
+                continue
+            mine, default = getattr(self, group.name), getattr(plain, group.name)
+            if not dataclasses.is_dataclass(default):
+                if mine != default:
+                    yield group.name
+                continue
+            keys = [f"{group.name}.{f.name}" for f in dataclasses.fields(default)]
+            for key in keys:
+                name = key.partition(".")[2]
+                if key != "source.storage_options" and getattr(mine, name) != getattr(default, name):
+                    yield key
+        yield from (f"master.{k}" for k in _OF_FILES if getattr(self.master, k) != getattr(plain.master, k))
 
     def understood(self, said: Mapping[str, Any]) -> Wanted:
         """What somebody asked for, which has no ``master.`` before its keys. Raises `UserError`."""
-        for key, value in said.items():
-            _check_key(key, value)
-        given = {
-            key: [value] if key == "reference" and isinstance(value, str) else value
-            for key, value in said.items()
-        }
+        given = {key: _value(key, value) for key, value in said.items()}
         fingerprint = given.pop(FINGERPRINT, self.listening.fingerprint)
         options = dataclasses.replace(self.master, **given)
         try:
             options.check()
+            return Wanted(options.wish(), _references(options), fingerprint)
         except UserError as error:
             raise UserError(*(text.replace("master.", "") for text in error.args)) from None
-        return Wanted(options.wish(), tuple(options.references()), fingerprint)
 
 
-def _check_key(key: str, value: Any) -> None:
+def _references(options: MasterOptions) -> tuple[str, ...]:
+    """Each once: it is open for as long as the master is kept. Raises `UserError`."""
+    found = tuple(dict.fromkeys(options.references()))
+    if len(found) > REFERENCES:
+        raise UserError(
+            f"master.reference has {len(found)} songs",
+            f"{REFERENCES} can be listened to for one master",
+            "the ones that are most alike",
+        )
+    return found
+
+
+def _value(key: str, value: Any) -> Any:
+    """A value of JSON as the options have it. Raises `UserError`."""
     if key not in _TYPES:
         raise UserError(
             f"{key} is no key of a wish{nearest(key, _TYPES)}",
             f"there are {', '.join(sorted(_TYPES))}",
             '{"preset": "warm"}',
         )
-    if not _fits(value, _TYPES[key]):
-        default = Preset().__dict__.get(key, getattr(MasterOptions(), key, False))
-        kind = "a number" if isinstance(default, float) else "true or false" if default is False else "a text"
-        if isinstance(default, list | tuple):
-            kind = "a list"
+    kind = _TYPES[key]
+    if not _fits(value, kind):
         raise UserError(
-            f"{key} must be {kind}", "it is something else in the JSON that was sent", f'no "{key}" at all'
+            f"{key} must be {_word(kind)}",
+            "it is something else in the JSON that was sent",
+            f'no "{key}" at all',
         )
+    if key == "reference" and isinstance(value, str):
+        return [value]
+    try:
+        return _floats(value) if _word(kind) in (_NUMBER, _NUMBERS) else value
+    except OverflowError:
+        raise UserError(f"{key} is a number that is too large", "", f'no "{key}" at all') from None
+
+
+def _floats(value: Any) -> Any:
+    """-10 and -10.0 are one wish."""
+    if isinstance(value, list):
+        return [float(one) for one in value]
+    return value if value is None else float(value)
+
+
+def _word(kind: Any) -> str:
+    """What a value of a type is called."""
+    if typing.get_origin(kind) is list:
+        return _NUMBERS if typing.get_args(kind) == (float,) else "a list"
+    for part in typing.get_args(kind):
+        if part is not type(None):
+            return _word(part)
+    return {float: _NUMBER, bool: "true or false"}.get(kind, "a text")
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,15 +59,15 @@ class Service:
         assert answer.status_code in (200, 201), answer.text
         return answer.json()
 
-    def socket(self, song: dict[str, Any], after: int = 0, **more: Any) -> websocket.WebSocket:
+    def socket(self, song: dict[str, Any], after: int = 0, run: str = "", **more: Any) -> websocket.WebSocket:
         """A listener to the events of a song."""
         token = f"&token={self.token}" if self.token else ""
-        url = f"{self.url.replace('http', 'ws', 1)}{song['events']}?after={after}{token}"
+        url = f"{self.url.replace('http', 'ws', 1)}{song['events']}?after={after}&run={run}{token}"
         return websocket.create_connection(url, timeout=WAIT_S, **more)
 
-    def events(self, song: dict[str, Any], after: int = 0) -> list[dict[str, Any]]:
+    def events(self, song: dict[str, Any], after: int = 0, run: str = "") -> list[dict[str, Any]]:
         """All events behind a number, up to the last one that there will be."""
-        listener = self.socket(song, after)
+        listener = self.socket(song, after, run)
         try:
             return list(received(listener))
         finally:
@@ -77,6 +78,14 @@ class Service:
         answer = self.ask("GET", song["audio"])
         assert answer.status_code == 200, answer.text
         return answer.content
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until it is so."""
+    end = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.01)
 
 
 def received(listener: websocket.WebSocket) -> Iterator[dict[str, Any]]:
@@ -97,9 +106,9 @@ def service(root: Path, **listening: Any) -> Iterator[Service]:
     log = StepLog(text, service="listening", instance="test")
     songs, token = songs_of(config, log), config.listening.token
     songs.start()
-    app = application(songs, presets(), log, token=token, names=config.listening.names)
+    app = application(songs, presets(), log, token=token, names=config.listening.hosts())
     try:
-        with Server(app, "127.0.0.1", 0) as server:
+        with Server(app, config.listening.host, 0) as server:
             yield Service(songs, server, text, token)
             songs.close()
     finally:

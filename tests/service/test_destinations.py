@@ -104,3 +104,38 @@ def test_urls_below_a_root_only(uri):
 def test_a_url():
     found = Rules(["s3://bucket/songs/"]).place(Request("id", "s3://bucket/songs/a/original.mp3"))
     assert found.target == "s3://bucket/songs/a/vocals_removed.mp3"
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "../secret.mp3",
+        "%2e%2E/secret.mp3",
+        ".\t./secret.mp3",
+        "..\t/secret.mp3",
+        "a/..\n/..\r/secret.mp3",
+        ".%2\te/secret.mp3",
+        "a\x7f.mp3",
+        "a b.mp3",
+        "a.mp3?signed",
+    ],
+)
+def test_what_a_client_of_the_web_makes_of_a_url_counts(rest):
+    with pytest.raises(Refused) as found:
+        Rules(["http://example.org/songs"]).source(f"http://example.org/songs/{rest}")
+    assert found.value.code == PATH_NOT_ALLOWED
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://[/a?", "http://[/a", "http://example.org:x/a.mp3", "s3://bucket/a\n.mp3"]
+)
+def test_what_is_no_url(uri):
+    with pytest.raises(Refused) as found:
+        Rules(["s3://bucket/", "http://[", "http://example.org:x"]).source(uri)
+    assert found.value.code == PATH_NOT_ALLOWED
+
+
+def test_a_url_of_the_web():
+    rules = Rules(["https://Example.org/the%20songs/", "s3://bucket/songs"])
+    for uri in ("https://Example.org/the%20songs/a/b%2Bc.mp3", "s3://bucket/songs/a b..mp3"):
+        assert rules.source(uri) == uri

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import io
 import json
-import os
-import threading
-import time
-from collections.abc import Callable, Iterator
-from functools import partial
+import tempfile
+from collections.abc import Iterator
 from http.client import IncompleteRead
 from pathlib import Path
 
@@ -18,7 +14,6 @@ import numpy as np
 import pytest
 import requests
 import soundfile
-import websocket
 from helpers.listening import (
     PIECE,
     RATE,
@@ -26,6 +21,7 @@ from helpers.listening import (
     Gate,
     Service,
     closed_gate,
+    eventually,
     received,
     service,
     shorten_stretches,
@@ -34,12 +30,11 @@ from helpers.listening import (
 
 from pipeline.audio.reader import Spool
 from pipeline.audio.stream import open_file
+from pipeline.mastering import song as mastering_song
 from pipeline.mastering.plan import Plan
 from pipeline.mastering.song import Mastering
 from pipeline.mastering.wish import Wish
 from pipeline.workflows.master_presets import presets
-
-MISTAKE = {"what", "why", "type"}
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +63,6 @@ def short_stretches(monkeypatch) -> None:
 def gate(monkeypatch) -> Iterator[Gate]:
     with closed_gate(monkeypatch) as found:
         yield found
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.01)
 
 
 def kinds(events: list[dict]) -> list[str]:
@@ -232,103 +220,6 @@ def test_a_fingerprint_is_taken_where_it_is_asked_for(running, music):
     assert running.songs.analysis.fingerprints.made == made == 1
 
 
-@pytest.mark.parametrize(
-    ("path", "status"),
-    [
-        ("{outside}/secret.wav", 403),
-        ("{music}/link.wav", 403),
-        ("{music}/../outside/secret.wav", 403),
-        ("{music}/folder-link/secret.wav", 403),
-        ("/etc/passwd", 403),
-        ("song.wav", 403),
-        ("{music}/song.wav\0", 403),
-        ("https://example.org/song.wav", 403),
-        ("{music}/missing.wav", 404),
-        ("{music}", 422),
-        ("{music}/pipe", 422),
-    ],
-)
-def test_only_files_below_the_roots_are_read(tmp_path, path, status):
-    music, outside = tmp_path / "music", tmp_path / "outside"
-    music.mkdir()
-    outside.mkdir()
-    write_song(outside / "secret.wav", 1.0)
-    (music / "link.wav").symlink_to(outside / "secret.wav")
-    (music / "folder-link").symlink_to(outside)
-    os.mkfifo(music / "pipe")
-    with service(music) as running:
-        said = path.format(music=music, outside=outside)
-        for wish in ({"path": said}, {"url": said}):
-            answer = running.ask("POST", "/songs", wish)
-            assert answer.status_code == status, answer.text
-            assert set(answer.json()) == MISTAKE
-            assert answer.json()["what"]
-        assert running.songs.all() == []
-
-
-@pytest.mark.parametrize(
-    ("said", "status", "word"),
-    [
-        ({}, 422, "neither path nor url"),
-        ({"path": "SONG", "url": "SONG"}, 422, "path and url"),
-        ({"path": 3}, 422, "path is no text"),
-        ({"path": "SONG", "preset": "worm"}, 422, "did you mean warm?"),
-        ({"path": "SONG", "persona": "warm"}, 422, "no key of a wish"),
-        ({"path": "SONG", "format": "mp3"}, 422, "no key of a wish"),
-        ({"path": "SONG", "amount": "1"}, 422, "amount must be a number"),
-        ({"path": "SONG", "amount": True}, 422, "amount must be a number"),
-        ({"path": "SONG", "amount": 2}, 422, "amount=2 must lie within 0..1"),
-        ({"path": "SONG", "lufs": 3}, 422, "lufs=3"),
-        ({"path": "SONG", "mode": "reference"}, 422, "needs a reference"),
-        ({"path": "SONG", "reference": "SONG"}, 422, "mode=adaptive does not listen"),
-        ({"path": "SONG", "mode": "reference", "reference": "/etc/passwd"}, 403, "allowed roots"),
-        ([1], 400, "no JSON object"),
-    ],
-)
-def test_what_cannot_be_is_refused_in_words(running, music, said, status, word):
-    text = json.dumps(said).replace("SONG", str(music / "song.wav"))
-    answer = running.ask("POST", "/songs", json.loads(text))
-    assert answer.status_code == status
-    assert set(answer.json()) == MISTAKE
-    assert word in answer.json()["what"]
-    assert "master." not in answer.text
-
-
-def test_what_is_no_json_is_refused(running):
-    for data, content_type, status in (
-        (b"{", "application/json", 400),
-        (b"[" * 10_000, "application/json", 400),
-        (b" " * 70_000, "application/json", 413),
-        (b'{"path": "x"}', "text/plain", 415),
-    ):
-        answer = requests.post(
-            running.url + "/songs", data, headers={"Content-Type": content_type}, timeout=WAIT_S
-        )
-        assert (answer.status_code, set(answer.json())) == (status, MISTAKE)
-
-
-def test_what_is_not_there_is_said(running):
-    for method, path in (
-        ("GET", "/songs/0"),
-        ("DELETE", "/songs/0"),
-        ("GET", "/songs/0/audio"),
-        ("GET", "/nothing"),
-    ):
-        answer = running.ask(method, path)
-        assert (answer.status_code, set(answer.json())) == (404, MISTAKE)
-    with pytest.raises(websocket.WebSocketBadStatusException) as refused:
-        running.socket({"events": "/songs/0/events"})
-    assert refused.value.status_code == 404
-
-
-@pytest.mark.parametrize("after", ["-1", "x", "1.5", ""])
-def test_a_number_that_is_none_is_refused(running, music, after):
-    song = running.song(music / "mono.wav")
-    with pytest.raises(websocket.WebSocketBadStatusException) as refused:
-        running.socket(song, after=after)
-    assert refused.value.status_code == 422
-
-
 def test_a_part_of_the_file(running, music):
     song = running.song(music / "mono.wav", preset="apple")
     whole = running.audio(song)
@@ -379,6 +270,20 @@ def test_a_song_that_nobody_wants_any_more_ends(running, music, gate):
     assert running.events(again)[-1]["type"] == "done"
 
 
+def test_who_counts_the_events_of_an_earlier_run_gets_all_of_this_one(running, music):
+    first = running.events(running.song(music / "mono.wav", preset="punchy"))
+    song = running.song(music / "mono.wav", preset="punchy")
+    last, run = first[-1]["n"], first[-1]["run"]
+    assert running.events(song, last - 1, run) == first[-1:]
+    running.ask("DELETE", f"/songs/{song['id']}")
+    again = running.song(music / "mono.wav", preset="punchy")
+    assert again["id"] == song["id"]
+    events = running.events(again, last, run)
+    assert [event["n"] for event in events] == list(range(1, len(events) + 1))
+    assert events[-1]["type"] == "done"
+    assert {event["run"] for event in events} != {run}
+
+
 def test_a_song_that_fails_says_why(running, music):
     song = running.song(music / "broken.wav")
     last = running.events(song)[-1]
@@ -394,104 +299,19 @@ def test_a_song_that_fails_says_why(running, music):
     assert running.events(again.json())[-1]["type"] == "failed"
 
 
-def test_more_than_is_kept_gives_way(music):
-    with service(music, songs=2, recordings=1) as running:
-        songs = [running.song(music / "mono.wav", preset="warm")]
-        kept = running.songs.get(songs[0]["id"])
-        for preset in ("bright", "live"):
-            running.events(songs[-1])
-            songs.append(running.song(music / "mono.wav", preset=preset))
-        running.events(songs[-1])
-        assert running.ask("GET", f"/songs/{songs[0]['id']}").status_code == 404
-        with pytest.raises(ValueError, match="closed"):
-            kept.read(0, 1)
-        assert [song["id"] for song in running.ask("GET", "/songs").json()] == [
-            s["id"] for s in reversed(songs[1:])
-        ]
+def test_all_temporary_files_lie_in_the_folder_that_was_named(music, tmp_path, monkeypatch):
+    monkeypatch.setattr(mastering_song, "_IN_MEMORY", 0)  # a song is long
+    made, plain = [], tempfile.TemporaryFile
 
+    def temporary(*arguments, **named):
+        made.append((named.get("prefix"), named.get("dir")))
+        return plain(*arguments, **named)
 
-def test_too_much_at_once_is_refused(music, gate):
-    with service(music, songs=1, workers=1) as running:
-        song = running.song(music / "mono.wav", preset="warm")
-        assert gate.reached.wait(WAIT_S)
-        answer = running.ask("POST", "/songs", {"path": str(music / "mono.wav"), "preset": "live"})
-        assert (answer.status_code, set(answer.json())) == (503, MISTAKE)
-        assert running.song(music / "mono.wav", preset="warm")["id"] == song["id"]
-        gate.open()
-        running.events(song)
-        running.song(music / "mono.wav", preset="live")
-
-
-def test_a_token_is_asked_of_everybody(music):
-    token = "a-token-of-this-test"
-    with service(music, token=token) as running:
-        song = running.song(music / "mono.wav")
-        assert running.events(song)[-1]["type"] == "done"
-        assert len(running.audio(song)) == running.ask("GET", f"/songs/{song['id']}").json()["bytes"]
-        assert requests.get(f"{running.url}{song['audio']}?token={token}", timeout=WAIT_S).status_code == 200
-        for path in ("/songs", "/presets", song["audio"], f"/songs/{song['id']}"):
-            for headers in (
-                {},
-                {"Authorization": "Bearer a-token-of-this-tesT"},
-                {"Authorization": "Basic x"},
-            ):
-                answer = requests.get(running.url + path, headers=headers, timeout=WAIT_S)
-                assert (answer.status_code, set(answer.json())) == (401, MISTAKE)
-                assert token not in answer.text
-        wrong = f"{running.url.replace('http', 'ws', 1)}{song['events']}?token=wrong-token-%C3%A4"
-        with pytest.raises(websocket.WebSocketBadStatusException) as refused:
-            websocket.create_connection(wrong, timeout=WAIT_S)
-        assert refused.value.status_code == 401
-        # The page has nothing in it, and says by itself that it needs one.
-        assert requests.get(running.url, timeout=WAIT_S).status_code == 200
-        assert requests.get(running.url + "/healthz", timeout=WAIT_S).json() == {"status": "ok"}
-    assert token not in running.log.getvalue()
-
-
-def test_pages_of_other_sites_are_kept_out(running, music):
-    song = running.song(music / "mono.wav")
-    here = running.url.removeprefix("http://")
-    evil, own = {"Origin": "http://evil.example"}, {"Origin": running.url}
-    for headers in ({"Host": "evil.example"}, {"Host": "127.0.0.1.evil.example:80"}, {"Host": ""}, evil):
-        for method, path in (
-            ("GET", "/songs"),
-            ("GET", "/"),
-            ("POST", "/songs"),
-            ("DELETE", f"/songs/{song['id']}"),
-        ):
-            answer = running.ask(method, path, {} if method == "POST" else None, headers=headers)
-            assert (answer.status_code, set(answer.json())) == (403, MISTAKE)
-    for origin in ("http://evil.example", "null", f"http://{here}.evil.example"):
-        with pytest.raises(websocket.WebSocketBadStatusException) as refused:
-            running.socket(song, origin=origin)
-        assert refused.value.status_code == 403
-    assert running.ask("GET", "/songs", headers=own).status_code == 200
-    running.socket(song, origin=running.url).close()
-    assert running.ask("GET", "/songs", headers={"Host": "localhost"}).status_code == 200
-
-
-def test_a_song_from_the_web(music, tmp_path):
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args: object) -> None:
-            """Nothing."""
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(music))) as web:
-        threading.Thread(target=web.serve_forever, daemon=True).start()
-        root = f"http://127.0.0.1:{web.server_port}/"
-        with service(music, roots=[root, str(music)], max_download_mb=1) as running:
-            answer = running.ask("POST", "/songs", {"url": f"{root}mono.wav", "preset": "warm"})
-            assert answer.status_code == 201, answer.text
-            assert running.events(answer.json())[-1]["type"] == "done"
-            assert running.song(music / "mono.wav", preset="warm")["id"] == answer.json()["id"]
-            for name, status in (("missing.wav", 404), ("../mono.wav", 403), ("mono.wav?x=1", 403)):
-                assert running.ask("POST", "/songs", {"url": root + name}).status_code == status
-            (music / "large.bin").write_bytes(bytes(1_000_001))
-            answer = running.ask("POST", "/songs", {"url": f"{root}large.bin"})
-            assert (answer.status_code, answer.json()["what"]) == (
-                422,
-                "large.bin has more than 1000000 bytes",
-            )
-        web.shutdown()
+    monkeypatch.setattr(tempfile, "TemporaryFile", temporary)
+    with service(music, folder=str(tmp_path)) as running:
+        assert running.events(running.song(music / "mono.wav", preset="warm"))[-1]["type"] == "done"
+    assert {prefix for prefix, _ in made} == {"soundmill-listening-", "soundmill-pcm-"}
+    assert {folder for _, folder in made} == {str(tmp_path)}
 
 
 def test_a_service_that_ends_tells_who_listens(music, gate):

@@ -103,6 +103,34 @@ def test_a_master_is_heard_and_another_preset_goes_on_where_it_was(browser, runn
     assert [name for name in loaded if not name.startswith((running.url, "data:"))] == []
 
 
+def test_after_stop_and_after_a_restart_it_goes_on(browser, running, music, monkeypatch):
+    opened(browser, running.url)
+    until(browser, "document.documentElement.dataset.ready === 'yes'")
+    with closed_gate(monkeypatch) as gate:
+        asked(browser, music / "song.wav", "punchy")
+        assert gate.reached.wait(WAIT_S)
+        browser.execute_script("at('stop').click()")
+        until(browser, "at('status').textContent === 'cancelled' && at('stop').disabled")
+    browser.execute_script("at('preset').value = 'warm'; at('preset').dispatchEvent(new Event('change'))")
+    until(browser, "at('status').textContent === 'done'")
+    # It gave way to others, which the page learns from an answer.
+    running.songs.remove(running.songs.all()[0])
+    browser.execute_script("at('preset').value = 'club'; at('preset').dispatchEvent(new Event('change'))")
+    until(browser, "at('status').textContent === 'done' && current.asked.preset === 'club'")
+    # The service is another one, which knows no song: the page says so, and asks no more.
+    running.songs.remove(running.songs.all()[0])
+    browser.execute_script("follow(current)")
+    said = until(browser, "at('status').className === 'error' && at('status').textContent")
+    assert said.startswith("there is no song")
+    before = browser.execute_script("return socket.readyState === 3 && socket.url")
+    assert before
+    browser.execute_script("window.opened = 0; const S = WebSocket; WebSocket = class extends S {"
+                           " constructor(u) { super(u); window.opened++; } }")  # fmt: skip
+    browser.execute_script("at('preset').value = 'warm'; at('preset').dispatchEvent(new Event('change'))")
+    until(browser, "at('status').textContent === 'done' && current.asked.preset === 'warm'")
+    assert browser.execute_script("return window.opened") == 1
+
+
 def test_what_is_wrong_is_said_on_the_page(browser, running, tmp_path):
     opened(browser, running.url)
     until(browser, "document.documentElement.dataset.ready === 'yes'")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import os
 import struct
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from pipeline.audio.validate import Limits
 from pipeline.dsp.bs1770 import integrated_loudness, measure_steps
 from pipeline.features.extraction import TrackAudio, run_extractors
 from pipeline.features.fingerprint import Fingerprint
+from pipeline.service.destinations import Rules
 from pipeline.service.listening.analysis import Analysis
 from pipeline.service.listening.cache import Cache
 from pipeline.service.listening.files import GrowingFile, Recording
@@ -22,6 +26,10 @@ from pipeline.service.listening.guard import is_loopback
 from pipeline.service.listening.loudness import LoudnessSoFar
 from pipeline.service.listening.sources import Sources
 from pipeline.service.listening.wav import Encoder, WavForm, wanted_bytes
+from pipeline.service.logs import StepLog
+from pipeline.service.messages import PATH_NOT_ALLOWED, Refused
+from pipeline.workflows.master_service import songs_of
+from pipeline.workflows.master_service_config import MasterServiceConfig
 
 
 def noise(channels: int, samples: int) -> np.ndarray:
@@ -158,6 +166,71 @@ def test_a_file_that_is_written_to_meanwhile_is_refused(tmp_path):
         analysis.known(source, False, lambda part, share: None),
     ):
         pass
+
+
+def test_a_file_that_is_cut_off_while_it_is_decoded_is_decoded_to_its_end(tmp_path):
+    path = write_song(tmp_path / "song.wav", 4.0)
+    whole, _ = soundfile.read(path, dtype="float32")
+    source = Sources([str(tmp_path)], folder=str(tmp_path)).find(str(path))
+    with source.open(Limits(None, None)) as stream:
+        path.write_bytes(b"")
+        read = np.concatenate([block.copy() for block in stream], axis=1)
+    np.testing.assert_array_equal(read.T, whole)
+
+
+def test_a_file_that_was_changed_while_it_was_looked_at_is_refused(tmp_path, monkeypatch):
+    path, pread = write_song(tmp_path / "song.wav", 1.0), os.pread
+
+    def overwritten(*arguments: int) -> bytes:
+        data = pread(*arguments)
+        with path.open("r+b") as file:
+            file.seek(1000)
+            file.write(b"\1\2\3\4")
+        return data
+
+    monkeypatch.setattr(os, "pread", overwritten)
+    source = Sources([str(tmp_path)]).find(str(path))
+    monkeypatch.undo()
+    with pytest.raises(OSError, match=r"song\.wav was changed"), source.open(Limits(None, None)):
+        pass
+
+
+def test_a_folder_that_becomes_a_link_is_not_followed(tmp_path, monkeypatch):
+    root, plain = tmp_path / "music", Rules.source
+    (root / "a").mkdir(parents=True)
+    (tmp_path / "secret").mkdir()
+    for folder in (root / "a", tmp_path / "secret"):
+        (folder / "song.wav").write_bytes(bytes(100))
+
+    def replaced(rules: Rules, path: str) -> str:
+        found = plain(rules, path)
+        (root / "a").rename(root / "b")
+        (root / "a").symlink_to(tmp_path / "secret")
+        return found
+
+    monkeypatch.setattr(Rules, "source", replaced)
+    with pytest.raises(Refused) as refused:
+        Sources([str(root)]).find(str(root / "a" / "song.wav"))
+    assert refused.value.code == PATH_NOT_ALLOWED
+
+
+def test_a_song_that_was_given_up_before_it_began_holds_no_file(tmp_path):
+    config = MasterServiceConfig()
+    config.listening.roots = [str(tmp_path)]
+    songs = songs_of(config, StepLog(io.StringIO(), service="listening", instance="test"))  # nobody works
+    song, _ = songs.ask({"path": str(write_song(tmp_path / "song.wav", 1.0))})
+    source = weakref.ref(song.asked.source)
+    songs.remove(song)
+    del song
+    gc.collect()
+    assert source() is None
+    songs.close()
+
+
+def test_a_name_that_is_no_text_can_be_written_down(tmp_path):
+    write_song(tmp_path / "song.wav", 0.1).rename(tmp_path / "caf\udce9.wav")
+    (tmp_path / "link.wav").symlink_to(tmp_path / "caf\udce9.wav")
+    assert Sources([str(tmp_path)]).find(str(tmp_path / "link.wav")).name == "caf?.wav"
 
 
 def test_a_file_is_closed_for_good():

@@ -12,8 +12,8 @@ from pipeline.features.extraction import run_extractors
 from pipeline.features.fingerprint import Fingerprint
 from pipeline.features.streamed import StreamedAudio
 from pipeline.mastering.drafting import Heard, Reference
-from pipeline.mastering.plan import VERSION
 from pipeline.mastering.song import listen
+from pipeline.mastering.wish import VERSION
 from pipeline.service.listening.cache import Cache
 from pipeline.service.listening.files import Recording, Replayed
 from pipeline.service.listening.sources import Source
@@ -107,7 +107,7 @@ class Analysis:
         self.recordings.clear()
 
     def _decoded(self, source: Source, told: Told) -> Recording:
-        with source.open(self._limits) as stream:
+        with source.open(self._limits, lambda: told("decode", 0.0)) as stream:
             if stream.channels > CHANNELS:
                 raise DecodeError(
                     f"{source.name} has {stream.channels} channels, and {CHANNELS} are mastered at most"
@@ -118,7 +118,6 @@ class Analysis:
                     recording.write(block)
                     expected = stream.expected_frames
                     told("decode", min(1.0, recording.samples / expected) if expected else None)
-                source.check()
             except BaseException:
                 recording.close()
                 raise

@@ -7,7 +7,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
@@ -26,6 +26,8 @@ from pipeline.service.messages import FILE_NOT_FOUND, PATH_NOT_ALLOWED, STORAGE_
 
 MOST_BYTES = 64 << 10
 """Of what is asked."""
+LISTENERS = 128
+"""To events; half of `pipeline.service.listening.server.CONNECTIONS` is left for whatever else is asked."""
 _ASKERS = 4
 _STATUS = {PATH_NOT_ALLOWED: 403, FILE_NOT_FOUND: 404, STORAGE_FAILED: 502}
 _ROOTS = "listening.roots of the service says where songs may lie"
@@ -85,6 +87,7 @@ class _Routes:
     def __init__(self, songs: Songs, presets: Mapping[str, Preset]) -> None:
         self._songs, self._presets = songs, presets
         self._page, self._policy = _page()
+        self._listeners = 0
         # Their own: a server that a song is fetched from may take its time, and who listens already needs threads, too.
         self._askers = ThreadPoolExecutor(_ASKERS, "asked")
 
@@ -145,15 +148,23 @@ class _Routes:
             what, why = f"after={after} is no number of an event", "they count from 1; 0 is before the first"
             await Mistake(422, what, why, "after=0")(socket.scope, socket.receive, socket.send)
             return
-        await socket.accept()
-        told = asyncio.ensure_future(_tell(socket, song, int(after)))
-        gone = asyncio.ensure_future(_gone(socket))
+        if self._listeners >= LISTENERS:
+            what, do = (
+                f"{LISTENERS} listen to events already",
+                f"GET /songs/{song.id}, or the same again later",
+            )
+            await Mistake(503, what, "others have to be answered, too", do)(
+                socket.scope, socket.receive, socket.send
+            )
+            return
+        # Who counts the events of another run has seen none of this one.
+        another = socket.query_params.get("run", "") not in ("", song.events.run)
+        self._listeners += 1
         try:
-            await asyncio.wait({told, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await socket.accept()
+            await _until_either(_tell(socket, song, 0 if another else int(after)), _gone(socket))
         finally:
-            for task in (told, gone):
-                task.cancel()
-            await asyncio.gather(told, gone, return_exceptions=True)
+            self._listeners -= 1
 
     async def _in_a_thread(self, ask: Callable, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._askers, ask, *arguments)
@@ -189,6 +200,17 @@ class _Audio:
         await playing(scope, receive, send)
 
 
+async def _until_either(*waits: Coroutine[Any, Any, None]) -> None:
+    """Until the first of them ends, which ends the others."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def _tell(socket: Any, song: Song, after: int) -> None:
     async for event in song.events.follow(after):
         await socket.send_text(json.dumps(event, allow_nan=False))
@@ -215,6 +237,8 @@ async def _body(request: Any) -> dict[str, Any]:
             )
     try:
         said = json.loads(bytes(data))
+        # Half of a surrogate pair is no text, and could not be answered with either.
+        json.dumps(said, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         said = None
     if not isinstance(said, dict):

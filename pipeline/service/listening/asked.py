@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.mastering.plan import VERSION
-from pipeline.mastering.wish import Wish
+from pipeline.mastering.wish import VERSION, Wish
 from pipeline.service.listening.sources import Source
 
 _ID = 24

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
@@ -57,13 +58,15 @@ class Events:
         self._bell = bell
         self._lock = threading.Lock()
         self._events: list[dict[str, Any]] = []
+        self.run = secrets.token_hex(4)
+        """Stands in each event: a song that is made anew counts from 1 again."""
 
     def add(self, kind: str, **more: Any) -> None:
         """The next one; nothing where the last one was there already."""
         with self._lock:
             if self._events and self._events[-1]["type"] in LAST:
                 return
-            self._events.append({"n": len(self._events) + 1, "type": kind, **more})
+            self._events.append({"n": len(self._events) + 1, "run": self.run, "type": kind, **more})
         self._bell.ring()
 
     def after(self, number: int) -> list[dict[str, Any]]:

@@ -41,11 +41,11 @@ class Song:
 
     Args:
         asked: the song and the wish.
-        folder: where its temporary file lies.
+        folder: where its temporary files lie.
     """
 
     def __init__(self, asked: Asked, folder: str | None = None) -> None:
-        self.asked, self.id = asked, asked.id
+        self.asked, self.id, self._folder = asked, asked.id, folder
         self.bell = Bell()
         self.events = Events(self.bell)
         self.state = WAITING
@@ -113,7 +113,7 @@ class Song:
             "asked": dict(self.asked.said),
             "events": f"/songs/{self.id}/events",
             "audio": f"/songs/{self.id}/audio",
-            "seconds": {part: round(seconds, 3) for part, seconds in self.seconds.items()},
+            "seconds": {part: round(seconds, 3) for part, seconds in dict(self.seconds).items()},
             **more,
             **({"failure": self.failure} if self.failure else {}),
         }
@@ -142,6 +142,7 @@ class Song:
                 heard=known.heard,
                 progress=self._progress,
                 beside=beside,
+                folder=self._folder,
             ) as mastering,
         ):
             self.state, started = PLAN, time.perf_counter()

@@ -117,6 +117,8 @@ class Songs:
         with self._change:
             if self._songs.get(song.id) is song:
                 del self._songs[song.id]
+            if song in self._waiting:  # nor does anybody hold its file open
+                self._waiting.remove(song)
         song.cancel()
         self._log.step("removed", song=song.id)
 

@@ -7,18 +7,26 @@ import os
 import stat
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from pipeline.audio.stream import PcmStream, open_file
 from pipeline.audio.validate import Limits
-from pipeline.dataset.sources.addresses import file_name
+from pipeline.dataset.sources.addresses import WEB, file_name, scheme
 from pipeline.dataset.storage import filesystem, is_local, one_line
 from pipeline.service.destinations import Rules
 from pipeline.service.listening.cache import Cache
+from pipeline.service.listening.web import LedAway, client
 from pipeline.service.logs import without_credentials
-from pipeline.service.messages import FILE_NOT_FOUND, FILE_UNREADABLE, STORAGE_FAILED, Refused
+from pipeline.service.messages import (
+    FILE_NOT_FOUND,
+    FILE_UNREADABLE,
+    PATH_NOT_ALLOWED,
+    STORAGE_FAILED,
+    Refused,
+)
 
 _CHUNK = 1 << 20
 _HASHES = 1024
@@ -28,24 +36,35 @@ class Source:
     """An open file; the file of that name may be another one meanwhile. It is closed once nobody has it any more.
 
     Args:
-        name: the last part of its path or URL.
+        name: the last part of its path or URL, as it can be written down.
         content: SHA-256 of its bytes, hex.
         file: open for reading.
+        folder: where a copy of it lies while it is decoded.
     """
 
-    def __init__(self, name: str, content: str, file: BinaryIO) -> None:
+    def __init__(self, name: str, content: str, file: BinaryIO, folder: str | None = None) -> None:
         self.name, self.content = name, content
-        self._file, self._state = file, _state(file)
+        self._file, self._folder = file, folder
         weakref.finalize(self, file.close)
 
-    def open(self, limits: Limits) -> PcmStream:
-        """Its samples. Raises `pipeline.audio.decode.DecodeError`."""
-        return open_file(f"/proc/self/fd/{self._file.fileno()}", limits)
+    @contextmanager
+    def open(self, limits: Limits, told: Callable[[], object] = lambda: None) -> Iterator[PcmStream]:
+        """Its samples, decoded from a copy: whoever maps a file that others cut off is killed by the system.
 
-    def check(self) -> None:
-        """Raise `OSError` where the file was written to since its content was looked at."""
-        if _state(self._file) != self._state:
-            raise OSError(f"{self.name} was changed while it was read")
+        Args:
+            limits: of a song.
+            told: is called now and then while it is copied, and may raise to end it.
+
+        Raises:
+            DecodeError: it cannot be decoded.
+            OSError: its content is another one by now.
+        """
+        with _temporary(self._folder) as copy:
+            if _hash(self._file, lambda chunk: (told(), copy.write(chunk))) != self.content:
+                raise OSError(f"{self.name} was changed while it was read")
+            copy.flush()
+            with open_file(f"/proc/self/fd/{copy.fileno()}", limits) as stream:
+                yield stream
 
 
 class Sources:
@@ -55,7 +74,7 @@ class Sources:
         roots: folders and URL prefixes that they may lie below.
         options: storage options of URLs.
         largest: bytes of a file that is fetched from a URL.
-        folder: where fetched files lie.
+        folder: where fetched files lie, and copies of those that are decoded.
     """
 
     def __init__(
@@ -68,6 +87,7 @@ class Sources:
         self._rules = Rules(roots)
         self._options, self._largest, self._folder = dict(options or {}), largest, folder
         self._hashes: Cache[str] = Cache(_HASHES)
+        self._client = client(self._redirected)
 
     def find(self, path: str) -> Source:
         """The file at a path or URL; a URL is fetched.
@@ -78,31 +98,31 @@ class Sources:
         place = self._rules.source(path)
         try:
             return self._local(place) if is_local(place) else self._remote(place)
-        except FileNotFoundError:
-            raise Refused(FILE_NOT_FOUND, f"there is no file {_name(place)}") from None
         except Refused:
             raise
         except Exception as error:  # noqa: BLE001  a file system may raise anything; its words may hold a signed URL
-            code = FILE_UNREADABLE if is_local(place) else STORAGE_FAILED
-            why = without_credentials(one_line(error, 200))
-            raise Refused(code, f"{_name(place)} cannot be read: {why}") from None
+            raise _refused(place, error) from None
 
     def _local(self, path: str) -> Source:
         # Whatever it was a moment ago, it may be a pipe now: nobody waits for one, nor follows a new link.
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
         file = os.fdopen(os.open(path, flags), "rb", buffering=0)
         try:
+            # One of the folders in its path may be a link by now.
+            if str(Path(f"/proc/self/fd/{file.fileno()}").readlink()) != path:
+                raise Refused(PATH_NOT_ALLOWED, "the path leads elsewhere by now")
             content = self._hashes.get(_state(file), lambda: _hash(file))
         except BaseException:
             file.close()
             raise
-        return Source(_name(path), content, file)
+        return Source(_name(path), content, file, self._folder)
 
     def _remote(self, uri: str) -> Source:
-        fs, path = filesystem(uri, self._options)
-        copy = tempfile.TemporaryFile(prefix="soundmill-listening-", dir=self._folder, buffering=0)  # noqa: SIM115  `Source` closes it
+        web = {"get_client": self._client} if scheme(uri) in WEB else {}
+        fs, path = filesystem(uri, {**self._options, **web})
+        copy, size = _temporary(self._folder), 0
+        digest = hashlib.sha256()
         try:
-            digest, size = hashlib.sha256(), 0
             with fs.open(path, "rb") as file:
                 while chunk := file.read(_CHUNK):
                     size += len(chunk)
@@ -110,26 +130,57 @@ class Sources:
                         raise Refused(FILE_UNREADABLE, f"{_name(uri)} has more than {self._largest} bytes")
                     digest.update(chunk)
                     copy.write(chunk)
+            copy.flush()
         except BaseException:
             copy.close()
             raise
-        return Source(_name(uri), digest.hexdigest(), copy)
+        return Source(_name(uri), digest.hexdigest(), copy, self._folder)
+
+    def _redirected(self, uri: str) -> None:
+        try:
+            if scheme(uri) not in WEB:
+                raise Refused(PATH_NOT_ALLOWED, "no place of the web")
+            self._rules.source(uri)
+        except Refused as error:
+            raise LedAway(str(error)) from None
+
+
+def _refused(place: str, error: Exception) -> Refused:
+    # fsspec asks twice, and takes whatever ends the second time for a file that is not there.
+    if isinstance(error, LedAway) or isinstance(error.__cause__, LedAway):
+        return Refused(
+            PATH_NOT_ALLOWED, f"{_name(place)} is redirected to a place below none of the allowed roots"
+        )
+    if isinstance(error, FileNotFoundError):
+        return Refused(FILE_NOT_FOUND, f"there is no file {_name(place)}")
+    code = FILE_UNREADABLE if is_local(place) else STORAGE_FAILED
+    return Refused(code, f"{_name(place)} cannot be read: {without_credentials(one_line(error, 200))}")
 
 
 def _name(place: str) -> str:
-    return PurePosixPath(place).name if is_local(place) else file_name(place)
+    """Of a file, as it can be written down, whatever bytes the system has for it."""
+    name = PurePosixPath(place).name if is_local(place) else file_name(place)
+    return name.encode(errors="replace").decode()
+
+
+def _temporary(folder: str | None) -> BinaryIO:
+    """A file without a name, which goes with the process."""
+    return tempfile.TemporaryFile(prefix="soundmill-listening-", dir=folder)
 
 
 def _state(file: BinaryIO) -> tuple[int, ...]:
+    """What changes with the content."""
     found = os.fstat(file.fileno())
     if not stat.S_ISREG(found.st_mode):
         raise OSError("it is no regular file")
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _hash(file: BinaryIO) -> str:
+def _hash(file: BinaryIO, each: Callable[[bytes], object] = lambda chunk: None) -> str:
+    """Of the bytes of a file, each piece of which is handed on."""
     digest, at = hashlib.sha256(), 0
     while chunk := os.pread(file.fileno(), _CHUNK, at):
         digest.update(chunk)
+        each(chunk)
         at += len(chunk)
     return digest.hexdigest()
