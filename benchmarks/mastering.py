@@ -165,7 +165,7 @@ def loud(all_: Contenders, music: dict[str, np.ndarray]) -> Iterator[Table]:
             return [f"{max(errors):.2f}", peak, *_after_codecs(made), f"{statistics.median(changes):+.2f}",
                     f"{max(map(abs, changes)):.2f}"]  # fmt: skip
 
-        for name in (*peers.LOUD, peers.OURS):
+        for name in (*peers.LOUD, peers.OURS, peers.CHECKED):
             table.row(name, lambda name=name, row=row: row(name))
         yield table
 

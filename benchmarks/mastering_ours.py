@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,6 +58,24 @@ def loud(audio: np.ndarray, rate: int, *, lufs: float, ceiling_db: float) -> Res
 
     plain = Preset(lufs=lufs, balance=0.0, ratio=1.0, max_compression_db=0.0, max_gr_db=24.0)
     return _mastered(audio, rate, Wish(plain, ceiling_dbtp=ceiling_db))
+
+
+def loud_checked(audio: np.ndarray, rate: int, *, lufs: float, ceiling_db: float) -> Result:
+    """The same, rendered again until its encodes at 128 kbit/s do not clip; out of the file that was written."""
+    import soundfile
+
+    from pipeline.audio.song_formats import SongFormat
+    from pipeline.mastering.delivery import Delivery
+    from pipeline.mastering.presets import Preset
+    from pipeline.mastering.wish import Wish
+
+    plain = Preset(lufs=lufs, balance=0.0, ratio=1.0, max_compression_db=0.0, max_gr_db=24.0)
+    wish = Wish(plain, ceiling_dbtp=ceiling_db)
+    with tempfile.TemporaryDirectory() as folder, _mastering(audio, rate, wish, {}, ()) as mastering:
+        file = Path(folder) / "master.flac"
+        done = Delivery(mastering, SongFormat("flac"), encodes=("mp3", "m4a")).to(file, Path(folder))
+        samples, _ = soundfile.read(file, dtype="float32", always_2d=True)
+    return np.ascontiguousarray(samples.T), {"limited_by": done.limited_by}
 
 
 def match(audio: np.ndarray, rate: int, *, reference: np.ndarray) -> Result:
@@ -163,6 +183,7 @@ def _mastered(
 JOBS: dict[str, Callable[..., Any]] = {
     "limit": limit,
     "loud": loud,
+    "loud checked": loud_checked,
     "match": match,
     "preset": preset,
     "in pieces": in_pieces,

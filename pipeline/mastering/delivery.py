@@ -109,7 +109,8 @@ class Delivery:
         plan = self.mastering.settle()
         start, stop = self.mastering.stretch(self.preview_s)
         asked, first = plan.target_lufs, plan.limited_by
-        ceiling, given_up, made_up = plan.limiting.ceiling_dbtp, 0.0, 0.0
+        ceiling = highest = plan.limiting.ceiling_dbtp
+        given_up, made_up = 0.0, 0.0
         for number in range(1, ROUNDS + 1):
             with closing(Spool(plan.channels)) as spool:
                 rendered = self.mastering.render(plan, spool.write, start, stop)
@@ -130,7 +131,7 @@ class Delivery:
         worst = max(checks, key=lambda check: check.excess_db, default=None)
         peaks = [check.levels.true_peak_dbtp for check in checks if check.levels.true_peak_dbtp is not None]
         own = next((check.found for check in checks if check.own), rendered.measured)
-        lowered = plan.limiting.ceiling_dbtp < self.mastering.wish.ceiling_dbtp
+        lowered = plan.limiting.ceiling_dbtp < highest
         by_codec = given_up > 0.0 or abs(off) > _LOUDNESS_LU or (plan.limited_by is not None and lowered)
         return Delivered(
             plan=plan,

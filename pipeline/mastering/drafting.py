@@ -23,6 +23,8 @@ from pipeline.mastering.wish import Wish
 # Of the equaliser between two bands; a match may be steeper, because its reference is.
 _MAX_SLOPE = 12.0
 _KNEE_DB = 6.0
+HEADROOM_DB = 0.05
+"""So much below the promised ceiling the limiter stays: meters with another interpolation read a little more."""
 _NEUTRAL = Preset(balance=0.0, ratio=1.0, max_compression_db=0.0)
 # A reference is asked for by name: it may change a band by so much more than `Preset.max_db`.
 _MATCH_OVER_MAX = 2.0
@@ -98,7 +100,7 @@ def draft(
         phase=wish.phase,
         compression=None if before.lufs is None else _compression(preset, heard, curve),
         gain_db=0.0,
-        limiting=Limiting(ceiling_dbtp=wish.ceiling_dbtp),
+        limiting=Limiting(ceiling_dbtp=wish.ceiling_dbtp - HEADROOM_DB),
         lufs=None,
         limited_by=None,
         references=tuple(reference.asset_id for reference in references) if like else (),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.mastering.delivery import Delivered
-from pipeline.mastering.drafting import Heard, Reference, References
+from pipeline.mastering.drafting import HEADROOM_DB, Heard, Reference, References
 from pipeline.mastering.levels import Levels
 from pipeline.mastering.spectrum import Spectrum, spectral_distance_db, third_octave_db
 from pipeline.mastering.wish import Wish
@@ -29,7 +29,7 @@ def row_of(
         "master_mode": wish.mode,
         "master_amount": wish.amount,
         "master_target_lufs": plan.target_lufs,
-        "master_ceiling_dbtp": plan.limiting.ceiling_dbtp,
+        "master_ceiling_dbtp": plan.limiting.ceiling_dbtp + HEADROOM_DB,
         **_levels(heard.levels, "before"),
         **_levels(after.levels, "after"),
         "master_gain_db": plan.gain_db,
