@@ -87,9 +87,9 @@ class Watcher(ExecutionCallback):
 
 def _stage(operator: str) -> str | None:
     """The stage's name in `timings`, from an operator's, which has that of the class."""
-    classes = {"Decode": "decode", "Features": "features", "Clap": "clap", "Separation": "separation"}
-    classes["Sink"] = "write"
-    return next((name for key, name in classes.items() if f"{key}Stage" in operator), None)
+    names = ("decode", "features", "clap", "separation")
+    classes = {f"{name.capitalize()}Worker": name for name in names} | {"Sink": "write"}
+    return next((name for key, name in classes.items() if f"({key})" in operator), None)
 
 
 def write_files(folder: Path, count: int, seconds: float) -> None:
