@@ -211,6 +211,8 @@ NOT_RUN |= {
         "never ends: test_karaoke_service.py starts it, with real servers",
     PYTHON + "jobs/master_service.py 'listening.roots=[/music]'":
         "never ends: test_listening_process.py starts it",
+    "export SOUNDMILL_LISTENING_TOKEN=\"$(python3 -c 'import secrets; print(secrets.token_urlsafe())')\"; "
+    'echo "$SOUNDMILL_LISTENING_TOKEN"': "a setting: test_a_token_that_nobody_sees_is_no_advice runs it",
     BY_HAND + "send songs/song.flac": "needs a service: test_embedded_service.py types it",
     BY_HAND + "answers": "never ends: test_embedded_service.py types it",
     BY_HAND + "dead --code DISK_FULL --again": "needs a service: test_embedded_service.py types it",
