@@ -28,9 +28,11 @@ from pipeline.mastering.gain import LoudnessProfile, settle_gain
 from pipeline.mastering.limiter import Limiter
 from pipeline.mastering.meter import STEPS_PER_SECOND, Measured, Meter
 from pipeline.mastering.plan import Plan
+from pipeline.mastering.presets import Preset
 from pipeline.mastering.processor import Processor, run
 from pipeline.mastering.wish import Wish
 
+_WARM_RATE = 44100
 # Freed once, blocks up to this size are kept from then on: glibc's limit is 32 MB.
 _KEPT = 30 << 20
 # Bytes of a song that may be held: 6 minutes of stereo at 44.1 kHz.
@@ -254,6 +256,17 @@ class Mastering(AbstractContextManager):
         self.max_compression_db = None if compressor is None else max(compressor.reduction().max_db)
         self._profile, self._draft = profile, plan
         return plan
+
+
+@functools.cache
+def warm() -> None:
+    """Load and compile all that masters need, once per process: the first song that somebody waits for need not."""
+    # Beats over noise, far below the loudness that is asked for: something for every part to do.
+    beats = 0.02 * np.random.default_rng(0).standard_normal((2, 2 * _WARM_RATE)).astype(np.float32)
+    beats[:, :: _WARM_RATE // 4] = 0.9
+    preset = Preset(high_shelf_db=1.0, ratio=2.0, crossovers_hz=(200.0, 3000.0), max_gr_db=24.0)
+    with Mastering(ArrayReader(beats), _WARM_RATE, Wish(preset)) as mastering:
+        mastering.render(mastering.settle(), lambda block: None)
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from scipy.signal import resample_poly
 
 from pipeline.audio import synth
 from pipeline.audio.reader import ArrayReader
+from pipeline.mastering import song as song_module
 from pipeline.mastering.plan import Plan
 from pipeline.mastering.presets import Preset
 from pipeline.mastering.processor import run
@@ -254,6 +255,20 @@ def test_what_was_reduced_of_a_stretch_begins_with_it():
         part = mastering.render(plan, lambda block: None, 5 * RATE, 8 * RATE)
     assert part.gain_reduction_db[:3] == pytest.approx(whole.gain_reduction_db[5:8], abs=0.2)
     assert max(told) == pytest.approx(whole.max_gain_reduction_db)
+
+
+def test_what_is_warmed_up_reaches_every_part(monkeypatch):
+    used: list[str] = []
+    for name in ("Equalizer", "Compressor", "Limiter", "Meter"):
+        kind = getattr(song_module, name)
+        monkeypatch.setattr(
+            song_module,
+            name,
+            lambda *args, _kind=kind, **rest: used.append(_kind.__name__) or _kind(*args, **rest),
+        )
+    monkeypatch.setattr(song_module, "isinstance", lambda one, kind: False, raising=False)
+    song_module.warm.__wrapped__()
+    assert {"Equalizer", "Compressor", "Limiter", "Meter"} <= set(used)
 
 
 def test_the_loudest_stretch_is_found():

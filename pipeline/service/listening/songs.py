@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.mastering.song import warm
 from pipeline.service.listening.analysis import Analysis
 from pipeline.service.listening.asked import Asked, Wanted
 from pipeline.service.listening.song import CANCELLED, DONE, ENDED, FAILED, Song
@@ -175,6 +176,7 @@ class Songs:
         return gone
 
     def _work(self) -> None:
+        warm()
         while True:
             with self._change:
                 self._change.wait_for(lambda: self._stopped or self._waiting)
