@@ -35,6 +35,16 @@ _MPEG_KBPS = {
     3: (8, 16, 24, 32, 40, 48, 56, 64),
 }
 
+# What files begin with.
+_MAGIC = {
+    "mp3": b"ID3",
+    "flac": b"fLaC",
+    "ogg": b"OggS",
+    "opus": b"OggS",
+    "m4a": b"\x00\x00\x00\x1cftyp",
+    "wav": b"R",  # RIFF, or RF64 beyond 4 GB
+}
+
 SONG_FORMATS = tuple(_CHANNELS)
 
 
@@ -133,6 +143,11 @@ class SongFormat:
         if self.name == "mp3":
             return 1000 * _MPEG_KBPS[mpeg_version(sample_rate)][-1]
         return channels * (96_000 if self.name == "opus" else min(128_000, 6 * sample_rate))
+
+    @property
+    def magic(self) -> bytes:
+        """The bytes that every file of `pipeline.audio.song_encoder` begins with."""
+        return _MAGIC[self.name]
 
     @property
     def suffix(self) -> str:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.errors import UserError
-from pipeline.optional import extra
 from pipeline.service.asked import Answer, Asked, NoAnswer
 from pipeline.service.logs import without_credentials
 from pipeline.service.metrics import Metrics
+from pipeline.service.web_server import WebServer, require_packages
 
 STALE_S = 60.0
 """A poll loop that has not come round for so long hangs; it does so ten times a second."""
 CHECK_TIMEOUT_S = 2.0
 """A check that has not answered after so long is not ready. Whoever probes has to wait a little longer than that."""
-START_TIMEOUT_S = 10.0
-STOP_TIMEOUT_S = 5.0
 
 Check = Callable[[], tuple[bool, str]]
 
@@ -90,7 +86,7 @@ def _said(answer: Answer) -> tuple[bool, str]:
     return bool(ok), without_credentials(str(text))
 
 
-class HealthServer:
+class HealthServer(WebServer):
     """Answers ``/healthz``, ``/readyz`` and ``/metrics`` from `start` to `stop`, in a thread of its own.
 
     Args:
@@ -100,63 +96,33 @@ class HealthServer:
         port: 0 for a free one, which ``port`` says once it has started.
     """
 
+    keys = ("service.health_host", "service.health_port")
+    name = "health"
+
     def __init__(
         self, state: ServiceState, metrics: Metrics, *, host: str = "127.0.0.1", port: int = 8080
     ) -> None:
+        super().__init__(host, port)
         self._state, self._metrics = state, metrics
-        self.host, self.port = host, port
-        self._server: Any = None
-        self._thread: threading.Thread | None = None
+
+    def application(self) -> Any:
+        """See `application`."""
+        return application(self._state, self._metrics)
 
     def start(self) -> None:
-        """Begin.
-
-        Raises:
-            UserError: the port is taken or not allowed, the host is none of this machine, or starlette or uvicorn are
-                not installed.
-        """
-        server = _server(application(self._state, self._metrics))
-        listening = _listening(self.host, self.port)
-        self.port = listening.getsockname()[1]
+        """See `WebServer`."""
         # Nobody could ask before: until now the loop has had all the time that it wanted to begin.
         self._state.beat()
-        self._server = server
-        self._thread = threading.Thread(
-            target=server.run, kwargs={"sockets": [listening]}, name="health", daemon=True
-        )
-        self._thread.start()
-        end = time.monotonic() + START_TIMEOUT_S
-        while not server.started:
-            if not self._thread.is_alive() or time.monotonic() > end:
-                listening.close()
-                raise RuntimeError("the health server did not start")
-            time.sleep(0.01)
-
-    def stop(self) -> None:
-        """End, also where an answer is still awaited."""
-        if self._thread is None:
-            return
-        self._server.should_exit = True
-        self._thread.join(STOP_TIMEOUT_S)
-        self._thread = None
-
-    def __enter__(self) -> HealthServer:
-        self.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stop()
+        super().start()
 
 
 def application(state: ServiceState, metrics: Metrics) -> Any:
     """The ASGI application of a `HealthServer`. Raises `UserError` where starlette is not installed."""
-    try:
-        from starlette.applications import Starlette
-        from starlette.requests import Request
-        from starlette.responses import JSONResponse, Response
-        from starlette.routing import Route
-    except ImportError:
-        raise _missing("starlette") from None
+    require_packages("starlette.applications", "uvicorn", why="it answers /healthz with it")
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, Response
+    from starlette.routing import Route
 
     # In the server's own loop: it waits neither for a check nor for a thread.
     async def healthz(request: Request) -> Response:
@@ -179,60 +145,4 @@ def application(state: ServiceState, metrics: Metrics) -> Any:
 
     return Starlette(
         routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", numbers)]
-    )
-
-
-def _server(app: Any) -> Any:
-    try:
-        import uvicorn
-    except ImportError:
-        raise _missing("uvicorn") from None
-    config = uvicorn.Config(
-        app,
-        loop="asyncio",
-        http="h11",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        log_level="error",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=1,
-    )
-    # Only in a process's main thread does it take over signals, and there it never runs.
-    return uvicorn.Server(config)
-
-
-def _missing(package: str) -> UserError:
-    return UserError(f"the service needs {package}", "it answers /healthz with it", extra("service"))
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises `UserError`."""
-    if not 0 <= port <= 65_535:  # more would be taken modulo 65536
-        raise _refused(host, port, "ports are 0 to 65535")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except (socket.gaierror, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise UserError(
-            f"service.health_host={host} is no address", why, "service.health_host=127.0.0.1"
-        ) from None
-    found = socket.socket(family, kind, protocol)
-    try:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
-        # Here already, so that of two that bind the port at once one is told.
-        found.listen(128)
-    except OSError as error:
-        found.close()
-        raise _refused(host, port, error.strerror or str(error)) from None
-    return found
-
-
-def _refused(host: str, port: int, why: str) -> UserError:
-    return UserError(
-        f"service.health_port={port} cannot be had at {host}", why, "service.health_port=0, or a free port"
     )

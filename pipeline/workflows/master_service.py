@@ -18,10 +18,11 @@ from pipeline.mastering.song import Mastering
 from pipeline.mastering.wish import Wish
 from pipeline.service.listening.analysis import Analysis
 from pipeline.service.listening.app import application
-from pipeline.service.listening.server import Server, require_packages
+from pipeline.service.listening.server import PACKAGES, Server
 from pipeline.service.listening.songs import Songs
 from pipeline.service.listening.sources import Sources
 from pipeline.service.logs import StepLog
+from pipeline.service.web_server import require_packages
 from pipeline.workflows.master_presets import presets
 from pipeline.workflows.master_service_config import MasterServiceConfig
 
@@ -31,7 +32,7 @@ _MB = 1_000_000
 def run_service(config: MasterServiceConfig) -> int:
     """Let masters be listened to until SIGTERM or Ctrl-C; returns the exit code. Raises `UserError`."""
     config.check()
-    require_packages()
+    require_packages(*PACKAGES)
     log = StepLog(sys.stdout, service="listening", instance=str(os.getpid()), pretty=sys.stdout.isatty())
     stop = threading.Event()
     with ExitStack() as stack:

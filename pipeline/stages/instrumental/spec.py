@@ -23,15 +23,6 @@ WEIGHT = 8.0
 KEPT = ("vocals",)
 """What can be kept beside the instrumental."""
 
-_MAGIC = {
-    "mp3": b"ID3",
-    "flac": b"fLaC",
-    "ogg": b"OggS",
-    "opus": b"OggS",
-    "m4a": b"\x00\x00\x00\x1cftyp",
-    "wav": b"R",  # RIFF, or RF64 beyond 4 GB
-}
-
 COLUMNS = (
     column("instrumental_file", pa.string(), "path", "the song without its vocals, below the output root"),
     column("instrumental_gain_db", pa.float32(), "dB",
@@ -113,7 +104,7 @@ def instrumental_files(form: SongFormat) -> Artifact:
     return Artifact(
         f"instrumentals_{form.name}",
         form.suffix,
-        _MAGIC[form.name],
+        form.magic,
         files={
             "instrumental_file": f"instrumental{form.suffix}",
             "instrumental_vocals_file": f"vocals{form.suffix}",

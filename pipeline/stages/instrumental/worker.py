@@ -15,12 +15,12 @@ from pipeline.audio.reader import AudioReader, Spool, blocks
 from pipeline.audio.resample import StreamResampler, to_mono, to_stereo
 from pipeline.audio.song_formats import SongFormat, held_rate
 from pipeline.audio.song_peak import Finished, PeakMeter, encode_below
-from pipeline.audio.song_tags import NO_TAGS, SongTags, made_by, read_song_tags
+from pipeline.audio.song_tags import SongTags, made_by
 from pipeline.audio.views import View
 from pipeline.dataset.output import Output
-from pipeline.dataset.storage import one_line
 from pipeline.dsp.true_peak import PEAK_CONTEXT, true_peak
 from pipeline.engine.batch import Track
+from pipeline.engine.source_tags import tags_of
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.engine.uploading import uploaded
 from pipeline.engine.worker import Worker
@@ -139,14 +139,8 @@ class InstrumentalWorker(Worker):
         return done
 
     def _tags(self, track: Track) -> SongTags:
-        """Those of the original, with what made this file. A source that is away is a failure, tags that cannot be
-        read are none: the song is still a song."""
-        with self.fetcher.fetch(track, NAME) as source:
-            try:
-                tags = read_song_tags(source.data if source.data is not None else source.path)
-            except Exception as error:  # noqa: BLE001  whatever is wrong with tags, the sound was decoded
-                tags = NO_TAGS
-                track.fallbacks.append(Fallback(NAME, "tags of the original", "none", one_line(error, 200)))
+        """Those of the original, with what made this file."""
+        tags = tags_of(track, self.fetcher, NAME)
         backend, method = track.found("separation_backend"), track.found("karaoke_method")
         model = track.found("separation_model") if method in (None, backend) else method
         return made_by(tags, f"{self.method}; {model or 'unknown'}")

@@ -22,14 +22,6 @@ VERSION = 1
 # By one core, which decodes at 450 times real time.
 WEIGHT = 4.0
 
-_MAGIC = {
-    "mp3": b"ID3",
-    "flac": b"fLaC",
-    "ogg": b"OggS",
-    "opus": b"OggS",
-    "m4a": b"\x00\x00\x00\x1cftyp",
-    "wav": b"R",  # RIFF, or RF64 beyond 4 GB
-}
 _PLR = "true peak over integrated loudness"
 _PSR = "true peak over the loudest 3 s"
 _DISTANCE = (
@@ -167,7 +159,7 @@ def master_files(form: SongFormat) -> Artifact:
     return Artifact(
         f"masters_{form.name}",
         form.suffix,
-        _MAGIC[form.name],
+        form.magic,
         files={"master_file": f"master{form.suffix}"},
         audio=True,
         noun="song",

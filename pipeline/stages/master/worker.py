@@ -12,11 +12,11 @@ from typing import Any
 from pipeline.audio.reader import AudioReader, Spool, blocks
 from pipeline.audio.resample import StreamResampler, to_mono, to_stereo
 from pipeline.audio.song_formats import SongFormat, held_channels, held_rate
-from pipeline.audio.song_tags import NO_TAGS, SongTags, made_by, read_song_tags
+from pipeline.audio.song_tags import SongTags, made_by
 from pipeline.dataset.output import Output
-from pipeline.dataset.storage import one_line
 from pipeline.engine.batch import Track
 from pipeline.engine.made_views import MadeView
+from pipeline.engine.source_tags import tags_of
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.engine.uploading import uploaded
 from pipeline.engine.worker import Worker
@@ -174,14 +174,8 @@ class MasterWorker(Worker):
         made.done()
 
     def _tags(self, track: Track) -> SongTags:
-        """Those of the original, with what made this file. A source that is away is a failure, tags that cannot be
-        read are none: the song is still a song."""
-        with self.fetcher.fetch(track, NAME) as source:
-            try:
-                tags = read_song_tags(source.data if source.data is not None else source.path)
-            except Exception as error:  # noqa: BLE001  whatever is wrong with tags, the sound was decoded
-                tags = NO_TAGS
-                track.fallbacks.append(Fallback(NAME, "tags of the original", "none", one_line(error, 200)))
+        """Those of the original, with what made this file."""
+        tags = tags_of(track, self.fetcher, NAME)
         return made_by(tags, f"{self.method}; mastered by preset {self.wish.name}, {self.wish.mode}")
 
 
