@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from helpers.chromium import chromium
 from helpers.listening import WAIT_S, Service, closed_gate, service, shorten_stretches, write_song
 
-FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--window-size=1280,1000",
-    "--autoplay-policy=no-user-gesture-required", "--mute-audio",
-)  # fmt: skip
 TOKEN = "a-token-of-this-test"
+
+
+PLAYS = ("--autoplay-policy=no-user-gesture-required", "--mute-audio")
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory) -> Iterator:
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no Chromium here; on Debian: apt-get install chromium chromium-driver")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    started = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield started
-    started.quit()
+    with chromium(
+        tmp_path_factory.mktemp("profile"), "--autoplay-policy=no-user-gesture-required", "--mute-audio"
+    ) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
