@@ -6,6 +6,7 @@ the tests; ``my-bucket`` is a bucket of a real S3 server.
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -36,6 +37,7 @@ NO_WAIT = SUBMIT_TO.replace("submit ", "submit --submission-id ID --no-wait --ru
     "source.uri=$PWD/many output.uri=$PWD/out/stopped hardware.block_audio_seconds=20"
 )
 """Of the sentences on ``--no-wait`` and ``--runtime-env``, which name no whole command."""
+MASTER = PYTHON + "jobs/master.py source.uri=mixes output.uri=out/masters"
 FETCH_SPEECH = "jobs/models.py fetch firered-vad silero-vad deepfilternet3 segmentation-3.0 campplus-zh-en "
 FETCH_SPEECH += "whisper-base dnsmos"
 FILES = 2
@@ -168,7 +170,7 @@ CASES = (
         slow=True,
     ),
     Case(
-        PYTHON + "jobs/master.py source.uri=mixes output.uri=out/masters",
+        MASTER,
         r"1 file \(1 ok, 0 partial, 0 failed\)",
         "out/masters/masters_flac/*/*/master.flac",
     ),
@@ -232,7 +234,8 @@ WAVES, README_SQL, README_PANDAS = (
     "loudness_true_peak_dbtp > 0",
 )
 SCALE_SQL, README_EXTRACTOR, README_FUNCTION = "COPY (FROM", "class ZeroCrossings", "pipeline.extract("
-PYTHON_WITH = (WAVES, README_SQL, README_PANDAS, SCALE_SQL, README_EXTRACTOR, README_FUNCTION)
+DISTANCES = "master_distance"
+PYTHON_WITH = (WAVES, README_SQL, README_PANDAS, SCALE_SQL, README_EXTRACTOR, README_FUNCTION, DISTANCES)
 """A word of each piece of Python that only it has."""
 
 
@@ -426,6 +429,13 @@ def test_the_function_of_the_readme(place):
     loudness, _key, *tempi = place.python(python_with(README_FUNCTION)).split(maxsplit=2)
     assert -60 < float(loudness) < 0
     assert tempi[0].count(",") == FILES - 1
+
+
+def test_the_distances_of_the_mastering_page(place):
+    place.once(MASTER)
+    [[distance, uri]] = ast.literal_eval(place.python(python_with(DISTANCES)))
+    assert distance == 0, "of the only song to itself"
+    assert "/mixes/" in uri
 
 
 def test_the_sql_of_the_readme(place):
