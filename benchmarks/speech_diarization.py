@@ -30,7 +30,6 @@ import soundfile
 import soxr
 import torch
 from pyannote.core import Annotation, Segment, Timeline
-from pyannote.metrics.diarization import DiarizationErrorRate
 
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
@@ -230,6 +229,8 @@ class Score:
     cpu_s: float = 0.0
 
     def __post_init__(self) -> None:
+        from pyannote.metrics.diarization import DiarizationErrorRate
+
         # The metric's collar is the whole width around a border.
         self.errors = [DiarizationErrorRate(collar=2 * side) for side in COLLARS_S]
 
