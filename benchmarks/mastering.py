@@ -3,6 +3,8 @@
     apt-get download fretsonfire-songs-sectoid fretsonfire-songs-muldjord   # then dpkg-deb -x each
     python benchmarks/mastering.py --audio FOLDER FOLDER
     python benchmarks/mastering.py --audio FOLDER --only limiters loud --seconds 30 --songs 2     # does it work?
+    python benchmarks/mastering.py --audio FOLDER FOLDER --whole-songs            # eight songs, whole; all but memory
+    python benchmarks/mastering.py --audio FOLDER FOLDER --memory-hours 3         # memory alone, 5 minutes and 3 hours
 
 Songs are files of that name with their guitars added, or any other sound files, as stereo at 44.1 kHz with a peak of
 -6 dBFS: a mix before its master. The peers are installed into a virtual environment of their own (--peers), since some
@@ -58,6 +60,7 @@ TARGETS_LUFS = (-14.0, -9.0)
 PRESETS = ("gentle", "adaptive", "warm", "bright", "punchy", "live")
 CODECS = {"MP3": "libmp3lame", "AAC": "aac"}
 LIMITERS = (*peers.LIMITERS, peers.OURS)
+WHOLE_SONGS = 8
 ALL = ("limiters", "loud", "match", "presets", "seams", "speed", "memory")
 
 
@@ -223,24 +226,45 @@ def presets(all_: Contenders, music: dict[str, np.ndarray]) -> Iterator[Table]:
     yield table
 
 
-def main() -> None:
-    parts = {part.__name__: part for part in (limiters, loud, match, presets, seams)}
+def arguments(typed: Sequence[str] | None = None) -> argparse.Namespace:
+    """What was typed, with what a short cut stands for filled in where nothing else was."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--audio", type=Path, nargs="+", required=True, help="folders of songs")
-    parser.add_argument("--songs", type=int, default=0, help="at most so many; 0: all")
-    parser.add_argument("--seconds", type=float, default=0.0, help="of each song; 0: all of it")
-    parser.add_argument("--only", nargs="+", choices=ALL, default=ALL)
+    parser.add_argument("--songs", type=int, help="at most so many; 0, the default: all")
+    parser.add_argument("--seconds", type=float, help="of each song; 0, the default: all of it")
+    parser.add_argument("--only", nargs="+", choices=ALL)
+    parser.add_argument(
+        "--whole-songs", action="store_true", help=f"{WHOLE_SONGS} songs, whole; all but memory"
+    )
+    parser.add_argument(
+        "--memory-hours", type=float, help="memory of 5 minutes and of so many hours; nothing else"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="rounds of speed")
     parser.add_argument("--minutes", type=float, nargs="+", default=[5.0, 180.0], help="songs of memory")
     default = REPO / "out" / "mastering-peers"
     parser.add_argument("--peers", type=Path, default=default, help="virtual environment of the peers")
     parser.add_argument("--json", type=Path, help="write the tables here, too")
-    options = parser.parse_args()
+    options = parser.parse_args(typed)
+    if options.only is None:
+        wanted = {"memory"} if options.memory_hours else set()
+        wanted |= {*ALL} - {"memory"} if options.whole_songs else set()
+        options.only = [part for part in ALL if part in (wanted or ALL)]
+    if options.memory_hours:
+        options.minutes = [min(5.0, 6.0 * options.memory_hours), 60.0 * options.memory_hours]
+    if options.songs is None:
+        options.songs = WHOLE_SONGS if options.whole_songs else 0
+    options.seconds = options.seconds or 0.0
+    return options
+
+
+def main() -> None:
+    parts = {part.__name__: part for part in (limiters, loud, match, presets, seams)}
+    options = arguments()
     music = songs(options.audio, options.songs, options.seconds)
     if len(music) < 2:
-        parser.error("two songs are needed, one for the other's reference")
+        raise SystemExit("two songs are needed, one for the other's reference")
     python = peers.install(options.peers)
     tables: list[Table] = []
     with tempfile.TemporaryDirectory(prefix="soundmill-bench-") as folder:

@@ -180,9 +180,10 @@ def _steps(values: list[str], notes: list[str]) -> str:
 def _hardware(values: list[str], notes: list[str]) -> str:
     """The profile; a word that is neither yes nor no stays, and is refused as one that is no profile."""
     word = values[0].lower() if values else "true"
-    if _SWITCH.get(word) == "auto" and not CURRENT.config().gpu_stages():
+    if _SWITCH.get(word) == "auto":
+        on_cards = ", ".join(CURRENT.config().gpu_stages()) or "nothing"
         notes.append(
-            "note: hardware=auto takes whatever GPUs there are, but every step of this job runs on the CPU"
+            f"note: hardware=auto takes a GPU for {on_cards}, and all else of this job runs on the CPU"
         )
     return _SWITCH.get(word, word)
 

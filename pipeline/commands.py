@@ -22,6 +22,7 @@ SCRIPTS = {
     "failures": "failures",
     "report": "report",
     "manifests": "manifests",
+    "voices": "voices",
     "models": "models",
     "demo": "demo",
     "columns": "columns",

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-STAGES = ("clap", "separation")
+STAGES = ("clap", "separation", "tags")
 RUN_ID = "extract"
 # What a row says of the run that wrote it.
 OF_A_RUN = frozenset(
@@ -71,8 +71,9 @@ def extract(
         files: a file, for a dict; a list of files, a folder or a pattern such as ``music/*.flac``, for a DataFrame.
             URLs such as ``s3://bucket/song.flac`` are files, too.
         features: extractors to run; None runs the ten that run by default, ``[]`` none.
-        stages: networks to run: ``clap`` (an embedding, and ``segments``) and ``separation`` (how much of the track is
-            voice, drums …). Their weights are fetched with ``python jobs/models.py fetch NAME``.
+        stages: networks to run: ``clap`` (an embedding, and ``segments``), ``separation`` (how much of the track is
+            voice, drums …) and ``tags`` (of music, and an embedding). Their weights are fetched with
+            ``python jobs/models.py fetch NAME``.
         config: parameters of everything; its source, output, hardware and Ray are not used.
 
     Returns:
@@ -122,7 +123,8 @@ def _settings(
     for name in STAGES:
         section = getattr(config, name)
         section.enabled = name in wanted
-        section.on_unavailable = "fail"  # whoever asks by name wants it, or a word why not
+        if hasattr(section, "on_unavailable"):
+            section.on_unavailable = "fail"  # whoever asks by name wants it, or a word why not
     if not config.features.enabled and not wanted:
         raise UserError("features=[] and no stages: there is nothing to compute", do='features=["loudness"]')
     config.hardware, config.ray = type(config.hardware)(), type(config.ray)()

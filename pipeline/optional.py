@@ -19,6 +19,7 @@ INSTALL = {
     "demucs": "demucs>=4.1,<5",
     "pyloudnorm": "pyloudnorm>=0.2,<0.3",
     "laion_clap": "laion-clap==1.1.7",
+    "pocketsphinx": "pocketsphinx>=5.1,<6",
 }
 """Module → what pip is told to install."""
 

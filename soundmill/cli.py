@@ -26,6 +26,7 @@ ABOUT = {
     "failures": "what failed and why; retry=true runs just those files again",
     "report": "report.html of an output, once more",
     "manifests": "prepared speech as lhotse, NeMo and Hugging Face read it, and one RTTM of all",
+    "voices": "the same voice in all recordings of prepared speech: one name for each",
     "models": "weights of the networks: list, fetch, path",
     "demo": "the whole on a dozen synthetic tracks whose key, tempo and loudness are known",
     "columns": "every column of the tables: type, unit, definition, source",

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.music_weights import hide_music_weights
 from skips import pytest_addoption, pytest_configure  # noqa: F401  hooks of its own
 
 REPO = Path(__file__).resolve().parents[1]
+hide_music_weights()
 
 
 # The parts of a run with ``-n 2``, the longest first: whoever is through with one takes the next. Whole jobs stay
 # together, some of which share runs and ports, and so does all that is quick; the others are for whoever is free.
 PARTS = (
-    ("speech", ("tests/integration/test_speech.py", "tests/models/speech/", "tests/speech/")),
+    ("speech", ("tests/integration/test_speech", "tests/models/speech/", "tests/speech/")),
     ("inline", ("tests/integration/test_inline_run.py", "tests/integration/test_karaoke.py",
                 "tests/integration/test_toy_job.py", "tests/sequences/")),
     ("masters", ("tests/mastering/", "tests/integration/test_master.py", "tests/features/")),

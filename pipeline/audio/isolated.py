@@ -34,7 +34,7 @@ from pipeline.audio.isolated_child import PACKET
 from pipeline.audio.shared_memory import KEPT_BYTES, Lender, Segment
 from pipeline.audio.stream import AudioFile
 from pipeline.audio.tags import facts_from
-from pipeline.audio.validate import MAX_CHANNELS, MAX_SAMPLE_RATE, printable_line
+from pipeline.audio.validate import MAX_CHANNELS, MAX_SAMPLE_RATE, TooManyChannels, printable_line
 from pipeline.audio.views import DecodedViews, Wanted
 
 TIMEOUT_S = 120.0
@@ -45,23 +45,15 @@ MAX_TRACK_HOURS = 24.0
 MIN_MEMORY_BYTES = 512 << 20
 """The decoders and their libraries alone take 80 MB, a file in memory up to 256 MiB."""
 
-_START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 60.0
 _LONGEST_TIMEOUT_S = 1e6  # what the system's clocks hold
 _DECODER = "pipeline.audio.views:decode_views"
-_ENVIRONMENT = {
+ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
     # glibc keeps up to 256 MB for the next file: handing memory back and touching it anew was half of the overhead.
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
 }
-# What a file's own error may be called; anything else is `DecoderRaised`.
-_ERRORS: dict[str, type[Exception]] = {
-    error.__name__: error
-    for error in (
-        AudioTooLong, CorruptAudio, EmptyAudio, NoAudioStream, NoSuchAudioStream, TruncatedAudio, UnrecognizedFormat,
-        OSError, FileNotFoundError, PermissionError, IsADirectoryError,
-    )
-}  # fmt: skip
 
 
 class DecoderDied(DecodeError):
@@ -80,6 +72,16 @@ class DecoderOutOfMemory(DecodeError):
 
 class DecoderRaised(DecodeError):
     """An exception that is none of a decoder's own; the message begins with its class."""
+
+
+# What a file's own error may be called; anything else is `DecoderRaised`.
+_ERRORS: dict[str, type[Exception]] = {
+    error.__name__: error
+    for error in (
+        AudioTooLong, CorruptAudio, EmptyAudio, NoAudioStream, NoSuchAudioStream, TooManyChannels, TruncatedAudio,
+        UnrecognizedFormat, OSError, FileNotFoundError, PermissionError, IsADirectoryError,
+    )
+}  # fmt: skip
 
 
 def default_memory_bytes(max_track_bytes: int) -> int:
@@ -185,7 +187,7 @@ class IsolatedDecoder:
             self._child = None
         self._child = self._child or _Child(self._settings)
         try:
-            self._child.wait_until_ready(max(self.timeout_s, _START_TIMEOUT_S))
+            self._child.wait_until_ready(max(self.timeout_s, START_TIMEOUT_S))
         except BaseException:
             self.close()
             raise
@@ -200,7 +202,7 @@ class IsolatedDecoder:
             answer = self._child.ask(file, self._lender.segment, start, self.timeout_s)
             if "error" not in answer:
                 return _understood(answer, self.wanted, self._lender)
-            error = _error(answer)
+            error = error_of(answer)
             # What failed for want of memory may have left its libraries in any state.
             if isinstance(error, DecoderOutOfMemory):
                 self.close()
@@ -223,7 +225,7 @@ class _Child:
         told = settings | {"socket": theirs.fileno(), "content": self._content}
         try:
             passed = (theirs.fileno(), self._content)
-            child = Child("pipeline.audio.isolated_child", told, _ENVIRONMENT, passed)
+            child = Child("pipeline.audio.isolated_child", told, ENVIRONMENT, passed)
         except BaseException:
             self._channel.close()
             os.close(self._content)
@@ -302,7 +304,8 @@ def _end(child: Child, channel: socket.socket, content: int) -> None:
     child.end()
 
 
-def _error(answer: dict[str, Any]) -> Exception:
+def error_of(answer: dict[str, Any]) -> Exception:
+    """What a child says has happened, as an exception."""
     name, message = str(answer["error"]), printable_line(str(answer.get("message", "")))
     if name == "MemoryError":
         return DecoderOutOfMemory(message or "the decoder has no memory left")
@@ -315,10 +318,10 @@ def _understood(answer: dict[str, Any], wanted: Wanted, lender: Lender) -> Decod
     """The child's answer, believed no further than it can be checked. Raises `DecoderDied`."""
     try:
         container, codec = (_word(answer[name]) for name in ("container", "codec"))
-        rate = _whole(answer["sample_rate"], 1, MAX_SAMPLE_RATE)
-        channels = _whole(answer["channels"], 1, MAX_CHANNELS)
-        samples = _whole(answer["samples"], 1)
-        replaced, damaged = (_whole(answer[n], 0) for n in ("replaced_samples", "damaged_packets"))
+        rate = whole(answer["sample_rate"], 1, MAX_SAMPLE_RATE)
+        channels = whole(answer["channels"], 1, MAX_CHANNELS)
+        samples = whole(answer["samples"], 1)
+        replaced, damaged = (whole(answer[n], 0) for n in ("replaced_samples", "damaged_packets"))
         facts = facts_from(answer["facts"])
         mono = answer["mono_channel"]
         decoded = partial(
@@ -331,14 +334,14 @@ def _understood(answer: dict[str, Any], wanted: Wanted, lender: Lender) -> Decod
             replaced_samples=replaced,
             damaged_packets=damaged,
             facts=facts,
-            mono_channel=None if mono is None else _whole(mono, 0, channels - 1),
+            mono_channel=None if mono is None else whole(mono, 0, channels - 1),
         )
         if answer["long"] is True:
             return decoded(stored={}, places={}, long=True)
         places = wanted.places(rate, channels)
         lies = []
         for owner in dict.fromkeys(place.owner for place in places.values()):
-            offset, rows, length = (_whole(value, 0) for value in answer["stored"][owner])
+            offset, rows, length = (whole(value, 0) for value in answer["stored"][owner])
             if rows != places[owner].channels:
                 raise ValueError(f"{owner} has {rows} channels")
             lies.append((owner, offset, (rows, length)))
@@ -349,7 +352,8 @@ def _understood(answer: dict[str, Any], wanted: Wanted, lender: Lender) -> Decod
     return decoded(stored=stored, places=places)
 
 
-def _whole(value: Any, low: int, high: int = 1 << 62) -> int:
+def whole(value: Any, low: int, high: int = 1 << 62) -> int:
+    """``value``, which a child has said. Raises `ValueError` where it is no whole number in that range."""
     if type(value) is not int or not low <= value <= high:
         raise ValueError(f"{value!r:.40} is no number from {low} to {high}")
     return value

@@ -68,6 +68,10 @@ class AudioTooLong(DecodeError):
     """More audio than the caller allows, declared or decoded."""
 
 
+class TooManyChannels(DecodeError):
+    """More channels than the caller takes."""
+
+
 def printable_line(message: str) -> str:
     """``message`` without line breaks or control characters, cut to 300 characters."""
     text = " ".join("".join(c if c.isprintable() else " " for c in message).split())

@@ -82,7 +82,8 @@ class Track:
 
     ``values`` are the columns that the stage adds to the row, ``rows`` those of tables. ``due`` are the products that
     it is to compute, ``makes`` says whether its views are wanted, ``entries`` is what the cache may keep,
-    ``earlier`` what the tables have of products that this run does not compute.
+    ``earlier`` what the tables have of products that this run does not compute, ``lacking`` the earlier stages that a
+    due product has to do without, see `pipeline.engine.needs`.
     """
 
     index: int
@@ -118,6 +119,7 @@ class Track:
     entries: dict[str, Any] = field(default_factory=dict)
     made: dict[str, np.ndarray] = field(default_factory=dict)
     earlier: dict[str, Any] = field(default_factory=dict)
+    lacking: dict[str, dict[str, bool]] = field(default_factory=dict)
     _table: pa.Table | None = None
     _row: int = 0
 

@@ -30,6 +30,7 @@ class Gpu:
         most: enough for its network's speed.
         networks: names in `pipeline.engine.vram.MEASURED`, of which the most demanding counts.
         leaves: stages leave a full card in this order, the lowest first: that which has least to gain.
+        needs_bytes: what an actor takes, whatever its batch, of a network that is not in that list; 0 of the others.
     """
 
     unit: str
@@ -37,6 +38,7 @@ class Gpu:
     most: int
     networks: tuple[tuple[str, str], ...] = ()
     leaves: int = 0
+    needs_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,16 @@ class Stage:
         makes: forms of the audio that later stages read; their ``maker`` is this stage.
         needs: earlier stages whose columns and rows it reads, as far as they run: what it computes is stale with them.
             What is there of them already is read from the tables.
+        spares: product → those of ``needs`` that it can do without, where one of them failed: it is made of what there
+            is then, has another key, and is made again once nothing is missing.
         arguments: for the worker's constructor.
         weight: relative cost of a second of audio on a CPU; decoding is 1.
         gpu: what it does on a card; None of a stage that never runs on one.
         torch: whether its worker runs torch, and so is told threads and seed.
         kept: what else than a product's key may change a bit of its results, so that the cache keeps them apart; None
             where the cache keeps none of them.
+        view_key: what its views depend on, where that is something else than what its products do: who reads a view
+            is stale with it only.
     """
 
     name: str
@@ -71,6 +77,8 @@ class Stage:
     gpu: Gpu | None = None
     torch: bool = True
     kept: Mapping[str, Any] | None = field(default_factory=dict)
+    spares: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    view_key: str | None = None
 
     def __post_init__(self) -> None:
         for view in self.makes:
@@ -127,12 +135,11 @@ class Pipeline:
         """The same, where the key of each product holds those of the makers of what it reads and of the stages that it
         needs: it is stale with them."""
         made: dict[str, str] = {}
+        views: dict[str, str] = {}
         stages: list[Stage] = []
         for stage in self.stages:
-            before = {v.maker for v in stage.reads if v.maker != DECODE} | {
-                n for n in stage.needs if n in made
-            }
-            makers = sorted({made[name] for name in before})
+            heard = {views[v.maker] for v in stage.reads if v.maker != DECODE}
+            makers = sorted(heard | {made[n] for n in stage.needs if n in made})
             if makers:
                 products = tuple(
                     p if p.key is None else replace(p, key=stable_key({"key": p.key, "makers": makers}))
@@ -141,6 +148,10 @@ class Pipeline:
                 stage = replace(stage, products=products)
             keys = {p.name: p.key for p in stage.computed}
             made[stage.name] = stable_key({"stage": stage.name, "products": keys, "makers": makers})
+            views[stage.name] = made[stage.name]
+            if stage.view_key is not None:
+                own = {"stage": stage.name, "views": stage.view_key, "makers": makers}
+                views[stage.name] = stable_key(own)
             stages.append(stage)
         return replace(self, stages=tuple(stages))
 

@@ -32,6 +32,7 @@ def build_dataset(
     environment: Mapping[str, str] | None = None,
     gpu_memory_fraction: float = 0.75,
     ledger: Any = None,
+    board: Any = None,
     retries: int = MAX_TASK_RETRIES,
 ) -> Dataset:
     """The lazy dataset that sends ``blocks`` through ``nodes``; `receipts` runs it.
@@ -43,6 +44,7 @@ def build_dataset(
             environment of its own starts a second later, so none is set where there is nothing to set.
         gpu_memory_fraction: of a card that all actors on it may use together; each gets its 1/n of that.
         ledger: is told which files each stage is about to work on, see `pipeline.engine.ledger`.
+        board: hears how far stages are within long files, see `pipeline.engine.within_ray`.
         retries: of a task that was lost with its worker.
     """
     # The import of Ray Data sets it, and may come after that of Ray.
@@ -69,7 +71,7 @@ def build_dataset(
         # up to it, and memory would no longer be bounded by the block. This one takes a block as it comes, and
         # max_restarts and max_task_retries, which leave the public one in Ray 2.64 (our pin excludes it).
         dataset = dataset.map_batches_internal(
-            guarded(node, ledger),
+            guarded(node, ledger, board),
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,

@@ -18,6 +18,8 @@ from pipeline.dataset.storage import one_line
 from pipeline.engine.ledger import announce
 from pipeline.engine.node import Node
 from pipeline.engine.process import note_ready
+from pipeline.engine.within import listen
+from pipeline.engine.within_ray import teller
 
 FATAL = "fatal"
 
@@ -37,16 +39,18 @@ class StageFailed(Exception):
         self.worker_traceback = worker_traceback
 
 
-def guarded(node: Node, ledger: Any = None) -> type:
+def guarded(node: Node, ledger: Any = None, board: Any = None) -> type:
     """A class whose objects make the worker of ``node`` where they are made, and whose calls never raise.
 
     Args:
         ledger: is told which files are about to be worked on; None tells nobody.
+        board: hears how far the worker is within a file, see `pipeline.engine.within_ray`; None does without.
     """
 
     class Guarded:
         def __init__(self) -> None:
             self.workers = [(part.name, part.make()) for part in node.parts or (node,)]
+            listen(teller(board))
             note_ready()
 
         def __call__(self, table: pa.Table) -> pa.Table:

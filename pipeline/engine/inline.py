@@ -20,8 +20,9 @@ from pipeline.engine.inline_child import ledger_here
 from pipeline.engine.ledger import Ledger
 from pipeline.engine.stage_state import StageState, begin_pass, note_states
 from pipeline.engine.starting import unwind_on_sigterm
+from pipeline.engine.within import BOARD, listen
 from pipeline.engine.worker_line import AT, FATAL, OUT, MakingFailed, WorkerLine, called, receipts_of
-from pipeline.engine.worker_process import CLAIM, READY, ChildDied, WorkerProcess, heard, started_ahead
+from pipeline.engine.worker_process import CLAIM, PART, READY, ChildDied, WorkerProcess, heard, started_ahead
 
 STARTS = 3
 """A process that dies so often while it makes its workers, with no file at hand, will do so for ever."""
@@ -120,6 +121,7 @@ class InlineDriver:
             self.close()
             raise
         finally:
+            BOARD.take(())
             self._why_lost = crew.why_lost or self._why_lost
 
     def _places(self, work: Pass) -> list[WorkerProcess | _Here]:
@@ -180,6 +182,10 @@ class _Hand:
     at: str | None = None
     files: list[tuple[int, str | None]] = field(default_factory=list)
 
+    def forget_parts(self) -> None:
+        """How far it was within its files is no longer of interest."""
+        BOARD.forget(index for index, _ in self.files)
+
 
 class _Crew:
     """The processes of one pass.
@@ -236,7 +242,7 @@ class _Crew:
             block = self._waiting.popleft()
             hand.files = []
             try:
-                hand.place.run(block)
+                hand.place.run(block, parts=True)
             except ChildDied as died:
                 self._lost(hand, died)
 
@@ -251,10 +257,13 @@ class _Crew:
             raise_fatal(told[0])
         elif kind == CLAIM:
             hand.place.owner_is(self._claims.claim(*told))
+        elif kind == PART:
+            BOARD.note(*told)
         elif kind == AT:
             self._enter(hand, *told)
         elif kind == OUT:
             receipts, seconds = told
+            hand.forget_parts()
             self._left[self._work.nodes[-1].name] += len(hand.files)
             self._busy.update(seconds)
             hand.at = None
@@ -274,6 +283,7 @@ class _Crew:
     def _lost(self, hand: _Hand, died: ChildDied) -> None:
         """Its block, if it had one, is left out."""
         self.why_lost, hand.at = str(died), None
+        hand.forget_parts()
         if not hand.ready:
             self._died_early(hand, died)
         if hand.busy:
@@ -319,7 +329,8 @@ class _Here:
         except MakingFailed as failed:
             self._says = iter([(FATAL, failed.told)])
 
-    def run(self, table: pa.Table) -> None:
+    def run(self, table: pa.Table, parts: bool = False) -> None:
+        listen(BOARD.note if parts else None)
         self._says = self._line.run(table)
 
     def receive(self) -> tuple[Any, ...]:
@@ -327,6 +338,7 @@ class _Here:
         return (OUT, receipts_of(message[1]), message[2]) if message[0] == OUT else message
 
     def close(self) -> None:
+        listen(None)
         self._line = None
 
 

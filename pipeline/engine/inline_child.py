@@ -1,8 +1,9 @@
 """The process in which `pipeline.engine.inline.InlineDriver` has its workers: it may die, and the job does not.
 
 Speaks pickled tuples over a socket, as asked: ``(WARM, modules)``, ``(CALL, function, *arguments)``,
-``(MAKE, nodes, GPU memory fraction)`` and ``(RUN, table)``, answered as `pipeline.engine.worker_line.WorkerLine` does,
-with ``(CLAIM, asset id, uri)`` between, which is answered with ``(CLAIM, owner)``.
+``(MAKE, nodes, GPU memory fraction)`` and ``(RUN, table, parts)``, answered as `pipeline.engine.worker_line.WorkerLine`
+does, with ``(CLAIM, asset id, uri)`` between, which is answered with ``(CLAIM, owner)``, and, where ``parts`` is true,
+``(PART, pipeline.engine.within.Part)``.
 """
 
 from __future__ import annotations
@@ -19,16 +20,26 @@ from typing import Any
 
 from pipeline.audio.children import end_with_parent, leave_no_core_file
 from pipeline.engine.ledger import Ledger
-from pipeline.engine.process import hold_gpu_memory
+from pipeline.engine.process import allow_end, hold_gpu_memory
+from pipeline.engine.within import Part, listen
 from pipeline.engine.worker_line import FATAL, OUT, MakingFailed, WorkerLine, called, receipts_of
-from pipeline.engine.worker_process import CALL, CLAIM, MAKE, RAISED, READY, VALUE, WARM
+from pipeline.engine.worker_process import CALL, CLAIM, MAKE, PART, RAISED, READY, VALUE, WARM
 
 
 class _Told:
-    """Of this process: how it asks the other one something."""
+    """Of this process: how it asks the other one something. Several threads may speak at once."""
 
     channel: Connection | None = None
     asking = threading.Lock()
+
+
+def _say(message: tuple[Any, ...]) -> None:
+    with _Told.asking:
+        _Told.channel.send(message)
+
+
+def _say_part(part: Part) -> None:
+    _say((PART, part))
 
 
 class _LedgerHere(Ledger):
@@ -53,6 +64,7 @@ def main(settings: str) -> None:
     with suppress(RuntimeError):  # without a stderr
         faulthandler.enable()
     leave_no_core_file()
+    allow_end()
     channel = Connection(told["socket"])
     _Told.channel = channel
     line: WorkerLine | None = None
@@ -62,14 +74,14 @@ def main(settings: str) -> None:
             if kind == WARM:
                 _warm(*asked)
             elif kind == CALL:
-                channel.send(_value(*asked))
+                _say(_value(*asked))
             elif kind == MAKE:
                 line = None  # its decoder ends before another one begins
                 line, answer = _made(*asked)
-                channel.send(answer)
+                _say(answer)
             else:
                 for message in _run(line, *asked):
-                    channel.send(message)
+                    _say(message)
 
 
 def _warm(modules: Iterable[str]) -> None:
@@ -96,6 +108,7 @@ def _made(nodes: list[Any], gpu_memory_fraction: float) -> tuple[WorkerLine | No
         return None, (FATAL, failed.told)
 
 
-def _run(line: WorkerLine, table: Any) -> Iterator[tuple[Any, ...]]:
+def _run(line: WorkerLine, table: Any, parts: bool) -> Iterator[tuple[Any, ...]]:
+    listen(_say_part if parts else None)
     for message in line.run(table):
         yield (OUT, receipts_of(message[1]), message[2]) if message[0] == OUT else message

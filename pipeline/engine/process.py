@@ -90,9 +90,9 @@ def hold_gpu_memory(fraction: float) -> None:
 
 def _actors_fraction() -> float | None:
     """The same of an actor of Ray."""
-    ray = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:
+    if not _is_actor():
         return None
+    import ray
     from ray.data import DataContext
 
     share = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
@@ -146,6 +146,29 @@ def age_s() -> float | None:
     except (OSError, ValueError, IndexError):
         return None
     return max(0.0, up - ticks / os.sysconf("SC_CLK_TCK"))
+
+
+class _Ending:
+    """Whether this process is one of those that work for a driver, which goes on without it."""
+
+    allowed = False
+
+
+def allow_end() -> None:
+    """Say that this process may end at any time: whoever started it begins another one."""
+    _Ending.allowed = True
+
+
+def may_end() -> bool:
+    """Whether `allow_end` was said of this process, or it is an actor of Ray."""
+    return _Ending.allowed or _is_actor()
+
+
+def _is_actor() -> bool:
+    ray = sys.modules.get("ray")
+    return bool(
+        ray is not None and ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None
+    )
 
 
 class _Gpu:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from pipeline.engine.within import Part
 
 # Kinds of fallback that are told apart. Their reasons carry counts and names, so that a large run over bad files
 # would have one per file; what comes after is counted per stage.
@@ -24,12 +26,16 @@ class Progress:
         files: planned.
         bytes: planned, where every size is known; else 0 and the ETA goes by files.
         report: called with the fields of a progress line at most every ``interval_s``.
+        parts: the files in work, each with how far its stage is with it, see `pipeline.engine.within`.
+        weights: stage → cost of a second of audio, of all stages in order: what a stage is of the work on a file.
     """
 
     files: int
     bytes: int = 0
     report: Callable[[dict[str, Any]], None] = lambda fields: None
     interval_s: float = 5.0
+    parts: Callable[[], Sequence[Part]] = tuple
+    weights: Mapping[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
     committed: set[int] = field(default_factory=set)
     status: Counter = field(default_factory=Counter)
@@ -108,6 +114,10 @@ class Progress:
         self.committed.add(index)
         self.status[status] += 1
 
+    def in_work(self) -> list[Part]:
+        """The files of which some stage says how far it is, and that have no row yet."""
+        return [part for part in self.parts() if part.index not in self.committed]
+
     def elapsed(self) -> float:
         """Wall seconds since the start."""
         return time.perf_counter() - self.started
@@ -124,7 +134,8 @@ class Progress:
     def fields(self) -> dict[str, Any]:
         """What a progress line says; ``eta_s`` is None until a hundredth is done."""
         elapsed = self.elapsed()
-        done = self.bytes_done / self.bytes if self.bytes else len(self.committed) / max(1, self.files)
+        whole, all_of_it = (self.bytes_done, self.bytes) if self.bytes else (len(self.committed), self.files)
+        done = (whole + self._within()) / max(1, all_of_it)
         # Not every row that is there came with its size.
         done = 1.0 if len(self.committed) >= self.files else min(1.0, done)
         return {
@@ -139,6 +150,24 @@ class Progress:
             "elapsed_s": round(elapsed, 1),
             "eta_s": round(elapsed * (1 - done) / done, 1) if done >= 0.01 else None,
         }
+
+    def _within(self) -> float:
+        """What is done of the files in work: bytes where sizes are known, else files."""
+        done = 0.0
+        for part in self.in_work():
+            size = (part.size_bytes or 0) if self.bytes else 1
+            done += size * self._share_of_file(part)
+        return done
+
+    def _share_of_file(self, part: Part) -> float:
+        """Of all stages' work on a file, 0 to 1: those before are through with it."""
+        before = 0.0
+        for stage, weight in self.weights.items():
+            if stage == part.stage:
+                done = before + weight * min(1.0, max(0.0, part.share))
+                return done / (sum(self.weights.values()) or 1.0)
+            before += weight
+        return 0.0
 
 
 def _later(process: dict[str, Any], known: dict[str, Any]) -> bool:

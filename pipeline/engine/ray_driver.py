@@ -70,7 +70,9 @@ class RayDriver:
     def receipts(self, work: Pass) -> Iterator[dict[str, Any]]:
         """Through pools of actors, see `pipeline.engine.graph`."""
         from pipeline.engine.graph import MAX_TASK_RETRIES, build_dataset, receipts
+        from pipeline.engine.within_ray import followed, start_board
 
+        board = start_board(work.blocks)
         dataset = build_dataset(
             work.blocks,
             grouped(work.nodes, work.groups),
@@ -78,9 +80,11 @@ class RayDriver:
             environment=self._cluster.result().environment,
             gpu_memory_fraction=work.gpu_memory_fraction,
             ledger=work.hunt,
+            board=board,
             retries=MAX_TASK_RETRIES if work.hunt is None else 0,
         )
-        yield from receipts(dataset)
+        with followed(board):
+            yield from receipts(dataset)
         self._add_busy(dataset, work)
 
     def _add_busy(self, dataset: Dataset, work: Pass) -> None:

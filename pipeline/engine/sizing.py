@@ -83,7 +83,9 @@ def size_for_cards(
     told, fixed, items = dict(vram_bytes or {}), dict(fixed_actors or {}), dict(fixed_items or {})
     able = _on_cards(stages)
     needs = {
-        name: told.get(name) or batch_bytes(stage.gpu.networks, items.get(name) or stage.gpu.least)
+        name: told.get(name)
+        or stage.gpu.needs_bytes
+        or batch_bytes(stage.gpu.networks, items.get(name) or stage.gpu.least)
         for name, stage in able.items()
     }
     shares, actors, budget, reasons = _who_stays(needs, cards, memory_fraction, fixed)
@@ -91,11 +93,14 @@ def size_for_cards(
         return _on_the_cpu(stages, tuple(reasons))
     _fill(shares, actors, fixed, {name: stage.weight for name, stage in able.items()}, len(cards))
     batches = {
-        s: items.get(s) or (0 if told.get(s) else _batch(able[s].gpu, budget / n)) for s, n in shares.items()
+        s: items.get(s) or (0 if told.get(s) or able[s].gpu.needs_bytes else _batch(able[s].gpu, budget / n))
+        for s, n in shares.items()
     }
     for stage, n in shares.items():
         if told.get(stage):
             need = f"it needs {needs[stage] / GIB:.1f} GiB (hardware.vram_bytes)"
+        elif able[stage].gpu.needs_bytes:
+            need = f"it needs {needs[stage] / GIB:.1f} GiB, as its model's authors say"
         else:
             size = batches[stage]
             gpu = able[stage].gpu

@@ -24,10 +24,12 @@ from pipeline.engine.batch import Track, add_stage, tracks_of
 from pipeline.engine.declare import DECODE
 from pipeline.engine.earlier import Earlier
 from pipeline.engine.made_views import forget_spooled, take_spooled
+from pipeline.engine.needs import RowsMissing, key_without, missing_stages
 from pipeline.engine.process import note_extra, start_torch
 from pipeline.engine.results import Results
 from pipeline.engine.source_file import Fetcher
 from pipeline.engine.timing import Cost, StageClock
+from pipeline.engine.within import CountedReader, leave, listened, tell
 from pipeline.errors import Fallback
 
 # A value of these columns says where a series lies, which is never taken from a cache.
@@ -36,10 +38,6 @@ _PLACES = ("_blob", "_inline", "_shape")
 
 class ViewMissing(Exception):
     """A view that an earlier stage makes is not there: that stage says in ``failures`` why."""
-
-
-class RowsMissing(Exception):
-    """What an earlier stage finds out of a track is not there: that stage says in ``failures`` why."""
 
 
 class Worker:
@@ -52,6 +50,7 @@ class Worker:
         makes: views that it makes.
         feeds: products of later stages that are computed of those views.
         needs: stages whose columns and rows it reads, with their products; where one is missing, its products fail.
+        spares: product → those of them that it can do without, see `pipeline.engine.declare.Stage`.
         earlier: has what runs before found out; None where there are none.
         drop: names of the views that nobody reads after this stage.
         torch: whether it runs torch.
@@ -62,6 +61,9 @@ class Worker:
         parameters: the other arguments of the stage, each of which becomes an attribute.
     """
 
+    says_how_far = False
+    """Whether it calls `progress` itself; otherwise that is told by how far it has read a track."""
+
     def __init__(
         self,
         *,
@@ -71,6 +73,7 @@ class Worker:
         makes: Sequence[View] = (),
         feeds: frozenset[str] = frozenset(),
         needs: Mapping[str, Sequence[Product]] | None = None,
+        spares: Mapping[str, Sequence[str]] | None = None,
         earlier: Earlier | None = None,
         drop: frozenset[str] = frozenset(),
         torch: bool = True,
@@ -88,7 +91,7 @@ class Worker:
         self.stage = stage
         self.products = tuple(products)
         self.reads, self.makes, self.feeds, self.drop = tuple(reads), tuple(makes), feeds, drop
-        self.needs, self.earlier = dict(needs or {}), earlier
+        self.needs, self.spares, self.earlier = dict(needs or {}), dict(spares or {}), earlier
         self.threads = threads
         self.fetcher = Fetcher(storage_options)
         self.results = results
@@ -126,6 +129,7 @@ class Worker:
         due = [track for track in tracks if self._is_due(track)]
         if due:
             self.process(due, clock)
+            leave(self.stage, due)
         for track in due:
             if not track.costs:  # of the time that the whole call took it gets its share
                 track.costs.append(
@@ -162,14 +166,33 @@ class Worker:
         Args:
             entry: what the cache may keep of it; None where it must not, or where all of it is ``track.values``.
         """
-        track.values[f"key@{product}"] = self.key(product)
+        track.values[f"key@{product}"] = self.key_of(track, product)
         track.entries[product] = entry
+        if lacking := track.lacking.get(product):
+            # Complete, and yet not what was asked for: it is made again with them, if they may still come at once.
+            declared = next(p for p in self.products if p.name == product)
+            key = declared.key if all(lacking.values()) else None
+            track.values[f"failkey@{product}"] = key
+            error = RowsMissing(
+                f"made without {' and '.join(lacking)}, which found nothing out of this track"
+            )
+            track.fail(declared.timed or self.stage, error, key=key)
 
     def fail(self, track: Track, product: str, error: BaseException) -> None:
         """A product could not be computed of a track: it is a row of ``failures``, and not tried again before its key
         changes or somebody asks for it."""
         declared = next(p for p in self.products if p.name == product)
         track.fail(declared.timed or self.stage, error, key=declared.key)
+
+    def progress(self, track: Track, share: float, text: Callable[[], str] | None = None) -> None:
+        """Say how far this stage is with a track, as often as is handy: it is shown once a second, and costs nothing
+        where nobody looks, or where a track is done within a moment.
+
+        Args:
+            share: of the work on it that is done, 0 to 1.
+            text: gives what is being done, in words, where that is more than the stage's name and the share.
+        """
+        tell(self.stage, track, share, text)
 
     def one_by_one(
         self,
@@ -198,6 +221,10 @@ class Worker:
     def key(self, product: str) -> str | None:
         """The key of a product."""
         return next(p.key for p in self.products if p.name == product)
+
+    def key_of(self, track: Track, product: str) -> str | None:
+        """The same, of one that may lack what an earlier stage should have found out of a track."""
+        return key_without(self.key(product), track.lacking.get(product, ()))
 
     def settle_key(self, product: str, key: Callable[[], str]) -> None:
         """Give a product its ``key``, unless it came with one."""
@@ -232,13 +259,22 @@ class Worker:
                 track.fail(self.stage, error)
         return heard, found
 
-    def reader(self, track: Track, view: View, stack: ExitStack) -> AudioReader:
+    def reader(self, track: Track, view: View, stack: ExitStack, *, counted: bool = True) -> AudioReader:
         """A view of a track: what travels with it, or, of a long one, a temporary file of its samples.
+
+        Args:
+            counted: how far it has been read is how far the stage is with the track.
 
         Raises:
             ViewMissing: another stage makes it, and did not.
             Exception: as `pipeline.engine.source_file.Fetcher.reader`.
         """
+        found = self._reader(track, view, stack)
+        if self.says_how_far or not counted or not listened():
+            return found
+        return CountedReader(found, lambda share: self.progress(track, share))
+
+    def _reader(self, track: Track, view: View, stack: ExitStack) -> AudioReader:
         if view.name in track.views:
             return ArrayReader(track.audio(view.name))
         spooled = take_spooled(track.index, view)
@@ -290,25 +326,16 @@ class Worker:
 
     def _fail_without_rows(self, track: Track) -> None:
         """The same of what an earlier stage finds out: of this run, or of one before, which the tables have."""
-        for stage, needed in self.needs.items():
-            before = [product for product in needed if not track.wants(product.name)]
-            found = self._found_before(track, before)
-            track.earlier.update(found or {})
-            missing = [p for p in needed if track.found(f"key@{p.name}") is None]
-            if not missing:
+        lacking = missing_stages(track, self.needs, self.earlier)
+        for product in (p for p in self.products if lacking and p.name in track.due):
+            spared = set(self.spares.get(product.name, ())) if len(lacking) < len(self.needs) else set()
+            stage = next((stage for stage in lacking if stage not in spared), None)
+            if stage is None:
+                track.lacking[product.name] = lacking
                 continue
-            keyed = any(failure["extractor_key"] for failure in track.failures_of(stage))
-            for_good = keyed or any(product in before for product in missing)
-            for product in (p for p in self.products if p.name in track.due):
-                error = RowsMissing(f"{stage} found nothing out of this track")
-                track.fail(product.timed or self.stage, error, key=product.key if for_good else None)
-            track.due = []
-            return
-
-    def _found_before(self, track: Track, products: Sequence[Product]) -> dict[str, Any] | None:
-        if not products or self.earlier is None or track.part is None or track.asset_id is None:
-            return None
-        return self.earlier.found(track.part, track.uri, track.asset_id, products)
+            error = RowsMissing(f"{stage} found nothing out of this track")
+            track.fail(product.timed or self.stage, error, key=product.key if lacking[stage] else None)
+            track.due = [name for name in track.due if name != product.name]
 
     def _is_there(self, track: Track, view: View) -> bool:
         """Whether a view can be read: what decoding makes always can, of the file if need be."""

@@ -21,8 +21,9 @@ from pipeline.engine.starting import THREAD_VARIABLES
 WARM, CALL, MAKE, RUN = "warm", "call", "make", "run"
 """What it is asked. Nothing answers `WARM`."""
 
-READY, CLAIM, VALUE, RAISED = "ready", "claim", "value", "raised"
-"""What it answers, beside `pipeline.engine.worker_line`'s words. A `CLAIM` waits for `WorkerProcess.owner_is`."""
+READY, CLAIM, VALUE, RAISED, PART = "ready", "claim", "value", "raised", "part"
+"""What it answers, beside `pipeline.engine.worker_line`'s words. A `CLAIM` waits for `WorkerProcess.owner_is`; a `PART`
+comes where that is asked for, see `pipeline.engine.within`."""
 
 NAME = "the worker process"
 CHILD = "pipeline.engine.inline_child"
@@ -86,9 +87,13 @@ class WorkerProcess:
         self._answer_to(())
         self._send((MAKE, list(nodes), gpu_memory_fraction))
 
-    def run(self, table: Any) -> None:
-        """Have it send ``table`` through its workers: it says what goes on until it is ``OUT``, or why not."""
-        self._send((RUN, table))
+    def run(self, table: Any, parts: bool = False) -> None:
+        """Have it send ``table`` through its workers: it says what goes on until it is ``OUT``, or why not.
+
+        Args:
+            parts: whether it also says how far it is within a file.
+        """
+        self._send((RUN, table, parts))
 
     def owner_is(self, owner: str) -> None:
         """Answer a ``CLAIM``."""

@@ -12,12 +12,13 @@ The poles have a Q of 0.71, so that hardly anything rings: 120 Hz fade to 1 % wi
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+
+from pipeline.dsp.jitted import jitted
 
 LOWEST_CORNER_HZ = 20.0
 HIGHEST_CORNER = 0.45
@@ -25,24 +26,6 @@ HIGHEST_CORNER = 0.45
 # Time constants after which the low pass has faded to 1e-8, -160 dB.
 _FADED = 18.4
 _SHORTEST_BLOCK = 4096
-
-
-@functools.cache
-def jitted(function: Callable[..., None]) -> Callable[..., None]:
-    """``function`` as machine code. It is kept on disk beside the module, or else in the user's cache.
-
-    Loops in which every sample needs the one before cannot be written as operations on arrays. numba takes most of a
-    second to import, therefore it is imported with the first sample that is processed: who only reads settings does not
-    wait.
-    """
-    import numba
-
-    # Products may be added without rounding between: that is the longest chain from one sample to the next.
-    options = {"nogil": True, "fastmath": {"contract"}}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder can be written to
-        return numba.njit(**options)(function)
 
 
 class Crossover:

@@ -153,8 +153,11 @@ class Delivery:
         with SongEncoder(
             file, self.form, plan.sample_rate, plan.channels, tags=self.tags, samples=reader.samples
         ) as encoder:
+            done = 0
             for block in blocks(reader):
                 encoder.write(block)
+                done += block.shape[1]
+                self.mastering.progress("encode", done / max(1, reader.samples))
         return tuple(encoder.left_out)
 
     def _checks(self, reader: AudioReader, file: Path, folder: Path, plan: Plan) -> list[_Check]:

@@ -22,8 +22,9 @@ from typing import TypeAlias
 
 import numpy as np
 
+from pipeline.dsp.jitted import jitted
 from pipeline.mastering import dynamics_loops as loops
-from pipeline.mastering.crossover import HIGHEST_CORNER, Crossover, check_corners, jitted
+from pipeline.mastering.crossover import HIGHEST_CORNER, Crossover, check_corners
 from pipeline.mastering.processor import Grid
 
 WINDOW_MS = 24.0

@@ -1,4 +1,4 @@
-"""The loops of the compressor, in which a value needs the one before: run as machine code, see `crossover.jitted`.
+"""The loops of the compressor, in which a value needs the one before: run as machine code, see `pipeline.dsp.jitted`.
 
 What they compute, and why, is said in `pipeline.mastering.dynamics`.
 """

@@ -96,6 +96,11 @@ class LoudnessProfile:
             self._energy.finish()
         self._parts = [np.concatenate(self._parts)]
 
+    def lufs_so_far(self) -> float | None:
+        """Integrated loudness in front of the limiter of what was measured up to now; None where it has none. May be
+        asked for while more is pushed, by the thread that pushes it."""
+        return None if self._energy is None else integrated_loudness(self._steps_of(self._energy.so_far()))
+
     @property
     def levels(self) -> np.ndarray:
         """Levels of all blocks of the song, as a `Limiter` takes them, uint16."""
@@ -116,14 +121,9 @@ class LoudnessProfile:
         if self._energy is None:
             return Steps.joined([])
         energy = self._energy.fine()
-        count = len(energy) // FINE_PER_STEP
-        bounds = _fine_start(FINE_PER_STEP * np.arange(count + 1), self.sample_rate)
-        if limiting is None:
-            reduced = energy
-        else:
-            reduced = np.concatenate([*self._reduced(energy, gain_db, limiting), np.zeros(0)])
-        whole = reduced.reshape(-1, FINE_PER_STEP).sum(axis=1) * 10.0 ** (gain_db / 10.0)
-        return Steps(whole, np.diff(bounds))
+        if limiting is not None:
+            energy = np.concatenate([*self._reduced(energy, gain_db, limiting), np.zeros(0)])
+        return self._steps_of(energy, gain_db)
 
     def lufs(self, gain_db: float, limiting: Limiting | None = None) -> float | None:
         """Integrated loudness behind gain and limiter; None where it has none."""
@@ -137,6 +137,13 @@ class LoudnessProfile:
         powers = self.steps(gain_db, limiting).powers(steps)
         with np.errstate(divide="ignore"):
             return -0.691 + 10.0 * np.log10(powers)
+
+    def _steps_of(self, energy: np.ndarray, gain_db: float = 0.0) -> Steps:
+        """Those of 100 ms, of energies in fine steps."""
+        count = len(energy) // FINE_PER_STEP
+        bounds = _fine_start(FINE_PER_STEP * np.arange(count + 1), self.sample_rate)
+        whole = energy.reshape(-1, FINE_PER_STEP).sum(axis=1) * 10.0 ** (gain_db / 10.0)
+        return Steps(whole, np.diff(bounds))
 
     def _reduced(self, energy: np.ndarray, gain_db: float, limiting: Limiting) -> Iterator[np.ndarray]:
         """Energies times the mean square of the limiter's gain in each fine step."""
@@ -186,9 +193,12 @@ class _FineEnergy:
         self._parts = [np.concatenate([*self._parts, np.zeros(0)])]
 
     def fine(self) -> np.ndarray:
-        """Those that whole steps of 100 ms consist of, float64 ``[20 * steps]``."""
-        energy = self._parts[0]
-        return energy[: len(energy) // FINE_PER_STEP * FINE_PER_STEP]
+        """Those that whole steps of 100 ms consist of, float64 ``[20 * steps]``, once all is there."""
+        return _whole(self._parts[0])
+
+    def so_far(self) -> np.ndarray:
+        """Those of `fine` that are known by now."""
+        return _whole(np.concatenate([*self._parts, np.zeros(0)]))
 
     def _weight(self, samples: np.ndarray, count: int) -> None:
         filtered = self._filter(torch.from_numpy(samples))[:, :count].numpy()
@@ -210,6 +220,10 @@ class _FineEnergy:
         sums[0] += self._rest
         self._parts.append(sums[:-1])
         self._position, self._step, self._rest = stop, last, float(sums[-1])
+
+
+def _whole(energy: np.ndarray) -> np.ndarray:
+    return energy[: len(energy) // FINE_PER_STEP * FINE_PER_STEP]
 
 
 def _fine_start(step: int | np.ndarray, sample_rate: int) -> int | np.ndarray:

@@ -12,7 +12,8 @@ from pipeline.mastering.gain import LoudnessProfile
 from pipeline.mastering.levels import Levels
 from pipeline.mastering.limiter import Limiting
 from pipeline.mastering.processor import Grid
-from pipeline.mastering.spectrum import Spectrum, SpectrumMeter
+from pipeline.mastering.spectrum import Spectrum
+from pipeline.mastering.spectrum_meter import SpectrumMeter
 
 STEPS_PER_SECOND = 10
 _SHORT_TERM_STEPS = 30
@@ -62,6 +63,10 @@ class Meter:
         if whole.shape[1]:
             steps = whole.reshape(len(whole), -1, self._step)
             self._powers.append(np.einsum("csn,csn->s", steps, steps) / (len(whole) * self._step))
+
+    def lufs_so_far(self) -> float | None:
+        """Integrated loudness of what was added up to now; None where it has none. More may follow."""
+        return self._profile.lufs_so_far()
 
     def result(self) -> Measured:
         """Of all that was added; nothing may follow."""

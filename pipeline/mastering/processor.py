@@ -69,12 +69,13 @@ def run(processors: Iterable[Processor], pieces: Iterable[np.ndarray]) -> Iterat
     """``pieces`` through all ``processors``, one after the other; of any lengths, together as long as the song."""
     chain = list(processors)
     for piece in pieces:
-        yield _through(chain, piece)
+        yield through(chain, piece)
     for place, processor in enumerate(chain):
-        yield _through(chain[place + 1 :], processor.finish())
+        yield through(chain[place + 1 :], processor.finish())
 
 
-def _through(chain: Iterable[Processor], piece: np.ndarray) -> np.ndarray:
+def through(chain: Iterable[Processor], piece: np.ndarray) -> np.ndarray:
+    """What comes out of ``chain`` for a piece, float32 ``[channels, m]``."""
     for processor in chain:
         piece = processor.push(piece)
     return piece

@@ -13,14 +13,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from types import TracebackType
 
 import numpy as np
 
-from pipeline.audio.reader import PIECE, ArrayReader, AudioReader, Spool, blocks
+from pipeline.audio.reader import PIECE, ArrayReader, AudioReader, blocks
 from pipeline.mastering.drafting import Heard, Reference, draft
 from pipeline.mastering.dynamics import Compressor
 from pipeline.mastering.equalizer import Equalizer, design
@@ -30,16 +30,16 @@ from pipeline.mastering.meter import STEPS_PER_SECOND, Measured, Meter
 from pipeline.mastering.plan import Plan
 from pipeline.mastering.presets import Preset
 from pipeline.mastering.processor import Processor, run
+from pipeline.mastering.shaped import Behind, InOrder, Shaped
 from pipeline.mastering.wish import Wish
 
 _WARM_RATE = 44100
 # Freed once, blocks up to this size are kept from then on: glibc's limit is 32 MB.
 _KEPT = 30 << 20
-# Bytes of a song that may be held: 6 minutes of stereo at 44.1 kHz.
-_IN_MEMORY = 128 << 20
 
 Progress = Callable[[str, float], None]
-"""Is told a part of the work (``analysis``, ``plan``, ``render``) and which share of it is done, 0 to 1."""
+"""Is told a part of the work (``analysis``, ``plan``, ``render``, and, where a file is written, ``encode``) and which
+share of it is done, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Mastering(AbstractContextManager):
         references: of the modes that need them.
         heard: what was found by listening to it before; None to listen now.
         progress: is told how far it is.
-        beside: a thread of it measures each piece while the next one is shaped; None measures in between.
+        beside: a thread of it compresses and measures each piece while the next one is equalised; None does it between.
         folder: where a temporary file lies; None is the system's.
     """
 
@@ -137,8 +137,9 @@ class Mastering(AbstractContextManager):
         self.max_compression_db: float | None = None
         self._heard = heard
         self._draft: Plan | None = None
-        self._shaped: _Shaped | None = None
+        self._shaped: Shaped | None = None
         self._profile: LoudnessProfile | None = None
+        self._rendering: Meter | None = None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -158,6 +159,11 @@ class Mastering(AbstractContextManager):
     def target_lufs(self) -> float | None:
         """The loudness that is promised; None of silence."""
         return self._shape().target_lufs
+
+    @property
+    def lufs_so_far(self) -> float | None:
+        """Integrated loudness of what is rendered up to now, or was last; None of silence, and before there is any."""
+        return None if self._rendering is None else self._rendering.lufs_so_far()
 
     def settle(self, *, ceiling_dbtp: float | None = None, target_lufs: float | None = None) -> Plan:
         """The plan with its gain.
@@ -194,6 +200,7 @@ class Mastering(AbstractContextManager):
         ``reduced`` is told behind each piece the most that the limiter took away in it, dB, to a tenth of a second.
         """
         limiter, meter = self._limiter(plan, start), Meter(plan.sample_rate, plan.channels)
+        self._rendering = meter
         end, done = self.reader.samples if stop is None else stop, start
         for block in self._limited(plan, limiter, start, stop):
             write(block)
@@ -236,22 +243,14 @@ class Mastering(AbstractContextManager):
         profile = LoudnessProfile(plan.sample_rate, plan.channels, plan.limiting)
         processors = shaping(plan)
         # What is not changed need not be kept: the limiter reads the song itself.
-        self._shaped, done = _Shaped(plan.channels, plan.samples, self._folder) if processors else None, 0
-        measured: Future | None = None
-        for block in run(processors, blocks(self.reader)):
-            if measured is not None:
-                measured.result()
-            if self._beside is None:
-                profile.push(block)
-            else:
-                measured = self._beside.submit(profile.push, block)
-            if self._shaped is not None:
-                self._shaped.write(block)
-            done += block.shape[1]
-            self.progress("plan", done / max(1, plan.samples))
-        if measured is not None:
-            measured.result()
-        profile.finish()
+        self._shaped, done = Shaped(plan.channels, plan.samples, self._folder) if processors else None, 0
+        behind = Behind(processors[1:], self._shaped, profile)
+        with InOrder(self._beside) as calls:
+            for block in run(processors[:1], blocks(self.reader)):
+                calls.do(behind.push, block)
+                done += block.shape[1]
+                self.progress("plan", done / max(1, plan.samples))
+            calls.do(behind.finish)
         compressor = next((one for one in processors if isinstance(one, Compressor)), None)
         self.max_compression_db = None if compressor is None else max(compressor.reduction().max_db)
         self._profile, self._draft = profile, plan
@@ -274,30 +273,6 @@ def _keep_memory() -> None:
     """Have the C library keep what it is given back: by default it returns each block of a few MB to the system, and
     the next one is zeroed page by page, which is a fifth of all that is done here. It learns from what is freed."""
     np.empty(_KEPT, np.uint8)
-
-
-class _Shaped:
-    """A song behind equaliser and compressor: in memory where it is small, which costs less than a file."""
-
-    def __init__(self, channels: int, samples: int, folder: str | None) -> None:
-        small = 4 * channels * samples <= _IN_MEMORY
-        self._held = np.empty((channels, samples), np.float32) if small else None
-        self._spool = None if small else Spool(channels, folder)
-        self.reader: AudioReader = ArrayReader(self._held) if self._spool is None else self._spool
-        self._at = 0
-
-    def write(self, block: np.ndarray) -> None:
-        """The next samples, float32 ``[channels, n]``."""
-        if self._spool is not None:
-            self._spool.write(block)
-            return
-        self._held[:, self._at : self._at + block.shape[1]] = block
-        self._at += block.shape[1]
-
-    def close(self) -> None:
-        """Give the file back, where there is one."""
-        if self._spool is not None:
-            self._spool.close()
 
 
 def _per_second(reduction_db: np.ndarray) -> tuple[float, ...]:

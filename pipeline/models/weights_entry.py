@@ -91,7 +91,7 @@ class WeightsEntry:
 
     Args:
         name: as in ``fetch NAME``.
-        kind: ``separation``, ``clap`` or ``speech``.
+        kind: ``separation``, ``clap``, ``beats``, ``tags`` or ``speech``.
         licence: SPDX identifier, and in brackets what it is taken from.
         size_bytes: of what is stored, all files together.
         size_is_rounded: whether that is only what the hub's page shows, or 4 bytes for each parameter.

@@ -31,7 +31,11 @@ _COLUMNS = (
     "key_confidence",
     "tempo_bpm",
     "loudness_integrated_lufs",
+    "tags_top",
 )
+MOST_TAGS = 4
+"""Tags that are named of one content."""
+
 # Longest part of a location that is shown.
 _LONGEST = 400
 MOST_URIS = 5
@@ -45,7 +49,7 @@ class Track:
     Args:
         uris: of its files, the first `MOST_URIS`.
         files: how many there are.
-        facts: duration, format, key, tempo and loudness, as far as known.
+        facts: duration, format, key, tempo, loudness and the first tags, as far as known.
         format: container; empty where unknown.
     """
 
@@ -94,7 +98,7 @@ def select(
 
 
 def facts(row: dict[str, Any]) -> str:
-    """A line such as ``3 min 05 s · flac 44.1 kHz ×2 · A minor · 96 BPM · -14.0 LUFS``."""
+    """A line such as ``3 min 05 s · flac 44.1 kHz ×2 · A minor · 96 BPM · -14.0 LUFS · guitar, slow``."""
     said = []
     if _known(row.get("duration_s")):
         said.append(clock(row["duration_s"]))
@@ -108,6 +112,8 @@ def facts(row: dict[str, Any]) -> str:
         said.append(f"{row['tempo_bpm']:.0f} BPM")
     if _known(row.get("loudness_integrated_lufs")):
         said.append(f"{row['loudness_integrated_lufs']:.1f} LUFS".replace("-", "−"))
+    if row.get("tags_top"):
+        said.append(", ".join(row["tags_top"][:MOST_TAGS]))
     return " · ".join(said)
 
 

@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
-from pipeline.report.overview import Overview
+from pipeline.report.overview import LEAST_ON_MAP, Overview
 
 POINTS = 5_000
 """Most points on the map: beyond, a browser is slow, and the eye sees no more."""
@@ -38,12 +38,12 @@ def embedding_map(found: Overview) -> Map:
     """The map of a dataset. Fewer than three tracks with a vector make none."""
     ids, vectors = found.embeddings.result()
     source, columns, seen = "embeddings", [found.embedding], found.embeddings.seen
-    if len(ids) < 3:
+    if len(ids) < LEAST_ON_MAP:
         ids, vectors = found.descriptors.result()
         source, columns, seen = "descriptors", list(found.groups), found.descriptors.seen
-        if len(ids) >= 3:
+        if len(ids) >= LEAST_ON_MAP:
             vectors = standardised(vectors, list(found.groups.values()))
-    if len(ids) < 3:
+    if len(ids) < LEAST_ON_MAP:
         return Map("", [], 0, np.empty(0, np.uint64), np.empty((0, 2)), explained=(0.0, 0.0))
     axes, explained = principal_axes(vectors)
     places = (vectors[:POINTS] - vectors.mean(axis=0)) @ axes.T

@@ -206,7 +206,7 @@ def _map_words(atlas: Map, found: Overview, points: dict[str, Any] | None) -> di
     said = ""
     if atlas.source == "embeddings":
         said = (
-            f"Tracks that sound alike to {atlas.columns[0].split('_', 1)[0].upper()} lie close together. "
+            f"Tracks that sound alike, by {atlas.columns[0]}, lie close together. "
             f"{words.count(atlas.seen)} of {total} with an embedding."
         )
     elif drawn:

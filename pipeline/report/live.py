@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -18,12 +18,16 @@ from rich.text import Text
 
 from pipeline.engine.progress import Progress
 from pipeline.engine.stage_state import StageState
+from pipeline.engine.within import Part
 from pipeline.report.formatting import clock, plural
 
 PLAIN_EVERY_S = 30.0
+PARTS_EVERY_S = 10.0
 # Throughput is of so many seconds back: long enough for a few blocks, short enough to show a stage that stalls.
 WINDOW_S = 30.0
 NARROW = 70
+MOST_PARTS = 6
+"""Files in work that are shown at once, those of which most is left."""
 
 
 class Rates:
@@ -57,6 +61,7 @@ class ProgressView:
         states: the stages at this moment, see `pipeline.engine.stage_state.stage_states`.
         console: where to; a live view if it is a terminal, else a line every ``PLAIN_EVERY_S``.
         note: called for every progress line of the log, with its text and fields.
+        note_part: called for each file in work every ``parts_every_s``, with its line and fields.
     """
 
     def __init__(
@@ -66,9 +71,13 @@ class ProgressView:
         console: Console,
         note: Callable[[str, dict[str, Any]], None] = lambda text, fields: None,
         plain_every_s: float = PLAIN_EVERY_S,
+        *,
+        note_part: Callable[[str, dict[str, Any]], None] = lambda text, fields: None,
+        parts_every_s: float = PARTS_EVERY_S,
     ) -> None:
         self.progress, self.states, self.console = progress, states, console
         self._note, self._plain_every_s = note, plain_every_s
+        self._note_part, self._parts_every_s = note_part, parts_every_s
         self._rates = Rates()
         self._ended = threading.Event()
         self._states: dict[str, StageState] = {}
@@ -98,8 +107,12 @@ class ProgressView:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _work(self) -> None:
-        last = time.monotonic()
+        last = noted = time.monotonic()
         while not self._ended.wait(0.5):
+            if time.monotonic() - noted >= self._parts_every_s:
+                noted = time.monotonic()
+                for part in parts_shown(self.progress)[0]:
+                    self._note_part(part.line, {"stage": part.stage, "share": round(part.share, 4)})
             states = self._states = dict(self.states())
             self._rates.add(time.monotonic(), {name: state.rows for name, state in states.items()})
             if self._live:
@@ -134,7 +147,15 @@ class ProgressView:
                 row += [str(state.queued), str(state.running), str(state.actors)]
                 row.append(memory(self.progress.gpu_peak_bytes(name)))
             table.add_row(*row)
-        return Group(head, table)
+        parts, more = parts_shown(self.progress)
+        lines = [part.line for part in parts] + ([f"and {plural(more, 'file')} more in work"] if more else [])
+        return Group(head, table, *(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
+
+
+def parts_shown(progress: Progress) -> tuple[Sequence[Part], int]:
+    """The files in work that are shown, and how many others there are."""
+    parts = sorted(progress.in_work(), key=lambda part: part.share)
+    return parts[:MOST_PARTS], max(0, len(parts) - MOST_PARTS)
 
 
 def mean_audio_s(progress: Progress) -> float | None:

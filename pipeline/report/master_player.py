@@ -14,6 +14,7 @@ from pipeline.dataset.output import Output
 from pipeline.dataset.storage import is_local, local_path, public_uri
 from pipeline.dataset.verify.files import is_ours
 from pipeline.report.formatting import decimal
+from pipeline.report.master_excerpt import KIND, MOST_BYTES, Excerpt, excerpt
 
 SOUND_BYTES, ALL_SOUND_BYTES = 1_500_000, 3_000_000
 """Largest file that the page holds, and all of them together."""
@@ -80,9 +81,15 @@ def player(output: Output, row: dict[str, Any], louder_lu: float | None, room: R
         room: what the page may still take; what is put into it is taken away.
     """
     path = row.get("master_file") or ""
-    master, why_not_master = _master(output, path, room)
-    original, why_not_original = _original(row, room) if master else ("", "")
-    said = [why_not_master, why_not_original, _matched(louder_lu) if original else ""]
+    part = _excerpt(output, row, room)
+    if part is not None:
+        master, original = room.take(part.master, KIND), room.take(part.original, KIND)
+        said, from_s = [part.said, _matched(louder_lu)], 0.0
+    else:
+        master, why_not_master = _master(output, path, room)
+        original, why_not_original = _original(row, room) if master else ("", "")
+        said = [why_not_master, why_not_original, _matched(louder_lu) if original else ""]
+        from_s = float(row.get("master_from_s") or 0.0)
     louder = (louder_lu or 0.0) if original else 0.0
     return Player(
         master=master,
@@ -90,9 +97,44 @@ def player(output: Output, row: dict[str, Any], louder_lu: float | None, room: R
         path=path,
         volume_master=_volume(louder),
         volume_original=_volume(-louder),
-        from_s=float(row.get("master_from_s") or 0.0),
+        from_s=from_s,
         said=[sentence for sentence in said if sentence],
     )
+
+
+def _excerpt(output: Output, row: dict[str, Any], room: Room) -> Excerpt | None:
+    """A stretch of master and original, where both are files here, and one of them is too large for the page."""
+    path, uri = row.get("master_file") or "", row.get("uri") or ""
+    if not (path and is_ours(path, output.folders()) and is_local(output.uri) and uri and is_local(uri)):
+        return None
+    master, original = Path(local_path(output.path(path))), Path(local_path(uri))
+    try:
+        sizes = [_size(master), _size(original)]
+        whole = sum(sizes) <= room.left and max(sizes) <= SOUND_BYTES and original.suffix.lower() in _TYPES
+        if whole or not 0 < min(sizes) <= max(sizes) <= MOST_BYTES:
+            return None
+        if _sha256(original) != row.get("asset_id"):
+            return None
+    except (OSError, ValueError):
+        return None
+    found = excerpt(row, master, original)
+    if found is None or max(len(found.master), len(found.original)) > SOUND_BYTES:
+        return None
+    return found if len(found.master) + len(found.original) <= room.left else None
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 of what is none."""
+    found = path.stat()
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _volume(louder_lu: float) -> float:

@@ -29,6 +29,9 @@ NUMBERS = (
 FORMAT = ("container", "codec", "sample_rate", "channels")
 # Contents whose embedding or descriptors are held, for the map and for near-duplicates.
 SAMPLE = 20_000
+LEAST_ON_MAP = 3
+"""Contents with a vector: fewer make no map."""
+
 DESCRIPTORS = {
     "mfcc_mean": "MFCC",
     "chroma_mean": "chroma",
@@ -59,7 +62,8 @@ class Overview:
         ids: of the contents, uint64, see `pipeline.report.table_reading.identities`.
         names: the parts of `tracks`.
         parts: number of the part that holds the row.
-        embedding: the column of `tracks` with vectors to compare; empty where no product declares one.
+        embedding: the column of `tracks` with vectors to compare: of those that products declare, the first that enough
+            contents for a map have a value in; empty where there is none.
         embeddings, descriptors: of up to `SAMPLE` contents.
         groups: the columns that ``descriptors`` consists of, with their widths.
     """
@@ -86,9 +90,9 @@ class Overview:
 
 def overview(output: Output) -> Overview:
     """Read ``tracks`` of ``output`` once."""
-    vectors_of = [name for product in output.contents.ordered() for name in product.unit_vectors]
-    found = Overview(names=output.parts("tracks"), embedding=next(iter(vectors_of), ""))
-    own = (found.embedding,) if found.embedding else ()
+    own = [name for product in output.contents.ordered() for name in product.unit_vectors]
+    found = Overview(names=output.parts("tracks"))
+    samples = {name: Sample(SAMPLE) for name in own}
     columns = dict.fromkeys(("asset_id", "status", *FORMAT, *NUMBERS, *_KEY, *own, *DESCRIPTORS))
     held: dict[str, list[np.ndarray]] = {name: [] for name in (*NUMBERS, "keys", "unsure", "ids", "parts")}
     for everything, origins in scan(output, found.names, list(columns)):
@@ -102,15 +106,19 @@ def overview(output: Output) -> Overview:
         held["unsure"].append(unsure(numbers(rows, "key_confidence")) & (held["keys"][-1] >= 0))
         held["ids"].append(ids)
         held["parts"].append(parts)
-        for name in own:
-            places, matrix = vectors(rows, name, found.embeddings.size)
-            found.embeddings.add(ids[places], matrix)
+        for name, sample in samples.items():
+            places, matrix = vectors(rows, name, sample.size)
+            sample.add(ids[places], matrix)
         places, matrix = _descriptors(found, rows)
         found.descriptors.add(ids[places], matrix)
     for name in NUMBERS:
         found.values[name] = _all(held[name], np.float32)
     found.keys, found.ids = _all(held["keys"], np.int8), _all(held["ids"], np.uint64)
     found.unsure, found.parts = _all(held["unsure"], bool), _all(held["parts"], np.int32)
+    # CLAP's come first, then those of the tags; a few of the former in a table of the latter are no map.
+    chosen = [name for least in (LEAST_ON_MAP, 1) for name in own if samples[name].seen >= least]
+    if chosen:
+        found.embedding, found.embeddings = chosen[0], samples[chosen[0]]
     return found
 
 

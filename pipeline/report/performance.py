@@ -32,7 +32,8 @@ def performance(
     moments: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """The numbers of a run. ``audio_s`` and what is worked out from it are of what was computed: a file with the
-    content of another is in ``files``, ``copies`` and ``copies_audio_s``. What it ``cost`` is known when it ends.
+    content of another is in ``files``, ``copies`` and ``copies_audio_s``. ``parallel_speedup`` is the compute of all
+    stages over the wall time: how much work went on side by side. What it ``cost`` is known when it ends.
 
     Args:
         wall_s: of the whole graph, first block to last receipt, the start of its actors in it.
@@ -71,6 +72,7 @@ def performance(
         "startup_s": startup_s,
         "real_time_factor": progress.audio_s / wall_s if wall_s else None,
         "compute_s": total,
+        "parallel_speedup": total / wall_s if wall_s else None,
         "busy_s": busy_total or None,
         "compute_over_busy": total / busy_total if busy_total else None,
         "stages": stages,

@@ -36,6 +36,7 @@ BY_CLASS: Mapping[str, str] = {
     "UnrecognizedFormat": FORMAT_UNSUPPORTED,
     "NoAudioStream": FORMAT_UNSUPPORTED,
     "NoSuchAudioStream": FORMAT_UNSUPPORTED,
+    "TooManyChannels": FORMAT_UNSUPPORTED,
     "EmptyAudio": FILE_UNREADABLE,
     "TruncatedAudio": FILE_UNREADABLE,
     "CorruptAudio": FILE_UNREADABLE,

@@ -12,6 +12,7 @@ from pipeline.dataset.output import Output
 from pipeline.dataset.tables.merge import conform
 from pipeline.dataset.tables.rehome import rehome, sweep
 from pipeline.dataset.tables.row_index import State, read_state, same_columns
+from pipeline.workflows.context import Run
 from pipeline.workflows.follow import follow
 from pipeline.workflows.resume import WorkPlan
 from pipeline.workflows.unsettled import Unsettled
@@ -33,6 +34,12 @@ def even_out(output: Output, state: State, schema: pa.Schema) -> None:
                 continue
             table = file.read()
         output.write_table(part, conform(table, schema))
+
+
+def look_back(run: Run) -> None:
+    """What the job makes of all rows of the output together, now that they are there."""
+    for text in run.job.afterwards(run.config, run.output):
+        run.folder.log("afterwards", text)
 
 
 def tend_shared(output: Output, work: WorkPlan, run_id: str, unsettled: Unsettled) -> None:

@@ -12,10 +12,17 @@ from pipeline.commands import as_typed
 from pipeline.counting import plural
 from pipeline.errors import Fallback, UserError
 from pipeline.models import weights
+from pipeline.models.beats.checkpoint import checked_files as check_beatnet
+from pipeline.models.beats.checkpoint import model_id as beatnet_id
+from pipeline.models.beats.names import WEIGHTS as BEATNET
 from pipeline.models.separation.names import AUTO, BACKEND_NAMES, STEMS, stems_written
+from pipeline.models.tags.checkpoint import read_checkpoint as read_checkpoint_of_tags
+from pipeline.models.tags.names import WEIGHTS as MUSICNN
 from pipeline.places import expanded
+from pipeline.stages.beats.spec import beats_key
 from pipeline.stages.clap.spec import clap_key
 from pipeline.stages.separation.spec import separation_key
+from pipeline.stages.tags.spec import tags_key
 from pipeline.workflows.config import ClapConfig, ExtractConfig
 from pipeline.workflows.job import Found
 
@@ -47,6 +54,8 @@ class Models(Found):
         separation: backend for a short stereo track and why it; None where there is none. Each row has its own.
         stems: every stem that some backend that can run here may make.
         separation_key: the key of the separation columns; None where the stage is off.
+        tags_key: the key of the tags; None where they are off, and ``tags_off`` says why.
+        beats_key: the key of the beats; None where they are off, and ``beats_off`` says why.
     """
 
     clap_checkpoint: str | None = None
@@ -56,6 +65,10 @@ class Models(Found):
     separation: str | None = None
     stems: tuple[str, ...] = ()
     separation_key: str | None = None
+    tags_key: str | None = None
+    tags_off: str = ""
+    beats_key: str | None = None
+    beats_off: str = ""
 
 
 def look_for(config: ExtractConfig, models: Models) -> None:
@@ -64,7 +77,10 @@ def look_for(config: ExtractConfig, models: Models) -> None:
         _find_clap(config, models)
     if config.separation.enabled:
         _find_backend(config, models)
-    if not (config.features.enabled or models.clap_checkpoint or models.separation_key):
+    _find_tags(config, models)
+    _find_beats(config, models)
+    stages = (models.clap_checkpoint, models.separation_key, models.tags_key, models.beats_key)
+    if not config.features.enabled and not any(stages):
         models.warnings.append(
             "nothing is computed: without extractors, CLAP and separation the tables describe the files only; "
             "features.enabled=[loudness] would compute something"
@@ -188,6 +204,38 @@ def _find_backend(config: ExtractConfig, models: Models) -> None:
             choice.reason,
             "separation.backends=auto, python jobs/models.py fetch spleeter-2stems, or separation.enabled=false",
         )
+
+
+def _find_tags(config: ExtractConfig, models: Models) -> None:
+    """Whether there are weights, read here once: damaged ones are then one line."""
+    if config.tags.enabled is False:
+        models.tags_off = "off"
+        return
+    if weights.find(MUSICNN) is None:
+        reason = weights.missing(MUSICNN)
+        if config.tags.enabled:
+            do = as_typed(f"python jobs/models.py fetch {MUSICNN}, or tags.enabled=null to do without")
+            raise UserError("tags.enabled=true", reason, do)
+        models.tags_off = f"off: {reason}"
+        return
+    tags = config.tags
+    models.tags_key = tags_key(read_checkpoint_of_tags().model_id, tags.threshold, tags.segments, tags.amp)
+
+
+def _find_beats(config: ExtractConfig, models: Models) -> None:
+    """The same of the beats."""
+    if config.beats.enabled is False:
+        models.beats_off = "off"
+        return
+    if weights.find(BEATNET) is None:
+        reason = weights.missing(BEATNET)
+        if config.beats.enabled:
+            do = as_typed(f"python jobs/models.py fetch {BEATNET}, or beats.enabled=null to do without")
+            raise UserError("beats.enabled=true", reason, do)
+        models.beats_off = f"off: {reason}"
+        return
+    check_beatnet()
+    models.beats_key = beats_key(beatnet_id(), config.beats.options())
 
 
 # Imported with the first call: a run that has neither CLAP nor separation needs no torch here.

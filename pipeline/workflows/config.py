@@ -8,18 +8,20 @@ from typing import Any, Optional
 
 from pipeline.errors import UserError
 from pipeline.features import Extractor
+from pipeline.models.beats.names import FASTEST_BPM, METERS, SLOWEST_BPM, BeatOptions
 from pipeline.models.clap.aggregate import AGGREGATES
 from pipeline.models.clap.defaults import HOP_SECONDS, WINDOW_SECONDS
 from pipeline.models.precision import AMP, amp_word, normalise_amp
 from pipeline.models.separation import AUTO, BACKEND_NAMES, SeparationOptions
 from pipeline.models.separation.names import ACCOMPANIMENT, AUTO_CPU_SECONDS, RESIDUALS
+from pipeline.models.tags.names import THRESHOLD
 from pipeline.workflows.config_checks import ON_UNAVAILABLE, each_of, filled, one_of, positive, refused
 from pipeline.workflows.features_config import SERIES, FeaturesConfig
 from pipeline.workflows.hardware_config import HardwareConfig
 from pipeline.workflows.run_config import BlobsConfig, RunConfig
 
 GPU_STAGES = ("clap", "separation")
-POOLS = ("decode", "features", *GPU_STAGES)
+POOLS = ("decode", "features", *GPU_STAGES, "tags", "beats")
 
 # Optional[...] rather than X | None below: OmegaConf reads these annotations at run time.
 # ruff: noqa: UP045
@@ -131,6 +133,55 @@ class SeparationConfig:
 
 
 @dataclass
+class TagsConfig:
+    """The tags stage. ``enabled`` null is on where the weights are; true refuses to start without them."""
+
+    enabled: Optional[bool] = None
+    threshold: float = THRESHOLD
+    segments: bool = False
+    amp: str = "auto"
+
+    def check(self) -> None:
+        """Refuse what cannot work. Raises `UserError`."""
+        one_of("tags.amp", amp_word(self.amp), AMP)
+        if not 0 < self.threshold < 1:
+            raise refused(self, "tags.threshold", "must lie within 0..1, both excluded")
+
+
+@dataclass
+class BeatsConfig:
+    """The beats stage. ``enabled`` null is on where the weights are; true refuses to start without them."""
+
+    enabled: Optional[bool] = None
+    meters: list[int] = field(default_factory=lambda: [2, 3, 4])
+    min_bpm: float = 40.0
+    max_bpm: float = 300.0
+
+    def options(self) -> BeatOptions:
+        """What the tracker is told."""
+        return BeatOptions(tuple(sorted(set(self.meters))), self.min_bpm, self.max_bpm)
+
+    def check(self) -> None:
+        """Refuse what cannot work. Raises `UserError`."""
+        known = ", ".join(map(str, METERS))
+        if not self.meters or not set(self.meters) <= set(METERS):
+            raise UserError(
+                f"beats.meters={self.meters} does not name meters of {known}",
+                "they are the beats of a bar that are considered",
+                "beats.meters=[2,3,4]",
+            )
+        for key in ("beats.min_bpm", "beats.max_bpm"):
+            if not SLOWEST_BPM <= getattr(self, key.rpartition(".")[2]) <= FASTEST_BPM:
+                raise refused(self, key, f"must lie within {SLOWEST_BPM:g}..{FASTEST_BPM:g}")
+        if self.max_bpm < 2 * self.min_bpm:
+            raise UserError(
+                f"beats.max_bpm={self.max_bpm:g} is less than twice beats.min_bpm={self.min_bpm:g}",
+                "within less than an octave some music has no tempo",
+                f"beats.max_bpm={2 * self.min_bpm:g}",
+            )
+
+
+@dataclass
 class ExtractConfig(RunConfig):
     """Everything ``jobs/extract_features.py`` can be told."""
 
@@ -139,6 +190,8 @@ class ExtractConfig(RunConfig):
     features: FeaturesConfig = field(default_factory=FeaturesConfig)  # type: ignore[valid-type]
     clap: ClapConfig = field(default_factory=ClapConfig)
     separation: SeparationConfig = field(default_factory=SeparationConfig)
+    tags: TagsConfig = field(default_factory=TagsConfig)
+    beats: BeatsConfig = field(default_factory=BeatsConfig)
 
     def extractors(self) -> list[Extractor]:
         """The enabled extractors with their parameters, in the order of their names."""
@@ -168,6 +221,8 @@ class ExtractConfig(RunConfig):
         self.features.check()
         self.clap.check()
         self.separation.check()
+        self.tags.check()
+        self.beats.check()
 
 
 def config_from(values: dict[str, Any]) -> ExtractConfig:

@@ -15,7 +15,7 @@ from pipeline.workflows.jobs import extract
 from pipeline.workflows.outcome import EXIT_OK
 
 # Weights that travel inside a package: the only ones a demo can count on.
-PACKAGED = ("spleeter-2stems",)
+PACKAGED = ("spleeter-2stems", "musicnn", "beatnet")
 
 
 def run(config: ExtractConfig, folder: Path, began: float | None = None) -> int:
@@ -57,10 +57,10 @@ def table(truth: list[DemoTrack], rows: dict[str, dict[str, Any]]) -> str:
     """Known against measured, one line per track; ``–`` where there is nothing to know or to measure."""
     truth = [track for track in truth if track.name in rows]
     lines = [
-        f"{'':30} {'':22} {'LUFS':^14} {'key':^20} {'tempo, BPM':^14} {'vocals':>7}",
+        f"{'':30} {'':22} {'LUFS':^14} {'key':^20} {'tempo, BPM':^14} {'beats,':>7} {'vocals':>7}",
         f"{'track':30} {'format':22} {'known':>6} {'found':>7} {'known':>9} {'found':>10} {'known':>7} {'found':>6} "
-        f"{'found':>7}",
-        "-" * 116,
+        f"{'BPM':>7} {'found':>7}",
+        "-" * 124,
     ]
     for track in truth:
         row = rows[track.name]
@@ -70,6 +70,7 @@ def table(truth: list[DemoTrack], rows: dict[str, dict[str, Any]]) -> str:
             f"{track.lufs:6.1f} {_shown(row.get('loudness_integrated_lufs'), '.1f'):>7} "
             f"{track.key or '–':>9} {found_key(row) if track.key else '–':>10} "
             f"{_shown(track.tempo_bpm, '.0f'):>7} {_shown(row.get('tempo_bpm'), '.1f'):>6} "
+            f"{_shown(row.get('beats_bpm'), '.1f'):>7} "
             f"{_shown(row.get('stem_share_vocals'), '.0%'):>7}"
         )
     keyed = [t for t in truth if t.key]

@@ -164,7 +164,9 @@ class Drivers:
 
     def _by_work(self, items: Sequence[SourceItem], models: Found) -> DriverChoice:
         cores = self._config.ray.num_cpus or local_cpus()
-        return by_work(items, stage_weights(self._config, models), cores / self._config.perf.threads)
+        usable = cores / self._config.perf.threads
+        most = self._config.hardware.processes or usable
+        return by_work(items, stage_weights(self._config, models), min(usable, most))
 
     def close(self) -> None:
         """End what was begun."""

@@ -23,11 +23,12 @@ from pipeline.engine.node import Node
 from pipeline.engine.packing import PlannedFile, estimated_seconds
 from pipeline.engine.progress import Progress
 from pipeline.engine.starting import ahead
+from pipeline.engine.within import BOARD
 from pipeline.report.formatting import clock, plural
 from pipeline.report.live import progress_text
 from pipeline.report.money import cost, money
-from pipeline.report.performance import copies_text, markdown, performance
-from pipeline.workflows.aftercare import even_out, tend_shared
+from pipeline.report.performance import copies_text, group, markdown, performance
+from pipeline.workflows.aftercare import even_out, look_back, tend_shared
 from pipeline.workflows.attempts import Attempts, Layout, TooManyFailures
 from pipeline.workflows.caching import tidy
 from pipeline.workflows.columns import settle_columns
@@ -40,7 +41,15 @@ from pipeline.workflows.hardware import resolve_hardware
 from pipeline.workflows.outcome import EXIT_FAILED, EXIT_FAILURES, Result, verdict
 from pipeline.workflows.plan_file import adopt_plan
 from pipeline.workflows.run_config import redacted
-from pipeline.workflows.stages import Pools, build_graph, plan_blocks, plan_pools, run_schema
+from pipeline.workflows.stages import (
+    Pools,
+    build_graph,
+    idle_stages,
+    plan_blocks,
+    plan_pools,
+    run_schema,
+    stage_weights,
+)
 from pipeline.workflows.stopping import EXIT_STOPPED, Stopped, stoppable
 from pipeline.workflows.terminal import shown
 
@@ -117,9 +126,19 @@ def _execute(run: Run) -> Result:
         contents = output.contents
     schema = with_columns(run_schema(config, models, everywhere), run.state.schema, run.columns, contents)
 
+    idle = idle_stages(models.pipeline(config), work.files)
+
     def nodes(ledger: Any) -> list[Node]:
         return build_graph(
-            config, models, output, folder.run_id, schema, ledger=ledger, cached=True, golden=golden
+            config,
+            models,
+            output,
+            folder.run_id,
+            schema,
+            ledger=ledger,
+            cached=True,
+            golden=golden,
+            idle=idle,
         )
 
     pools = plan_pools(config, models, cluster, len(blocks), audio_s)
@@ -132,6 +151,8 @@ def _execute(run: Run) -> Result:
         files=len(work.files),
         bytes=sum(sizes) if all(sizes) else 0,
         report=lambda fields: _say_progress(folder, fields),
+        parts=BOARD.parts,
+        weights=stage_weights(config, models),
     )
     folder.log("waiting", "starting the workers: they load their packages and models")
     startup = time.time() - run.moments["shell"]
@@ -168,6 +189,7 @@ def _tend(run: Run, schema: pa.Schema) -> None:
         settle_columns(run.output, run.columns, schema, run.folder)
     tend_shared(run.output, run.work, run.run_id, run.unsettled)
     settle_gone(run.output, run.gone, run.state, run.config.source.gone, run.folder)
+    look_back(run)
 
 
 def _own_card() -> str | None:
@@ -291,6 +313,13 @@ def _write_numbers(run: Run, outcome: RunOutcome, numbers: dict[str, Any]) -> No
     run.folder.write("PERFORMANCE_METRICS.md", markdown(numbers, outcome.environment))
 
 
+def _on(numbers: dict[str, Any]) -> str:
+    """What the stages ran on, and how much of their work went on side by side."""
+    cards = sorted({group(name) for name, s in numbers["stages"].items() if s["device"] != "cpu"})
+    where = f"{', '.join(cards)} on the GPU" if cards else "no GPU"
+    return f"{where}, parallel speed-up {numbers['parallel_speedup'] or 0:.1f}×"
+
+
 def summary_text(progress: Progress, numbers: dict[str, Any]) -> str:
     """What a run did, in one line."""
     status = progress.status
@@ -300,5 +329,6 @@ def summary_text(progress: Progress, numbers: dict[str, Any]) -> str:
         f"{numbers['real_time_factor'] or 0:.1f}× real time"
         + (f", and {copies_text(numbers)}" if numbers["copies"] else "")
         + f"; {clock(numbers['command_s'])} since the command began"
+        + f"; {_on(numbers)}"
         + (f", at a cost of {money(numbers['cost']['total'])}" if numbers["cost"] else "")
     )

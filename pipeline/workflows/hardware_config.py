@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ from pipeline.audio.isolated import MAX_TRACK_BYTES, MAX_TRACK_HOURS, MIN_MEMORY
 from pipeline.errors import UserError
 from pipeline.workflows.config_checks import positive, refused, stage_of
 
-_BY_STAGE = ("actors", "gpu_shares", "batch_items", "vram_bytes")
+_BY_STAGE = ("actors", "gpu_shares", "batch_items", "vram_bytes", "models")
 
 
 @dataclass
@@ -30,6 +31,10 @@ class HardwareConfig:
     A file of which no samples come for ``decode_timeout_s`` is a failure, however long one may take that gets on.
     ``decode_memory_bytes`` is what the process that decodes may take besides the views; 0 is twice
     ``max_track_bytes`` and 1 GiB.
+    A step that loads networks may take ``time_limit`` seconds for each second of a file's audio, 10 minutes at least: a
+    file that takes longer is a failure of that step, and one that hangs ends the process. 0 is no limit.
+    ``processes`` is how many work side by side where there is no Ray, each with all networks; 0 goes by the cores.
+    ``models.<stage>`` is the largest model that suits the machine, for jobs that let it decide.
     """
 
     name: str = "cpu"
@@ -44,6 +49,9 @@ class HardwareConfig:
     max_track_hours: float = MAX_TRACK_HOURS
     decode_timeout_s: float = TIMEOUT_S
     decode_memory_bytes: int = 0
+    time_limit: float = 2.0
+    processes: int = 0
+    models: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def for_stages(cls, pools: Sequence[str], gpu_stages: Sequence[str]) -> HardwareConfig:
@@ -74,6 +82,12 @@ class HardwareConfig:
         if self.decode_memory_bytes and self.decode_memory_bytes < MIN_MEMORY_BYTES:
             must = f"must be 0 (worked out) or at least {MIN_MEMORY_BYTES}"
             raise refused(self, "hardware.decode_memory_bytes", must)
+        if not (math.isfinite(self.time_limit) and self.time_limit >= 0):
+            raise refused(self, "hardware.time_limit", "must be 0 (no limit) or a positive number")
+        if self.processes < 0:
+            raise refused(self, "hardware.processes", "must be 0 (worked out) or a number of processes")
+        for stage, model in self.models.items():
+            stage_of("hardware.models", stage, model, pools)
         if not 0 < self.gpu_memory_fraction <= 1:
             raise refused(self, "hardware.gpu_memory_fraction", "must lie within 0..1, above 0")
         for stage, share in self._of_gpu_stages("gpu_shares", gpu_stages):

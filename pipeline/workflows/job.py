@@ -94,6 +94,8 @@ class Job:
         known: every product that an output of the job may hold, for the data dictionary.
         check: refuses what needs no looking. Raises `UserError`.
         seeks: what `find` looks for, for whoever waits; empty where it takes no time.
+        afterwards: what is made of all rows of the output together, once they are there, and again only as far as they
+            have changed; what it did, line by line.
     """
 
     name: str
@@ -105,3 +107,4 @@ class Job:
     known: Callable[[], tuple[Product, ...]] = lambda: ()
     check: Callable[[Any], None] = lambda config: None
     seeks: Callable[[Any], str] = lambda config: ""
+    afterwards: Callable[[Any, Output], Sequence[str]] = lambda config, output: ()

@@ -42,6 +42,7 @@ FILES = (
     HUGGING_FACE,
 )
 ROWS = ("turns", "words", "clips")
+VOICES = "voices"
 _COLUMNS = (
     "asset_id",
     "uri",
@@ -133,7 +134,7 @@ def _texts(output: Output, found: _Recording) -> tuple[str, ...]:
 
 def _recordings(output: Output) -> Iterator[_Recording]:
     """Every content once, as the first file with it is called; its rows may lie in another part than that file's."""
-    homes = {table: _homes(output, table) for table in ROWS}
+    homes = {table: _homes(output, table) for table in (*ROWS, VOICES)}
     seen: set[str] = set()
     for part in output.parts("tracks"):
         tracks = read_if_there(output, part)
@@ -144,23 +145,27 @@ def _recordings(output: Output) -> Iterator[_Recording]:
             for track in tracks.select([c for c in _COLUMNS if c in tracks.column_names]).to_pylist()
             if track["status"] not in ("failed", "gone") and track["duration_s"]
         ]
-        rows = {
-            table: _rows_of(output, homes[table], {track["asset_id"] for track in found}) for table in ROWS
-        }
+        assets = {track["asset_id"] for track in found}
+        rows = {table: _rows_of(output, homes[table], assets) for table in homes}
         for track in found:
             asset = track["asset_id"]
             if asset in seen:
                 continue
             seen.add(asset)
-            yield _recording(track, {table: rows[table].get(asset, []) for table in ROWS})
+            yield _recording(track, {table: rows[table].get(asset, []) for table in rows})
 
 
 def _recording(track: Mapping[str, Any], rows: Mapping[str, list[dict[str, Any]]]) -> _Recording:
-    """Speakers have the recording's name before theirs: S1 of another one is somebody else."""
+    """Speakers have the recording's name before theirs, since S1 of another one is somebody else; but where voices are
+    linked they have that of their voice."""
     name = f"{Path(file_name(file_of(track['uri']))).stem}-{track['asset_id'][:8]}"
+    voices = {row["speaker"]: row["voice"] for row in rows[VOICES] if row["voice"] is not None}
     named = {
-        table: [{**row, "speaker": row["speaker"] and f"{name}-{row['speaker']}"} for row in found]
-        for table, found in rows.items()
+        table: [
+            {**row, "speaker": row["speaker"] and voices.get(row["speaker"], f"{name}-{row['speaker']}")}
+            for row in rows[table]
+        ]
+        for table in ROWS
     }
     return _Recording(
         name,

@@ -82,6 +82,7 @@ def warm_up() -> None:
 
 def _begin(songs: Songs, log: StepLog) -> None:
     try:
+        songs.analysis.decoders.warm()
         warm_up()
     except Exception as error:  # noqa: BLE001  whatever it is, the songs will say it
         log.step("warming up", level="warning", error=f"{type(error).__name__}: {error}")

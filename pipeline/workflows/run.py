@@ -27,7 +27,7 @@ from pipeline.dataset.tables.halves import require_tracks
 from pipeline.dataset.tables.row_index import State, read_state
 from pipeline.dataset.tables.run_manifest import merge_manifest
 from pipeline.errors import UserError
-from pipeline.workflows.aftercare import tend_shared
+from pipeline.workflows.aftercare import look_back, tend_shared
 from pipeline.workflows.columns import settle_columns
 from pipeline.workflows.context import Run
 from pipeline.workflows.copies import write_copies
@@ -202,6 +202,7 @@ def _run(run: Run) -> Result:
         if run.columns is not None and run.state.schema is not None:
             schema = with_columns(run.state.schema, run.state.schema, run.columns, output.contents)
             settle_columns(output, run.columns, schema, folder)
+        look_back(run)
         folder.write("config.yaml", yaml.safe_dump(redacted(config), sort_keys=False, allow_unicode=True))
         return _nothing_to_do(run, known)
     run.drivers.settle([f.item for f in work.files], run.models)

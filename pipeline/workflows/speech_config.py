@@ -10,15 +10,16 @@ from pipeline.errors import UserError
 from pipeline.models.speech.denoise.names import BACKEND_NAMES as DENOISERS
 from pipeline.models.speech.denoise.names import LEAST_DB, MOST_DB
 from pipeline.models.speech.transcribe.names import BACKEND_NAMES as TRANSCRIBERS
-from pipeline.models.speech.transcribe.names import PRECISIONS
+from pipeline.models.speech.transcribe.names import PRECISIONS, SIZES
 from pipeline.models.speech.voice_activity.names import BACKEND_NAMES as DETECTORS
 from pipeline.speech.clips import Thresholds
+from pipeline.speech.linking import THRESHOLD
 from pipeline.speech.splitting import METHODS, MIN_PART_S
-from pipeline.workflows.config_checks import each_of, filled, one_of, positive, refused
+from pipeline.workflows.config_checks import each_of, filled, one_of, positive, refused, stage_of
 from pipeline.workflows.hardware_config import HardwareConfig
 from pipeline.workflows.run_config import RunConfig
 
-GPU_STAGES = ()
+GPU_STAGES = ("transcribe",)
 POOLS = ("decode", "vad", "denoise", "diarize", "transcribe", "clips")
 STEPS = ("split", "denoise", "vad", "diarize", "transcribe", "clips")
 MOST_CLIP_S = 600.0
@@ -105,12 +106,16 @@ class DenoiseOptions:
 
 @dataclass
 class DiarizeOptions:
-    """How many speak in a recording: ``num_speakers`` is exact, the others are bounds; null is unknown."""
+    """How many speak in a recording: ``num_speakers`` is exact, the others are bounds; null is unknown. ``link`` names
+    the same voice alike in all recordings of the output, at the end of a run: voices are one from a similarity
+    (cosine) of ``link_threshold`` on."""
 
     backend: str = DIARIZERS[0]
     num_speakers: Optional[int] = None
     min_speakers: Optional[int] = None
     max_speakers: Optional[int] = None
+    link: bool = False
+    link_threshold: float = THRESHOLD
 
     def check(self) -> None:
         """Refuse what cannot work. Raises `UserError`."""
@@ -131,6 +136,8 @@ class DiarizeOptions:
                 f"diarize.min_speakers={low} is more than diarize.max_speakers={high}",
                 do=f"diarize.max_speakers={low}",
             )
+        if not -1 <= self.link_threshold <= 1:
+            raise refused(self, "diarize.link_threshold", "must lie within -1..1: it is a cosine")
 
     def parameters(self) -> dict[str, Any]:
         """Of `pipeline.speech.clustering.SpeakerCounts`."""
@@ -139,12 +146,13 @@ class DiarizeOptions:
 
 @dataclass
 class TranscribeConfig:
-    """``model`` is ``base`` (many languages), ``tiny.en``, the name of another Whisper model that lies in the hub's
-    cache here, or a folder. ``language`` is ISO 639-1; null finds it out. ``audio`` is what it hears: ``raw``, or
+    """``model`` is ``auto``, the largest that is here of those that the machine is for (``hardware.models.transcribe``;
+    ``base`` without a card); ``base`` (many languages), ``tiny.en``, the name of another Whisper model that lies in the
+    hub's cache here, or a folder. ``language`` is ISO 639-1; null finds it out. ``audio`` is what it hears: ``raw``, or
     ``denoised`` with at most ``denoise.heard_limit_db`` taken away."""
 
     backend: str = TRANSCRIBERS[0]
-    model: str = "base"
+    model: str = AUTO
     precision: str = AUTO
     beam: int = 5
     language: Optional[str] = None
@@ -266,7 +274,7 @@ class SpeechConfig(RunConfig):
         return POOLS
 
     def gpu_stages(self) -> tuple[str, ...]:
-        """None: every step runs on the CPU."""
+        """Words are recognised on a card, where there is one; all else runs on the CPU."""
         return GPU_STAGES
 
     def questions(self) -> tuple[str, ...]:
@@ -286,6 +294,7 @@ class SpeechConfig(RunConfig):
     def check(self) -> None:
         """Refuse what cannot work, in words that name the key. Raises `UserError`."""
         super().check()
+        self._check_models()
         for section in (
             self.speech,
             self.split,
@@ -296,6 +305,16 @@ class SpeechConfig(RunConfig):
             self.clips,
         ):
             section.check()
+        self._check_steps()
+
+    def _check_models(self) -> None:
+        """Raises `UserError`."""
+        for stage, model in self.hardware.models.items():
+            stage_of("hardware.models", stage, model, ("transcribe",))
+            one_of(f"hardware.models.{stage}", model, SIZES)
+
+    def _check_steps(self) -> None:
+        """Raises `UserError` where a step lacks what it is made of."""
         if not any(map(self.has, LISTENING)):
             for step in ("clips", "split"):
                 if self.has(step) and not (step == "split" and self.split.method == "time"):
@@ -304,6 +323,12 @@ class SpeechConfig(RunConfig):
                         f"{step} is made of what {', '.join(LISTENING)} find",
                         f"speech.steps=[{','.join(s for s in STEPS if self.has(s) or s in LISTENING)}]",
                     )
+        if self.diarize.link and not self.has("diarize"):
+            raise UserError(
+                "diarize.link=true needs the step diarize",
+                "it compares the voices that diarize tells apart",
+                f"speech.steps=[{','.join(s for s in STEPS if self.has(s) or s == 'diarize')}]",
+            )
         if self.has("transcribe") and self.transcribe.audio == "denoised" and not self.has("denoise"):
             raise UserError(
                 "transcribe.audio=denoised needs the step denoise",
@@ -315,4 +340,9 @@ class SpeechConfig(RunConfig):
 def config_from(values: dict[str, Any]) -> SpeechConfig:
     """The config that a run wrote down as ``config.yaml``; what it does not say, or this version does not know, is
     the default."""
-    return filled(SpeechConfig(), values)
+    config = filled(SpeechConfig(), values)
+    if config.hardware.name == AUTO:
+        # What was worked out for the cards of that run is worked out anew for those of this one.
+        hardware = config.hardware
+        hardware.gpu_shares, hardware.batch_items = (dict.fromkeys(GPU_STAGES, 0) for _ in range(2))
+    return config

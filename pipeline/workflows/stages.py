@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,7 @@ def build_graph(
     ledger: Any = None,
     cached: bool = False,
     golden: Golden | None = None,
+    idle: Collection[str] = (),
 ) -> list[Node]:
     """The stages that this config asks for and the found models allow, in order.
 
@@ -90,11 +91,12 @@ def build_graph(
         ledger: decides who computes a content that several files have, see `pipeline.engine.ledger`.
         cached: work with the result cache, where the config has one.
         golden: what every node's extractors must say of a known signal; None lets them say what they will.
+        idle: stages that nothing is planned for: they load their networks only where something turns up.
     """
     # What any machine may fill: the schema says what is written.
     pipeline = models.pipeline(config, output, everywhere=True, golden=golden)
     results = run_results(config, pipeline) if cached else None
-    nodes = _stages(config, pipeline, ledger, results, earlier=Earlier(output))
+    nodes = _stages(config, pipeline, ledger, results, earlier=Earlier(output), idle=idle)
     sink = {
         "output": output,
         "run_id": run_id,
@@ -104,6 +106,15 @@ def build_graph(
         "fenced": True,
     }
     return [*nodes, Node(WRITE, SINK, sink)]
+
+
+def idle_stages(pipeline: Pipeline, files: Sequence[PlannedFile]) -> frozenset[str]:
+    """The stages that compute nothing of ``files``, as far as is known before they are read."""
+    todo = set().union(*(file.todo or () for file in files))
+    if any(file.todo is None for file in files):
+        return frozenset()
+    works = {s.name for s in pipeline.stages if todo & {*(p.name for p in s.computed), *pipeline.feeds(s)}}
+    return frozenset(s.name for s in pipeline.stages) - works
 
 
 def build_line(config: RunConfig, models: Found, output: Output, columns: Sequence[str]) -> list[Node]:
@@ -119,15 +130,24 @@ def _stages(
     results: Results | None,
     *,
     earlier: Earlier | None = None,
+    idle: Collection[str] = (),
 ) -> list[Node]:
     """Decoding and the job's stages."""
     decode = {**_decode_arguments(config, pipeline, ledger), "results": results}
-    stages = [_node(config, pipeline, stage, results, earlier) for stage in pipeline.stages]
+    stages = [
+        _node(config, pipeline, stage, results, earlier, idle=stage.name in idle) for stage in pipeline.stages
+    ]
     return [Node(DECODE, DECODE_WORKER, decode), *stages]
 
 
 def _node(
-    config: RunConfig, pipeline: Pipeline, stage: Stage, results: Results | None, earlier: Earlier | None
+    config: RunConfig,
+    pipeline: Pipeline,
+    stage: Stage,
+    results: Results | None,
+    earlier: Earlier | None,
+    *,
+    idle: bool,
 ) -> Node:
     """A stage with what all workers are told."""
     share = config.hardware.gpu_shares.get(stage.name) if stage.gpu is not None else None
@@ -137,6 +157,7 @@ def _node(
         "reads": stage.reads,
         "makes": stage.makes,
         "needs": pipeline.needed_by(stage),
+        "spares": stage.spares,
         "earlier": earlier if stage.needs else None,
         "feeds": pipeline.feeds(stage),
         "drop": pipeline.dropped_after(stage),
@@ -146,6 +167,8 @@ def _node(
         "seed": config.seed,
         "storage_options": config.source.storage_options,
         "results": results,
+        "idle": idle,
+        "time_limit": config.hardware.time_limit,
     }
     return Node(stage.name, stage.worker, {**common, **stage.arguments})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from pipeline.dataset.run_folder import RunFolder
 from pipeline.engine.progress import Progress
@@ -17,9 +18,18 @@ def shown(progress: Progress, folder: RunFolder) -> Iterator[None]:
     if folder.quiet:
         yield
         return
-    before = folder.say
+    before, console = folder.say, terminal()
+    show = not console.is_terminal or console.is_dumb_terminal  # else the live view shows it
+
+    def part(text: str, fields: dict[str, Any]) -> None:
+        folder.log("within", text, show=show, **fields)
+
     with ProgressView(
-        progress, stage_states, terminal(), lambda text, fields: folder.log("progress", text, **fields)
+        progress,
+        stage_states,
+        console,
+        lambda text, fields: folder.log("progress", text, **fields),
+        note_part=part,
     ) as view:
         folder.say = view.say
         try:

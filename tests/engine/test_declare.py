@@ -142,3 +142,14 @@ def test_a_group_is_a_node_of_its_parts():
     assert largest_of_group({"decode": 0, "features": 3, "clap": 0}, [["decode", "features"], ["clap"]]) == {
         "decode+features": 3
     }
+
+
+def test_who_reads_a_view_is_stale_with_what_the_view_depends_on_alone():
+    def keys(product_key, view_key):
+        maker = replace(denoise(product_key), view_key=view_key)
+        return Pipeline((maker, stage("words", reads=(CLEAN,)))).linked().keys()
+
+    before = keys("1", "v")
+    assert keys("2", "v")["words_p"] == before["words_p"], "the file that is written is nothing to it"
+    assert keys("1", "w")["words_p"] != before["words_p"]
+    assert keys("1", "w")["denoise_p"] == before["denoise_p"]

@@ -21,10 +21,9 @@ import pandas as pd
 import pytest
 import soundfile
 from helpers.documents import all_commands, blocks
+from helpers.music_weights import real_store
 from helpers.ray_head import REPO, Head, clean_environment, ray_head
 from helpers.s3_server import KEY, SECRET, s3_server, weed_binary
-
-from pipeline.models import weights
 
 pytestmark = pytest.mark.timeout(600)
 PYTHON = ".venv/bin/python "
@@ -166,6 +165,13 @@ CASES = (
         "python jobs/manifests.py output.uri=out/calls",
         "recordings.jsonl: 1 line",
         "out/calls/manifests/all.rttm",
+        (PYTHON + "jobs/prepare_speech.py source.uri=calls output.uri=out/calls",),
+        slow=True,
+    ),
+    Case(
+        "python jobs/voices.py output.uri=out/calls",
+        r"\d+ speakers? of 1 recording have \d+ voices?",
+        "out/calls/voices/*.parquet",
         (PYTHON + "jobs/prepare_speech.py source.uri=calls output.uri=out/calls",),
         slow=True,
     ),
@@ -363,7 +369,7 @@ def place(tmp_path_factory, spleeter):
             "AWS_ACCESS_KEY_ID": KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_DEFAULT_REGION": "us-east-1",
-            "SOUNDMILL_WEIGHTS": str(weights.root()),
+            "SOUNDMILL_WEIGHTS": str(real_store()),
         }
         environment = clean_environment() | secrets
         with ray_head(more=secrets) as head:

@@ -11,7 +11,8 @@ from helpers.signals import music, one_thread  # noqa: F401  fixtures
 from pipeline.mastering.curves import Curve, high_shelf, tilt, width
 from pipeline.mastering.equalizer import Equalizer, design
 from pipeline.mastering.matching import COMMERCIAL, Target, match, toward
-from pipeline.mastering.spectrum import Spectrum, SpectrumMeter, band_centres, spectral_distance_db
+from pipeline.mastering.spectrum import Spectrum, band_centres, spectral_distance_db
+from pipeline.mastering.spectrum_meter import SpectrumMeter
 
 RATE = 44100
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from helpers.signals import music, one_thread  # noqa: F401  fixtures
 
-from pipeline.mastering import spectrum as module
+from pipeline.mastering import spectrum_meter as module
 from pipeline.mastering.spectrum import (
     SILENT_DB,
     Spectrum,
-    SpectrumMeter,
     average,
     spectral_distance_db,
     third_octave_db,
 )
+from pipeline.mastering.spectrum_meter import SpectrumMeter
 
 RATE = 44100
 

@@ -68,6 +68,8 @@ def test_catalogue_is_complete():
     names = [entry.name for entry in weights.catalogue()]
     assert names == [
         NAME,
+        "beatnet",
+        "musicnn",
         "clap-htsat-base-music",
         "clap-htsat-base-music-speech",
         "clap-htsat-tiny",
@@ -78,7 +80,7 @@ def test_catalogue_is_complete():
         *(entry.name for entry in SPEECH),
     ]
     for entry in weights.catalogue():
-        assert entry.kind in ("separation", "clap", "speech")
+        assert entry.kind in ("separation", "beats", "tags", "clap", "speech")
         assert entry.licence
         assert entry.source
         assert entry.size_bytes > 1e6

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from pipeline.engine.progress import Progress
 from pipeline.engine.stage_state import StageState
-from pipeline.report.live import ProgressView, Rates, mean_audio_s, progress_text, stages_text
+from pipeline.engine.within import Part
+from pipeline.report.live import MOST_PARTS, ProgressView, Rates, mean_audio_s, progress_text, stages_text
 
 STATES = {"decode": StageState(40, 3, 2, 2), "clap": StageState(25, 1, 1, 1)}
 
@@ -147,3 +148,38 @@ def test_one_file_is_a_file_and_copies_are_named():
     progress.add_copy(2, "ok", 100, audio_s=120.0)
     assert ", 1 copy, " in progress_text(progress.fields())
     assert progress.fields()["audio_hours"] == round(240 / 3600, 4), "what was worked on"
+
+
+def in_work(count: int) -> Progress:
+    """Of two files more than ``count``, the first of which has a row."""
+    parts = [
+        Part(n, "master", n / 10, name=f"{n}.flac", text=f"rendering {10 * n} %, -14.2 LUFS so far")
+        for n in range(count + 1)
+    ]
+    progress = Progress(files=count + 2, parts=lambda: parts)
+    progress.add_unseen(0, "ok")
+    return progress
+
+
+def test_files_in_work_are_shown_with_how_far_they_are_those_first_of_which_most_is_left():
+    text = shown(ProgressView(in_work(MOST_PARTS + 2), lambda: STATES, terminal()), STATES)
+    lines = [line.rstrip() for line in text.splitlines() if "flac" in line or "more" in line]
+    assert lines[0] == "1.flac: rendering 10 %, -14.2 LUFS so far"
+    assert len(lines) == MOST_PARTS + 1
+    assert lines[-1] == "and 2 files more in work"
+
+
+def test_and_they_are_lines_of_the_log_now_and_then():
+    said = []
+    view = ProgressView(
+        in_work(1),
+        lambda: STATES,
+        Console(file=io.StringIO()),
+        note_part=lambda *line: said.append(line),
+        parts_every_s=0.0,
+    )
+    with view:
+        deadline = time.monotonic() + 30
+        while not said and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert said[0] == ("1.flac: rendering 10 %, -14.2 LUFS so far", {"stage": "master", "share": 0.1})

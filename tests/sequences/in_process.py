@@ -147,12 +147,17 @@ class _InThisProcess(Drivers):
 
 
 def _models(config: ExtractConfig) -> ExtractModels:
-    """The real answer for separation, and the stand-in for CLAP."""
-    wanted, config.clap.enabled = config.clap.enabled, False
+    """The real answer for separation, and the stand-in for CLAP; tags and beats only where a test asks for them,
+    whatever weights are here."""
+    sections = config.clap, config.tags, config.beats
+    wanted, *others = (section.enabled for section in sections)
+    for section, enabled in zip(sections, (False, *map(bool, others)), strict=True):
+        section.enabled = enabled
     try:
         models = find_models(config)
     finally:
-        config.clap.enabled = wanted
+        for section, enabled in zip(sections, (wanted, *others), strict=True):
+            section.enabled = enabled
     if wanted:
         models.clap_checkpoint = models.clap_model = STAND_IN
         clap = config.clap

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from http.client import IncompleteRead
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import requests
 import soundfile
+from helpers.decode_poison import OPENER
 from helpers.listening import (
     PIECE,
     RATE,
@@ -28,12 +30,15 @@ from helpers.listening import (
     write_song,
 )
 
+from pipeline.audio.isolated_stream import StreamDecoder
 from pipeline.audio.reader import Spool
 from pipeline.audio.stream import open_file
-from pipeline.mastering import song as mastering_song
+from pipeline.audio.validate import Limits
+from pipeline.mastering import shaped
 from pipeline.mastering.plan import Plan
 from pipeline.mastering.song import Mastering
 from pipeline.mastering.wish import Wish
+from pipeline.service.listening.decoders import Decoders
 from pipeline.workflows.master_presets import presets
 
 
@@ -288,9 +293,10 @@ def test_a_song_that_fails_says_why(running, music):
     song = running.song(music / "broken.wav")
     last = running.events(song)[-1]
     assert (last["type"], last["what"]) == ("failed", "broken.wav cannot be decoded")
+    assert last["code"] == "FORMAT_UNSUPPORTED"
     assert "not an audio file" in last["why"]
     assert running.ask("GET", f"/songs/{song['id']}").json()["failure"] == {
-        k: last[k] for k in ("what", "why")
+        k: last[k] for k in ("code", "what", "why")
     }
     answer = running.ask("GET", song["audio"])
     assert (answer.status_code, answer.json()["what"]) == (409, last["what"])
@@ -300,7 +306,7 @@ def test_a_song_that_fails_says_why(running, music):
 
 
 def test_all_temporary_files_lie_in_the_folder_that_was_named(music, tmp_path, monkeypatch):
-    monkeypatch.setattr(mastering_song, "_IN_MEMORY", 0)  # a song is long
+    monkeypatch.setattr(shaped, "_IN_MEMORY", 0)  # a song is long
     made, plain = [], tempfile.TemporaryFile
 
     def temporary(*arguments, **named):
@@ -321,3 +327,16 @@ def test_a_service_that_ends_tells_who_listens(music, gate):
         assert gate.reached.wait(WAIT_S)
     assert list(received(listener))[-1]["type"] == "cancelled"
     eventually(lambda: not any(thread.is_alive() for thread in running.songs._threads))
+
+
+def test_a_song_that_kills_its_decoder_is_an_answer_and_the_service_goes_on(music, tmp_path):
+    shutil.copy(music / "mono.wav", tmp_path / "kill.wav")
+    shutil.copy(music / "other.wav", tmp_path / "song.wav")
+    with service(tmp_path) as running:
+        running.songs.analysis.decoders = Decoders(lambda: StreamDecoder(Limits(), opener=OPENER))
+        last = running.events(running.song(tmp_path / "kill.wav"))[-1]
+        assert (last["type"], last["code"]) == ("failed", "FILE_UNREADABLE")
+        assert last["what"] == "kill.wav cannot be decoded"
+        assert last["why"].startswith("the decoder was ended by SIGKILL")
+        assert running.ask("GET", "/healthz").status_code == 200
+        assert running.events(running.song(tmp_path / "song.wav"))[-1]["type"] == "done"

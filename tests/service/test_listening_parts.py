@@ -14,6 +14,8 @@ import pytest
 import soundfile
 from helpers.listening import write_song
 
+from pipeline.audio.isolated_stream import Written
+from pipeline.audio.stream import open_file
 from pipeline.audio.validate import Limits
 from pipeline.dsp.bs1770 import integrated_loudness, measure_steps
 from pipeline.features.extraction import TrackAudio, run_extractors
@@ -24,6 +26,7 @@ from pipeline.service.listening.cache import Cache
 from pipeline.service.listening.files import GrowingFile, Recording
 from pipeline.service.listening.guard import is_loopback
 from pipeline.service.listening.loudness import LoudnessSoFar
+from pipeline.service.listening.precedence import Precedence
 from pipeline.service.listening.sources import Sources
 from pipeline.service.listening.wav import Encoder, WavForm, wanted_bytes
 from pipeline.service.logs import StepLog
@@ -106,7 +109,8 @@ def test_a_rate_without_loudness_has_none_so_far():
 
 
 def test_a_recording_is_read_by_many_while_it_is_written():
-    recording, whole, wrong = Recording(44_100, 2), noise(2, 50_000), []
+    file = GrowingFile()
+    recording, whole, wrong = Recording(Written(44_100, 2, 0, None), file), noise(2, 50_000), []
 
     def read() -> None:
         at = 0
@@ -120,21 +124,13 @@ def test_a_recording_is_read_by_many_while_it_is_written():
     for thread in threads:
         thread.start()
     for start in range(0, 50_000, 500):
-        recording.write(whole[:, start : start + 500])
+        file.append(np.ascontiguousarray(whole[:, start : start + 500].T).data)
     for thread in threads:
         thread.join(60)
     assert wrong == []
-    assert recording.mono_channel is None
     recording.close()
     with pytest.raises(ValueError, match="closed"):
         recording.read(0, 1)
-
-
-def test_a_recording_whose_mix_cancels_says_which_channel_stands_for_it():
-    recording, mono = Recording(8000, 2), noise(1, 4000)
-    recording.write(np.concatenate([0.5 * mono, -0.5 * mono]))
-    assert recording.mono_channel == 0
-    recording.close()
 
 
 def test_a_fingerprint_is_that_of_the_job(tmp_path):
@@ -172,9 +168,10 @@ def test_a_file_that_is_cut_off_while_it_is_decoded_is_decoded_to_its_end(tmp_pa
     path = write_song(tmp_path / "song.wav", 4.0)
     whole, _ = soundfile.read(path, dtype="float32")
     source = Sources([str(tmp_path)], folder=str(tmp_path)).find(str(path))
-    with source.open(Limits(None, None)) as stream:
+    with source.copied() as copy:
         path.write_bytes(b"")
-        read = np.concatenate([block.copy() for block in stream], axis=1)
+        with open_file(f"/proc/self/fd/{copy.fileno()}") as stream:
+            read = np.concatenate([block.copy() for block in stream], axis=1)
     np.testing.assert_array_equal(read.T, whole)
 
 
@@ -191,7 +188,7 @@ def test_a_file_that_was_changed_while_it_was_looked_at_is_refused(tmp_path, mon
     monkeypatch.setattr(os, "pread", overwritten)
     source = Sources([str(tmp_path)]).find(str(path))
     monkeypatch.undo()
-    with pytest.raises(OSError, match=r"song\.wav was changed"), source.open(Limits(None, None)):
+    with pytest.raises(OSError, match=r"song\.wav was changed"), source.copied():
         pass
 
 
@@ -294,3 +291,28 @@ def test_what_could_not_be_made_is_made_by_the_next():
 )  # fmt: skip
 def test_who_is_reached_from_here_alone(host, expected):
     assert is_loopback(host) is expected
+
+
+def test_a_rendering_gives_way_until_nobody_waits_for_a_first_sound():
+    precedence, gone, went_on = Precedence(most_s=600.0), threading.Event(), threading.Event()
+
+    def render() -> None:
+        gone.set()
+        precedence.give_way()
+        went_on.set()
+
+    with precedence.first(), precedence.first():
+        thread = threading.Thread(target=render)
+        thread.start()
+        assert gone.wait(60)
+        assert not went_on.wait(0.05)
+    thread.join(60)
+    assert went_on.is_set()
+    precedence.give_way()  # nobody waits
+
+
+def test_and_no_longer_than_a_moment():
+    precedence = Precedence(most_s=0.05)
+    with precedence.first():
+        precedence.give_way()
+        precedence.give_way()

@@ -95,3 +95,24 @@ def test_what_does_not_fit_is_refused() -> None:
         link([np.full((1, 4), np.nan)], [np.ones(1)])
     with pytest.raises(ValueError, match="threshold"):
         link([], [], threshold=2.0)
+
+
+def test_a_name_stays_with_the_person_who_had_it_longest():
+    # Person 7 was V2 and V1 before, most of the time V2; 4 was V2, too, for a shorter time; 9 is new.
+    before = ["V2", "V1", "V2", None]
+    assert linking.names([7, 7, 4, 9], [30.0, 5.0, 20.0, 1.0], before) == ["V2", "V2", "V3", "V4"]
+
+
+def test_new_names_are_numbers_that_nobody_had():
+    assert linking.names([0, 1, 0], [1.0, 1.0, 1.0], [None, None, None]) == ["V1", "V2", "V1"]
+    assert linking.names([0], [1.0], [None], taken=4) == ["V5"]
+    assert linking.names([], [], []) == []
+
+
+def test_likeness_is_to_the_others_and_not_to_oneself():
+    angle = np.pi / 3
+    voices = np.array([[1.0, 0.0], [np.cos(angle), np.sin(angle)], [0.0, 1.0], [0.0, 0.0], [1.0, 0.0]])
+    alike = linking.likeness(voices, np.ones(5), np.array([0, 0, 1, 2, 2]))
+    assert alike[:2] == pytest.approx([0.5, 0.5])
+    assert np.isnan(alike[[2, 3]]).all()
+    assert linking.likeness(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int)).shape == (0,)

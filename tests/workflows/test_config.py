@@ -44,15 +44,17 @@ def test_every_registered_extractor_can_be_configured(compose):
     assert mel.n_mels == 64
 
 
-@pytest.mark.parametrize("hardware", ["cpu", "gpu_small", "gpu_large"])
+@pytest.mark.parametrize("hardware", ["cpu", "gpu_small", "gpu_large", "low", "mid", "high"])
 def test_hardware_profiles_share_one_card(compose, hardware):
     config = compose.load([*BASE, f"hardware={hardware}"])
     shares = [config.hardware.actors[s] / n for s, n in config.hardware.gpu_shares.items() if n]
     assert sum(shares) <= 1
-    assert bool(shares) == (hardware != "cpu")
+    assert bool(shares) == (hardware not in ("cpu", "low"))
 
 
-@pytest.mark.parametrize(("profile", "gib"), [("gpu_small", 16), ("gpu_large", 80)])
+@pytest.mark.parametrize(
+    ("profile", "gib"), [("gpu_small", 16), ("gpu_large", 80), ("mid", 12), ("high", 24)]
+)
 def test_a_profile_says_what_auto_takes_on_such_a_card(compose, profile, gib):
     """And a card reports a little less memory than it is sold with."""
     fixed = compose.load([*BASE, f"hardware={profile}"]).hardware
@@ -312,7 +314,7 @@ def test_help_and_cfg_job_read_well(repo):
     for word in (
         "Examples",
         "source.uri=",
-        "hardware: auto, cpu, gpu_large, gpu_small",
+        "hardware: auto, cpu, gpu_large, gpu_small, high, low, mid",
         "Exit codes",
         "n_mels",
     ):

@@ -123,6 +123,20 @@ def test_the_cores_are_those_that_the_job_may_use(monkeypatch):
     assert seen == [4.0, 8.0, 2.0]
 
 
+def test_a_machine_of_little_memory_has_fewer_processes(monkeypatch):
+    monkeypatch.setattr(drivers, "local_cpus", lambda: 4)
+    monkeypatch.setattr(drivers, "stage_weights", lambda *given: {"clap": 1000.0})
+    monkeypatch.setattr(InlineDriver, "begin", lambda self, calls=(): None)
+    items, wanted, found = ONE_MB * 4, config(), []
+    wanted.ray.address = "inline"
+    for most in (0, 2, 9):
+        wanted.hardware.processes = most
+        made = Drivers(wanted, EXTRACT)
+        made.settle(items, EXTRACT.unsought())
+        found.append(made.choice.processes)
+    assert found == [4, 2, 4]
+
+
 def test_the_driver_is_begun_once_and_closed(monkeypatch):
     begun = []
     monkeypatch.setattr(InlineDriver, "begin", lambda self, calls=(): begun.append(self))

@@ -84,7 +84,7 @@ def test_enter_takes_what_is_in_brackets_and_answers_become_overrides(modules):
         "split.method [word]: ",
         "split.max_seconds [300.0]: ",
         "diarize.num_speakers [null]: ",
-        "transcribe.model [base]: ",
+        "transcribe.model [auto]: ",
         "transcribe.language [null]: ",
     ]
     config = modules[1].load(made)

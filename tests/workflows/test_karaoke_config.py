@@ -31,7 +31,7 @@ def test_the_defaults_of_the_file_are_those_of_the_class(compose):
     assert config.pools() == tuple(config.hardware.actors)
 
 
-@pytest.mark.parametrize("profile", ["cpu", "auto", "gpu_small", "gpu_large"])
+@pytest.mark.parametrize("profile", ["cpu", "auto", "gpu_small", "gpu_large", "low", "mid", "high"])
 def test_profiles_that_name_stages_of_other_jobs_are_taken(compose, profile):
     config = compose.load([*BASE, f"hardware={profile}"])
     assert set(config.hardware.gpu_shares) <= {"separation"}

@@ -66,7 +66,7 @@ def test_a_preset_of_one_s_own(compose, tmp_path):
     assert config.master.numbers().lufs == -12.5
 
 
-@pytest.mark.parametrize("profile", ["cpu", "auto", "gpu_small", "gpu_large"])
+@pytest.mark.parametrize("profile", ["cpu", "auto", "gpu_small", "gpu_large", "low", "mid", "high"])
 def test_profiles_that_name_stages_of_other_jobs_are_taken(compose, profile):
     assert "clap" not in compose.load([*BASE, f"hardware={profile}"]).hardware.actors
 

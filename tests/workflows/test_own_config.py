@@ -81,7 +81,8 @@ def test_groups_of_ones_own(compose, tmp_path):
     assert (config.hardware.name, config.hardware.block_audio_seconds) == ("mybox", 77.0)
     assert config.features.enabled == ["loudness"]
     with pytest.raises(
-        UserError, match="is not one of auto, cpu, gpu_large, gpu_small, mybox; did you mean mybox"
+        UserError,
+        match="is not one of auto, cpu, gpu_large, gpu_small, high, low, mid, mybox; did you mean mybox",
     ):
         compose.load([*BASE, "hardware=mybx"], primary=mine)
     with pytest.raises(UserError, match="taste is not a config key"):
@@ -172,11 +173,12 @@ def test_a_stage_that_is_taken_out_is_off(compose, typed, off):
 
 
 def test_a_run_that_computes_nothing_says_so(compose):
-    nothing = [*BASE, "features.enabled=[]", "clap.enabled=false", "separation.enabled=false"]
+    off = ("clap", "separation", "tags", "beats")
+    nothing = [*BASE, "features.enabled=[]", *(f"{stage}.enabled=false" for stage in off)]
     [said] = find_models(compose.load(nothing)).warnings
     assert "describe the files only" in said
     assert "features.enabled=[loudness]" in said
-    assert not find_models(compose.load([*nothing[:2], *nothing[3:], "features.enabled=[loudness]"])).warnings
+    assert not find_models(compose.load([*nothing, "features.enabled=[loudness]"])).warnings
 
 
 def test_defaults_and_what_is_typed_are_of_the_same_types(compose):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import shlex
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
@@ -37,7 +37,7 @@ def test_the_defaults_of_the_files_are_those_of_the_classes(compose):
     assert config.pools() == tuple(config.hardware.actors)
 
 
-@pytest.mark.parametrize("profile", ["cpu", "auto", "gpu_small", "gpu_large"])
+@pytest.mark.parametrize("profile", ["cpu", "auto", "gpu_small", "gpu_large", "low", "mid", "high"])
 def test_profiles_that_name_stages_of_other_jobs_are_taken(compose, profile):
     assert "clap" not in compose.load([*BASE, f"hardware={profile}"]).hardware.actors
 
@@ -79,6 +79,11 @@ def test_what_a_run_wrote_down_is_read_again(compose):
         (["clips.min_seconds=30"], "leaves no room"),
         (["clips.pause_seconds=100"], "clips.pause_seconds=100"),
         (["clips.max_sconds=10"], "clips.max_sconds"),
+        (["diarize.link=true", "speech.steps=[vad]"], "diarize.link=true needs the step diarize"),
+        (["diarize.link_threshold=2"], "diarize.link_threshold=2"),
+        (["hardware.time_limit=-1"], "hardware.time_limit=-1"),
+        (["hardware.processes=-1"], "hardware.processes=-1"),
+        (["hardware=mid", "hardware.models.transcribe=large"], "hardware.models.transcribe=large"),
     ],
 )
 def test_a_mistake_is_one_line_and_what_it_says_to_type_is_taken(compose, overrides, says):
@@ -116,6 +121,8 @@ def test_what_lacks_weights_is_told_with_what_does_without(compose):
     assert not speech._cannot(config, everything).do
     heard = compose.load([*BASE, "transcribe.audio=denoised"])
     assert "transcribe.audio=raw" in speech._cannot(heard, {"denoise": "none"}).do
+    linked = compose.load([*BASE, "diarize.link=true"])
+    assert "diarize.link=false" in speech._cannot(linked, {"diarize": "none"}).do
 
 
 def test_the_transcriber_hears_the_denoised_view_where_it_is_asked_to(compose):
@@ -146,6 +153,79 @@ def test_a_clip_s_parameters_make_only_clips_stale(compose):
     assert changed("transcribe.language=en") == {"transcribe", *cut}
     assert changed("vad.threshold=0.4") == {"vad", "transcribe", *cut}
     assert changed("perf.threads=2") == set()
+    assert changed("diarize.link=true") == set(), "voices are compared in the end, of what the tables have"
+    assert changed("hardware.time_limit=3") == set()
+
+
+def test_a_limit_of_the_denoised_file_is_nothing_to_who_hears_another(compose):
+    """What is heard has a limit of its own, and the file is not written anew because of that."""
+    models = speech.SpeechModels()
+
+    def changed(audio: str, *overrides: str) -> set[str]:
+        hears = [*BASE, f"transcribe.audio={audio}"]
+        before, after = (models.pipeline(compose.load([*hears, *more])).keys() for more in ((), overrides))
+        return {name for name in before if before[name] != after[name]}
+
+    words = {"transcribe", "words", "parts", "clips", "texts"}
+    assert changed("raw", "denoise.limit_db=20") == changed("denoised", "denoise.limit_db=20") == {"denoise"}
+    assert changed("raw", "denoise.heard_limit_db=6") == set()
+    assert changed("denoised", "denoise.heard_limit_db=6") == words
+    raw, heard = (
+        models.pipeline(compose.load([*BASE, f"transcribe.audio={a}"])).keys() for a in ("raw", "denoised")
+    )
+    assert raw["denoise"] == heard["denoise"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "here", "size"),
+    [
+        (["hardware=low"], {"large-v3", "base"}, "base"),
+        (["hardware=cpu"], {"large-v3", "base"}, "base"),
+        (["hardware=mid"], {"large-v3", "medium", "small", "base"}, "medium"),
+        (["hardware=high"], {"large-v3", "medium", "base"}, "large-v3"),
+        (["hardware=high"], {"base"}, "base"),
+        (["hardware=high", "transcribe.model=tiny.en"], {"large-v3"}, "tiny.en"),
+    ],
+)
+def test_the_machine_says_which_whisper_it_is_for_and_the_largest_that_is_here_is_taken(
+    compose, monkeypatch, overrides, here, size
+):
+    from pipeline.models.speech.base import BackendUnavailable
+    from pipeline.models.speech.transcribe import whisper_models
+
+    def find(name: str) -> None:
+        if name not in here:
+            raise BackendUnavailable(f"Whisper {name} is not in the hub's cache: type `hf download {name}`")
+
+    monkeypatch.setattr(whisper_models, "find_model", find)
+    found = speech.FoundBackend("whisper", "m")
+    monkeypatch.setattr(speech, "_transcriber", lambda config, wanted: (replace(found, size=wanted), None))
+    config = compose.load([*BASE, *overrides])
+    taken, fallback = speech._find_transcribe(config)
+    wanted = speech._sizes(config)[0]
+    assert taken.size == size
+    assert (fallback is None) == (size == wanted)
+    if fallback is not None:
+        assert (fallback.wanted, fallback.used) == (f"whisper {wanted}", f"whisper {size}")
+        assert f"type `hf download {wanted}`" in fallback.reason
+    [stage] = [
+        s
+        for s in speech.SpeechModels(backends={**speech.UNSOUGHT, "transcribe": taken})
+        .pipeline(config)
+        .stages
+        if s.name == "transcribe"
+    ]
+    assert stage.arguments["options"]["model"] == size
+
+
+def test_what_hears_the_denoised_view_stays_on_the_cpu_with_its_maker(compose):
+    models = speech.SpeechModels()
+    config = compose.load([*BASE, "hardware=mid"])
+    assert models.settle(config, 1.0) == (config, ())
+    heard = compose.load([*BASE, "hardware=mid", "transcribe.audio=denoised"])
+    settled, [why] = models.settle(heard, 1.0)
+    assert settled.hardware.gpu_shares["transcribe"] == 0
+    assert "transcribe on the CPU" in why
 
 
 def test_names_of_the_config_are_those_of_what_they_are_for():

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from pipeline.audio.validate import DecodeError, Limits
+from pipeline.audio.isolated_stream import StreamDecoder, Written
+from pipeline.audio.validate import Limits
 from pipeline.features.extraction import run_extractors
 from pipeline.features.fingerprint import Fingerprint
 from pipeline.features.streamed import StreamedAudio
@@ -15,6 +16,7 @@ from pipeline.mastering.drafting import Heard, Reference
 from pipeline.mastering.song import listen
 from pipeline.mastering.wish import VERSION
 from pipeline.service.listening.cache import Cache
+from pipeline.service.listening.decoders import Decoders
 from pipeline.service.listening.files import Recording, Replayed
 from pipeline.service.listening.sources import Source
 
@@ -56,7 +58,8 @@ class Analysis:
     """
 
     def __init__(self, recordings: int, limits: Limits, folder: str | None = None) -> None:
-        self._limits, self._folder = limits, folder
+        self._folder = folder
+        self.decoders = Decoders(lambda: StreamDecoder(limits, CHANNELS))
         self.recordings: Cache[Recording] = Cache(recordings, lambda recording: recording.close())
         self.heard: Cache[Heard] = Cache(_HEARD)
         self.fingerprints: Cache[dict[str, float | None]] = Cache(_HEARD)
@@ -66,7 +69,7 @@ class Analysis:
         """What is known of a song; its recording is there for as long as the context lasts.
 
         Raises:
-            DecodeError: it cannot be decoded, or has too many channels.
+            DecodeError: it cannot be decoded, has too many channels, or the decoder died of it.
             ValueError: it holds what is no sound.
             OSError: it was changed meanwhile, or the disk is full.
         """
@@ -103,24 +106,18 @@ class Analysis:
         return Reference(source.content, found.levels, found.spectrum)
 
     def close(self) -> None:
-        """Give back all temporary files that are not in use."""
+        """Give back all temporary files that are not in use, and end the decoders."""
         self.recordings.clear()
+        self.decoders.close()
 
     def _decoded(self, source: Source, told: Told) -> Recording:
-        with source.open(self._limits, lambda: told("decode", 0.0)) as stream:
-            if stream.channels > CHANNELS:
-                raise DecodeError(
-                    f"{source.name} has {stream.channels} channels, and {CHANNELS} are mastered at most"
-                )
-            recording = Recording(stream.sample_rate, stream.channels, self._folder)
-            try:
-                for block in stream:
-                    recording.write(block)
-                    expected = stream.expected_frames
-                    told("decode", min(1.0, recording.samples / expected) if expected else None)
-            except BaseException:
-                recording.close()
-                raise
+        with source.copied(lambda: told("decode", 0.0)) as copy, self.decoders.one() as decoder:
+
+            def decode(target: int) -> Written:
+                return decoder.decode(copy.fileno(), source.name, target, lambda share: told("decode", share))
+
+            recording = Recording.decoded(decode, self._folder)
+        told("decode", 1.0)
         return recording
 
 

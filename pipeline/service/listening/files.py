@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from pipeline.audio.mixing import MixMeter
+from pipeline.audio.isolated_stream import Written
 from pipeline.audio.reader import blocks
 
 _FLOAT_BYTES = 4
@@ -39,6 +39,16 @@ class GrowingFile:
                 left, at = left[written:], at + written
             self.size = at
 
+    @property
+    def descriptor(self) -> int:
+        """Of the file, for another process that writes to it; see `written`."""
+        return self._file.fileno()
+
+    def written(self) -> None:
+        """Take what another process has written."""
+        with self._lock:
+            self.size = os.fstat(self._file.fileno()).st_size
+
     def read(self, start: int, count: int) -> bytes:
         """``count`` bytes, fewer at the end. Raises `ValueError` once it is closed."""
         with self._lock:
@@ -54,29 +64,41 @@ class Recording:
     """A decoded song: an `AudioReader` that several masters are made of at once.
 
     Args:
-        sample_rate: Hz.
-        channels: number of channels.
-        folder: see `GrowingFile`.
+        form: of the samples.
+        file: of the samples, which is closed with this one.
     """
 
-    def __init__(self, sample_rate: int, channels: int, folder: str | None = None) -> None:
-        self.sample_rate, self.channels = sample_rate, channels
-        self._file, self._mix = GrowingFile(folder), MixMeter(channels)
+    def __init__(self, form: Written, file: GrowingFile) -> None:
+        self.sample_rate, self.channels, self.mono_channel = (
+            form.sample_rate,
+            form.channels,
+            form.mono_channel,
+        )
+        self._file = file
 
-    @property
-    def mono_channel(self) -> int | None:
-        """The channel that stands for the mix where that cancels, see `pipeline.audio.mixing`."""
-        return self._mix.channel()
+    @classmethod
+    def decoded(cls, decode: Callable[[int], Written], folder: str | None = None) -> Recording:
+        """What ``decode`` writes to the descriptor that it is given.
+
+        Args:
+            folder: see `GrowingFile`.
+
+        Raises:
+            Exception: what ``decode`` raises; nothing is kept then.
+        """
+        file = GrowingFile(folder)
+        try:
+            form = decode(file.descriptor)
+            file.written()
+        except BaseException:
+            file.close()
+            raise
+        return cls(form, file)
 
     @property
     def samples(self) -> int:
         """Length per channel."""
         return self._file.size // (_FLOAT_BYTES * self.channels)
-
-    def write(self, block: np.ndarray) -> None:
-        """Append float32 ``[channels, n]``."""
-        self._mix.add(block)
-        self._file.append(np.ascontiguousarray(block.T, dtype=np.float32).data)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Samples ``start`` to ``stop``, float32 ``[channels, n]``."""

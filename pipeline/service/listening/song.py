@@ -23,7 +23,10 @@ from pipeline.service.listening.asked import Asked
 from pipeline.service.listening.events import Bell, Events
 from pipeline.service.listening.files import GrowingFile
 from pipeline.service.listening.loudness import LoudnessSoFar
+from pipeline.service.listening.precedence import Precedence
 from pipeline.service.listening.wav import Encoder, WavForm
+from pipeline.service.messages import DISK_FULL
+from pipeline.service.troubles import refusal_of
 
 WAITING, ANALYSIS, PLAN, RENDER = "waiting", "analysis", "plan", "render"
 DONE, FAILED, CANCELLED = "done", "failed", "cancelled"
@@ -42,10 +45,12 @@ class Song:
     Args:
         asked: the song and the wish.
         folder: where its temporary files lie.
+        precedence: of all songs of the service, for who waits for a first sound.
     """
 
-    def __init__(self, asked: Asked, folder: str | None = None) -> None:
+    def __init__(self, asked: Asked, folder: str | None = None, precedence: Precedence | None = None) -> None:
         self.asked, self.id, self._folder = asked, asked.id, folder
+        self._precedence = precedence or Precedence()
         self.bell = Bell()
         self.events = Events(self.bell)
         self.state = WAITING
@@ -146,7 +151,8 @@ class Song:
             ) as mastering,
         ):
             self.state, started = PLAN, time.perf_counter()
-            plan = mastering.settle()
+            with self._precedence.first():
+                plan = mastering.settle()
             self.seconds["plan"] = time.perf_counter() - started
             self.form = WavForm(plan.sample_rate, plan.channels, plan.samples, self.asked.bits)
             self._tell_plan(plan, known)
@@ -203,6 +209,7 @@ class Song:
     def _progress(self, part: str, share: float) -> None:
         if part == "render":  # each stretch of it is an event of its own
             self._check()
+            self._precedence.give_way()
         else:
             self._tell(part, share)
 
@@ -242,6 +249,14 @@ def _levels(levels: Levels) -> dict[str, float | None]:
 
 
 def _failure(error: Exception, name: str) -> dict[str, str]:
+    """What is told of it: ``code`` of `pipeline.service.messages.CODES`, ``what`` and ``why``."""
+    said = _said(error, name)
+    # A decoder's process writes to the disk, and only its words come back.
+    full = isinstance(error, OSError) and "No space left" in said["why"]
+    return {"code": DISK_FULL if full else refusal_of(error).code, **said}
+
+
+def _said(error: Exception, name: str) -> dict[str, str]:
     if isinstance(error, DecodeError):
         return {"what": f"{name} cannot be decoded", "why": one_line(error, 300)}
     if isinstance(error, OSError):

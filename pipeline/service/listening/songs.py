@@ -11,6 +11,7 @@ from pipeline.errors import UserError
 from pipeline.mastering.song import warm
 from pipeline.service.listening.analysis import Analysis
 from pipeline.service.listening.asked import Asked, Wanted
+from pipeline.service.listening.precedence import Precedence
 from pipeline.service.listening.song import CANCELLED, DONE, ENDED, FAILED, Song
 from pipeline.service.listening.sources import Source, Sources
 from pipeline.service.logs import StepLog
@@ -57,6 +58,7 @@ class Songs:
         self._waiting: list[Song] = []
         self._change = threading.Condition()
         self._stopped = False
+        self._precedence = Precedence()
         self._threads = [
             threading.Thread(target=self._work, name=f"master-{number}", daemon=True)
             for number in range(workers)
@@ -149,7 +151,7 @@ class Songs:
                 self._songs.move_to_end(name)
                 return known, False
             gone = self._make_room(name)
-            song = self._songs[name] = Song(asked, self._folder)
+            song = self._songs[name] = Song(asked, self._folder, self._precedence)
             self._waiting.append(song)
             self._change.notify()
         for one in gone:

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from pipeline.audio.stream import PcmStream, open_file
-from pipeline.audio.validate import Limits
 from pipeline.dataset.sources.addresses import WEB, file_name, scheme
 from pipeline.dataset.storage import filesystem, is_local, one_line
 from pipeline.service.destinations import Rules
@@ -48,23 +46,20 @@ class Source:
         weakref.finalize(self, file.close)
 
     @contextmanager
-    def open(self, limits: Limits, told: Callable[[], object] = lambda: None) -> Iterator[PcmStream]:
-        """Its samples, decoded from a copy: whoever maps a file that others cut off is killed by the system.
+    def copied(self, told: Callable[[], object] = lambda: None) -> Iterator[BinaryIO]:
+        """A copy of it, to decode: whoever maps a file that others cut off is killed by the system.
 
         Args:
-            limits: of a song.
             told: is called now and then while it is copied, and may raise to end it.
 
         Raises:
-            DecodeError: it cannot be decoded.
             OSError: its content is another one by now.
         """
         with _temporary(self._folder) as copy:
             if _hash(self._file, lambda chunk: (told(), copy.write(chunk))) != self.content:
                 raise OSError(f"{self.name} was changed while it was read")
             copy.flush()
-            with open_file(f"/proc/self/fd/{copy.fileno()}", limits) as stream:
-                yield stream
+            yield copy
 
 
 class Sources:

@@ -20,7 +20,15 @@ WORKER = "pipeline.stages.clips.worker:ClipsWorker"
 NATIVE = View("native", None, None)
 WORDS, PARTS, CLIPS, TEXTS = "words", "parts", "clips", "texts"
 PRODUCTS = (WORDS, PARTS, CLIPS, TEXTS)
-VERSION = 1
+VERSIONS = {WORDS: 1, PARTS: 1, CLIPS: 1, TEXTS: 2}
+# A step that fails leaves the others' results: of each product those that it is made of, and can be made without.
+# Words are those of the transcription.
+_SPARES = {
+    WORDS: (VAD, DIARIZE),
+    PARTS: (VAD, DIARIZE, TRANSCRIBE),
+    CLIPS: (VAD, DIARIZE, TRANSCRIBE),
+    TEXTS: (VAD, DIARIZE, TRANSCRIBE),
+}
 # By one core, which decodes at 450 times real time; with DNSMOS of every clip.
 WEIGHT = 12.0
 
@@ -155,6 +163,7 @@ def clips_stage(parameters: Mapping[str, Mapping[str, Any]], **arguments: Any) -
         tuple(clips_product(name, _key(name, parameters[name])) for name in PRODUCTS if name in parameters),
         _views(parameters),
         needs=(VAD, DIARIZE, TRANSCRIBE),
+        spares=_SPARES,
         arguments={"parameters": {name: dict(given) for name, given in parameters.items()}, **arguments},
         weight=WEIGHT,
         torch=False,
@@ -169,7 +178,9 @@ def _views(parameters: Mapping[str, Mapping[str, Any]]) -> tuple[View, ...]:
 
 
 def _key(product: str, parameters: Mapping[str, Any]) -> str:
-    return stable_key({"name": product, "version": VERSION, "parameters": sorted(parameters.items())})
+    return stable_key(
+        {"name": product, "version": VERSIONS[product], "parameters": sorted(parameters.items())}
+    )
 
 
 def clips_product(name: str, key: str | None = None) -> Product:
@@ -182,7 +193,7 @@ def clips_product(name: str, key: str | None = None) -> Product:
         timed=f"{NAME}.{name}",
         tables=_TABLES[name],
         artifacts=_ARTIFACTS[name],
-        version=str(VERSION),
+        version=str(VERSIONS[name]),
         rank=5 + PRODUCTS.index(name),
         title=_TITLES[name],
     )

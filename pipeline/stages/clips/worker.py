@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.dataset.output import Output
-from pipeline.dataset.sources.addresses import file_name
-from pipeline.dataset.sources.sound_tracks import file_of
 from pipeline.engine.batch import Blob, Track
+from pipeline.engine.late_worker import PASSING, LateWorker
 from pipeline.engine.timing import Cost, StageClock
-from pipeline.engine.worker import Worker
 from pipeline.speech.clips import Clip, Thresholds, clips
 from pipeline.speech.rttm import write_rttm
 from pipeline.speech.segments import Passage, Region, Turn, Word, union
@@ -42,14 +39,14 @@ from pipeline.stages.clips.spec import (
 from pipeline.stages.vad.spec import VIEW
 
 
-class ClipsWorker(Worker):
+class ClipsWorker(LateWorker):
     """Fills the tables of words, parts and clips, and writes their files.
 
     Args:
         parameters: of each product that is wanted.
         redact: what is withheld, of ``text`` and ``words``: nothing is written then that words make a text of.
         output: where files go.
-        common: see `pipeline.engine.worker.Worker`.
+        common: see `pipeline.engine.late_worker.LateWorker`.
 
     Raises:
         ValueError: there is no ``output``.
@@ -68,10 +65,15 @@ class ClipsWorker(Worker):
         super().__init__(**{"stage": NAME, **common})
         self.parameters, self.output = parameters, output
         self.withheld = bool(redact)
-        self.meter = ClipMeter(bool(parameters.get(CLIPS, {}).get("dnsmos")), self.threads)
+        self.load_unless_idle()
+
+    def load(self) -> None:
+        """Load the networks that judge clips, where they are asked for."""
+        self.meter = ClipMeter(bool(self.parameters.get(CLIPS, {}).get("dnsmos")), self.threads)
 
     def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
         """Put together what was found of each track."""
+        self.load_once(clock)
         makes = {WORDS: self._words, PARTS: self._parts, CLIPS: self._clips, TEXTS: self._texts}
         for track in tracks:
             try:
@@ -87,10 +89,14 @@ class ClipsWorker(Worker):
     def _one(self, track: Track, product: str, make: Any) -> None:
         before = len(track.blobs)
         try:
-            values, rows = make()
+            with self.timed(track):
+                values, rows = make()
         except Exception as error:  # noqa: BLE001  one product's trouble must not cost the others
+            for blob in track.blobs[before:]:
+                if blob.data is None:  # it is there already, under a name that nobody will know
+                    self.output.discard(blob.path)
             del track.blobs[before:]
-            if isinstance(error, OSError):  # a source or a disk that will be there again
+            if isinstance(error, PASSING):
                 track.fail(f"{NAME}.{product}", error)
             else:
                 self.fail(track, product, error)
@@ -140,7 +146,8 @@ class ClipsWorker(Worker):
             starts = [round(part.start_s * track.sample_rate) for part in parts]
             ends = [*starts[1:], files.audio.samples if not files.refused else 0]
             spans = enumerate(zip(starts, ends, strict=True))
-            paths = [files.write(PART_FILES, f"{n:06d}", start, end) for n, (start, end) in spans]
+            key = self.key_of(track, PARTS)
+            paths = [files.write(PART_FILES, f"{key}-{n:06d}", start, end) for n, (start, end) in spans]
         rows = [_part_row(n, part, path) for n, (part, path) in enumerate(zip(parts, paths, strict=True))]
         written = [path for path in paths if path is not None]
         values = {
@@ -168,10 +175,13 @@ class ClipsWorker(Worker):
         )
         heard, files = self.reader(track, VIEW, stack), self._files(track, stack)
         rows, paths = [], []
+        key = self.key_of(track, CLIPS)
         for number, clip in enumerate(cut):
+            self.in_time(track)
             path = None
             if given["files"] and (clip.keep or given["files_of_dropped"]):
-                path = files.write(CLIP_FILES, f"{number:06d}", clip.start_sample, clip.end_sample)
+                name = f"{key}-{number:06d}"
+                path = files.write(CLIP_FILES, name, clip.start_sample, clip.end_sample)
             if path is not None:
                 paths.append(path)
             measured = self.meter.measure(heard, clip, found.regions)
@@ -195,7 +205,8 @@ class ClipsWorker(Worker):
         return values, {"clips": rows}
 
     def _texts(self, track: Track, found: Found, stack: ExitStack) -> Any:
-        name = Path(file_name(file_of(track.uri))).stem or track.asset_id[:8]
+        # That of the content: other files may have it, too, and nobody knows which of them is computed.
+        name, key = track.asset_id, self.key_of(track, TEXTS)
         words = found.words if found.told and not self.withheld else []
         texts = {
             "texts_rttm": (RTTM, "turns.rttm", write_rttm(found.turns, name)),
@@ -213,7 +224,7 @@ class ClipsWorker(Worker):
             values[column] = None
             if text:
                 data = text.encode()
-                values[column] = path = artifact.path(track.asset_id, file)
+                values[column] = path = artifact.path(track.asset_id, f"{key}-{file}")
                 track.blobs.append(Blob(path, column, [len(data)], data))
         return values, {}
 

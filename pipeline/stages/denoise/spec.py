@@ -58,9 +58,8 @@ def denoise_stage(
         makes_view: whether one of them does.
         arguments: of `pipeline.stages.denoise.worker.DenoiseWorker`.
     """
-    heard = (view_limit_db,) if makes_view else ()
-    said = {"model": model, "limit_db": limit_db, "heard": list(heard)}
-    key = stable_key({"name": NAME, "version": VERSION, **said})
+    said = {"name": NAME, "version": VERSION, "model": model}
+    key = stable_key({**said, "limit_db": limit_db})
     given = {"backend": backend, "limit_db": limit_db, "view_limit_db": view_limit_db}
     view = native_view(sample_rate)
     return Stage(
@@ -72,6 +71,8 @@ def denoise_stage(
         arguments={**given, "view": view, **arguments},
         weight=WEIGHT,
         kept=None,
+        # What is heard has a limit of its own: with another one of the file nobody need listen again, nor the reverse.
+        view_key=stable_key({**said, "view_limit_db": view_limit_db}),
     )
 
 

@@ -17,15 +17,15 @@ from pipeline.audio.resample import StreamResampler
 from pipeline.audio.views import View
 from pipeline.dataset.output import Output
 from pipeline.engine.batch import Track
+from pipeline.engine.late_worker import LateWorker
 from pipeline.engine.made_views import MadeView
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.engine.uploading import uploaded
-from pipeline.engine.worker import Worker
 from pipeline.models.speech.denoise.choose import load_backend
 from pipeline.stages.denoise.spec import DENOISED, FILES, NAME
 
 
-class DenoiseWorker(Worker):
+class DenoiseWorker(LateWorker):
     """Fills the ``denoise_*`` columns, writes the files and makes the view.
 
     Args:
@@ -34,7 +34,7 @@ class DenoiseWorker(Worker):
         limit_db: the most that is taken away in the file, dB; None is all that the backend would.
         view_limit_db: the same of the view.
         output: where the files go.
-        common: see `pipeline.engine.worker.Worker`.
+        common: see `pipeline.engine.late_worker.LateWorker`.
 
     Raises:
         BackendUnavailable: it cannot run here.
@@ -54,12 +54,17 @@ class DenoiseWorker(Worker):
         if output is None:
             raise ValueError("denoised recordings are to be written and there is no output")
         super().__init__(**{"stage": NAME, **common})
-        self.denoiser = load_backend(backend, self.device, self.threads)
-        self.view, self.output = view, output
+        self.backend, self.view, self.output = backend, view, output
         self.limit_db, self.view_limit_db = limit_db, view_limit_db
+        self.load_unless_idle()
+
+    def load(self) -> None:
+        """Load the network."""
+        self.denoiser = load_backend(self.backend, self.device, self.threads)
 
     def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
         """Denoise each track."""
+        self.load_once(clock)
         self.one_by_one(tracks, NAME, self._work_on, self._take_back)
 
     def _work_on(self, track: Track) -> None:
@@ -90,7 +95,7 @@ class DenoiseWorker(Worker):
                 after += float(np.square(clean, dtype=np.float64).sum())
                 spool.write(clean[None])
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soundmill-denoised-")))
-            path = folder / "denoised.flac"
+            path = folder / f"{self.key_of(track, NAME)}-denoised.flac"
             with path.open("wb") as out:
                 gain = write_flac24(spool, spool.peak, rate, out)
             target = FILES.path(track.asset_id, path.name)

@@ -51,6 +51,19 @@ SPEAKERS = Table(
     description="The voices of each recording: equal names in two recordings need not be one person.",
     noun="speaker",
 )
+VOICES = Table(
+    "voices",
+    (
+        SPEAKER,
+        column("voice", pa.string(), "name",
+               "V1, V2, ...: equal in two recordings where the voice is; null where there is no voice embedding"),
+        column("similarity", pa.float32(), "1",
+               "cosine to all other speakers of that voice together; null where no other recording has it"),
+    ),
+    key="speaker",
+    description="The same people in all recordings, written at the end of a run: speakers whose voices are alike.",
+    noun="voice",
+)  # fmt: skip
 COLUMNS = (
     column("diarize_turns", pa.int32(), "1", "turns"),
     column("diarize_speakers", pa.int32(), "1", "different voices"),
@@ -61,7 +74,9 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def diarize_stage(backend: str, model: str, options: Mapping[str, Any], *, threads: int = 1) -> Stage:
+def diarize_stage(
+    backend: str, model: str, options: Mapping[str, Any], *, threads: int = 1, linked: bool = False
+) -> Stage:
     """The stage that tells voices apart.
 
     Args:
@@ -69,6 +84,7 @@ def diarize_stage(backend: str, model: str, options: Mapping[str, Any], *, threa
         model: its version and weights.
         options: of the backend: ``num_speakers``, ``min_speakers``, ``max_speakers``.
         threads: with which torch rounds the last bits of centroids.
+        linked: whether the voices of all recordings are compared in the end, which changes nothing in this stage.
     """
     key = stable_key(
         {
@@ -82,7 +98,7 @@ def diarize_stage(backend: str, model: str, options: Mapping[str, Any], *, threa
     return Stage(
         NAME,
         WORKER,
-        (diarize_product(key),),
+        (diarize_product(key, linked=linked),),
         (VIEW,),
         arguments={"backend": backend, "options": dict(options)},
         weight=WEIGHT,
@@ -90,15 +106,15 @@ def diarize_stage(backend: str, model: str, options: Mapping[str, Any], *, threa
     )
 
 
-def diarize_product(key: str | None = None) -> Product:
-    """What is filled: computed where there is a ``key``."""
+def diarize_product(key: str | None = None, *, linked: bool = True) -> Product:
+    """What is filled: computed where there is a ``key``; ``linked`` where there are voices, too."""
     return Product(
         NAME,
         COLUMNS,
         key=key,
         stage=NAME,
         timed=NAME,
-        tables=(TURNS, SPEAKERS),
+        tables=(TURNS, SPEAKERS, *((VOICES,) if linked else ())),
         version_column="diarize_model",
         rank=3,
         title="who speaks when",

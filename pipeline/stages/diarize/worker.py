@@ -9,8 +9,8 @@ import numpy as np
 
 from pipeline.dataset.cache.entry import Entry
 from pipeline.engine.batch import Track
+from pipeline.engine.late_worker import LateWorker
 from pipeline.engine.timing import Cost, StageClock
-from pipeline.engine.worker import Worker
 from pipeline.models.speech.diarize import load_backend
 from pipeline.speech.clustering import SpeakerCounts
 from pipeline.speech.diarization import Diarization, diarize
@@ -19,13 +19,13 @@ from pipeline.stages.diarize.spec import NAME
 from pipeline.stages.vad.spec import VIEW
 
 
-class DiarizeWorker(Worker):
+class DiarizeWorker(LateWorker):
     """Fills the ``diarize_*`` columns and the tables of turns and speakers.
 
     Args:
         backend: its name.
         options: of `SpeakerCounts`.
-        common: see `pipeline.engine.worker.Worker`.
+        common: see `pipeline.engine.late_worker.LateWorker`.
 
     Raises:
         BackendUnavailable: it cannot run here.
@@ -33,10 +33,16 @@ class DiarizeWorker(Worker):
 
     def __init__(self, backend: str, options: Mapping[str, Any], **common: Any) -> None:
         super().__init__(**{"stage": NAME, **common})
-        self.diarizer, self.counts = load_backend(backend, self.device), SpeakerCounts(**options)
+        self.backend, self.counts = backend, SpeakerCounts(**options)
+        self.load_unless_idle()
+
+    def load(self) -> None:
+        """Load the networks."""
+        self.diarizer = load_backend(self.backend, self.device)
 
     def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
         """Tell the voices of each track apart."""
+        self.load_once(clock)
         self.one_by_one(tracks, NAME, self._diarize)
 
     def _diarize(self, track: Track) -> None:

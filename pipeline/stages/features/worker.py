@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,10 +21,12 @@ from pipeline.engine.worker import Worker
 from pipeline.features.base import Extraction, Extractor
 from pipeline.features.extraction import BLOCK_SECONDS, Outcome, TrackAudio, run_extractors
 from pipeline.features.golden import Golden
+from pipeline.features.spectra import SharedSpectra
 from pipeline.features.streamed import StreamedAudio
 from pipeline.stages.features.spec import NAME, extractor_product
 
 _SERIES = ("_blob", "_inline", "_shape")
+Passes = Callable[[], Iterable[SharedSpectra]]
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -84,7 +87,21 @@ class FeaturesWorker(Worker):
         if track.long:
             return self._outcomes_of_long(track, extractors)
         audio = self._audio(track)
-        return run_extractors(extractors, audio.track, audio.blocks)
+        return run_extractors(extractors, audio.track, self._told(track, audio.blocks))
+
+    def _told(self, track: Track, blocks: Passes) -> Passes:
+        """``blocks``, which begins the track anew, with a word before each of how far the pass is."""
+        passes = itertools.count(1)
+
+        def told() -> Iterator[SharedSpectra]:
+            number = next(passes)
+            which = f", pass {number}" if number > 1 else ""
+            for block in blocks():
+                share = block.axis.start / block.sample_rate / max(track.duration_s or 0.0, 1e-3)
+                self.progress(track, share, lambda share=share: f"features {100 * share:.0f} %{which}")
+                yield block
+
+        return told
 
     def restore(self, track: Track, product: Product, entry: Entry) -> None:
         """Fill in what the cache has of an extractor."""
@@ -118,7 +135,7 @@ class FeaturesWorker(Worker):
         try:
             with self.fetcher.fetch(track, NAME) as source:
                 streamed = self._streamed(source, track.mono_channel)
-                return run_extractors(extractors, streamed.track, streamed.blocks)
+                return run_extractors(extractors, streamed.track, self._told(track, streamed.blocks))
         except Exception as error:  # noqa: BLE001  the source may be gone since it was decoded
             return [Outcome(extractor, error=error) for extractor in extractors]
 

@@ -28,6 +28,7 @@ from pipeline.mastering.song import Mastering
 from pipeline.mastering.wish import Wish
 from pipeline.stages.master.row import row_of
 from pipeline.stages.master.spec import MASTERED, NAME, NATIVE, master_files, plan_files
+from pipeline.stages.master.telling import Telling
 
 FINGERPRINT = "fingerprint_"
 
@@ -49,6 +50,8 @@ class MasterWorker(Worker):
     Raises:
         ValueError: there is no ``output``.
     """
+
+    says_how_far = True
 
     def __init__(
         self,
@@ -85,8 +88,16 @@ class MasterWorker(Worker):
             song = self._as_it_is_written(track, stack)
             rate = song.rate
             started = time.perf_counter()
-            mastering = stack.enter_context(
-                Mastering(song.reader, rate, self.wish, self._fingerprint(track), self.references)
+            telling = Telling(lambda share, words: self.progress(track, share, words))
+            mastering = telling.mastering = stack.enter_context(
+                Mastering(
+                    song.reader,
+                    rate,
+                    self.wish,
+                    self._fingerprint(track),
+                    self.references,
+                    progress=telling,
+                )
             )
             heard = mastering.heard
             listened = time.perf_counter()

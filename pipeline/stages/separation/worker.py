@@ -180,7 +180,7 @@ class SeparationWorker(Worker):
         """Level of a track's side over its mid, dB; None for silence, and for what cannot be read."""
         try:
             with ExitStack() as stack:
-                return hear(self.reader(track, VIEW, stack), VIEW.sample_rate).side_db
+                return hear(self.reader(track, VIEW, stack, counted=False), VIEW.sample_rate).side_db
         except Exception:  # noqa: BLE001  it is raised again, and said, when the track is separated
             return None
 

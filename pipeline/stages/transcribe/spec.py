@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.engine.declare import Product, Stage, Table, View
+from pipeline.engine.declare import Gpu, Product, Stage, Table, View
 from pipeline.features.base import column, stable_key
 from pipeline.stages.vad.spec import END, START, VIEW
 from pipeline.stages.vad.spec import NAME as VAD
@@ -29,7 +29,7 @@ PASSAGES = Table(
         column("language", pa.string(), "ISO 639-1", "of the recording; null where it is not sure"),
         column("language_probability", pa.float32(), "1", "0 to 1; null where the language was given"),
         column("avg_logprob", pa.float32(), "1", "mean natural log probability of the tokens"),
-        column("no_speech_prob", pa.float32(), "1", "that nobody speaks, 0 to 1"),
+        column("no_speech_prob", pa.float32(), "1", "that nobody speaks, 0 to 1; null where the backend does not say"),
         column("compression_ratio", pa.float32(), "1",
                "bytes of the text over those of its deflated form: above 2.4 it repeats itself"),
         column("doubt", pa.string(), "name", "why it may be invented: repetition, no-speech, improbable; or null"),
@@ -60,6 +60,7 @@ def transcribe_stage(
     language: str | None = None,
     redact: tuple[str, ...] = (),
     options: Mapping[str, Any],
+    card_bytes: int = 0,
 ) -> Stage:
     """The stage that writes down what is said.
 
@@ -70,6 +71,7 @@ def transcribe_stage(
         language: ISO 639-1; None finds it out.
         redact: what is withheld of ``text`` and ``words``.
         options: of `pipeline.models.speech.transcribe.names.TranscribeOptions`.
+        card_bytes: what it takes of a card; 0 keeps it on the CPU.
     """
     said = {
         "model": model,
@@ -88,6 +90,8 @@ def transcribe_stage(
         needs=(VAD,),
         arguments={**arguments, "options": dict(options)},
         weight=WEIGHT,
+        # A maker of views and who reads them share a process, and denoising is none for a card.
+        gpu=Gpu("windows", 1, 1, needs_bytes=card_bytes) if card_bytes and hears == VIEW else None,
         torch=False,
         # Of what is withheld nothing is kept elsewhere either.
         kept=None if redact else {},

@@ -12,12 +12,15 @@ import numpy as np
 from pipeline.audio.reader import AudioReader
 from pipeline.audio.views import View
 from pipeline.dataset.cache.entry import Entry
+from pipeline.dataset.storage import one_line
 from pipeline.engine.batch import Track
+from pipeline.engine.late_worker import LateWorker
 from pipeline.engine.timing import Cost, StageClock
-from pipeline.engine.worker import Worker
+from pipeline.errors import Fallback
+from pipeline.models.speech.base import BackendUnavailable
 from pipeline.models.speech.transcribe.choose import load_backend
 from pipeline.models.speech.transcribe.edges import snap_words
-from pipeline.models.speech.transcribe.names import TranscribeOptions
+from pipeline.models.speech.transcribe.names import AUTO, TranscribeOptions
 from pipeline.models.speech.transcribe.packing import LONGEST_S, windows_of
 from pipeline.models.speech.transcribe.transcript import Piece, RecognisedSegment, is_doubtful
 from pipeline.stages.transcribe.spec import NAME
@@ -30,7 +33,7 @@ GROUP_S = 3600.0
 """Speech that is in memory at a time, s: 230 MB."""
 
 
-class TranscribeWorker(Worker):
+class TranscribeWorker(LateWorker):
     """Fills the ``transcribe_*`` columns and the table of passages.
 
     Args:
@@ -39,7 +42,7 @@ class TranscribeWorker(Worker):
         language: ISO 639-1; None finds it out.
         redact: what is withheld, of ``text`` and ``words``.
         options: of `TranscribeOptions`.
-        common: see `pipeline.engine.worker.Worker`.
+        common: see `pipeline.engine.late_worker.LateWorker`.
 
     Raises:
         BackendUnavailable: it cannot run here.
@@ -56,12 +59,32 @@ class TranscribeWorker(Worker):
         **common: Any,
     ) -> None:
         super().__init__(**{"stage": NAME, **common})
-        given = TranscribeOptions(**{**options, "threads": self.threads})
-        self.transcriber = load_backend(backend, self.device, given)
+        self.backend, self.options = backend, TranscribeOptions(**{**options, "threads": self.threads})
         self.hears, self.language, self.redact = hears, language, tuple(redact)
+        self.load_unless_idle()
+
+    def load(self) -> None:
+        """Load the model; where it does not run on the card, on the CPU."""
+        try:
+            self.transcriber = load_backend(self.backend, self.device, self.options)
+            if self.device != "cpu":
+                # Libraries of the card are looked for with the first window, not before.
+                self.transcriber.recognise([(0.0, np.full(self.hears.sample_rate, 1e-3, np.float32))])
+        except (BackendUnavailable, RuntimeError) as error:
+            if self.device == "cpu":
+                raise
+            self._leave_card(error)
+
+    def _leave_card(self, error: BaseException) -> None:
+        """Work on the CPU from now on, which every later track says."""
+        self.standing.append(Fallback(NAME, self.device, "cpu", one_line(error)))
+        self.device, self.keeps = "cpu", False
+        # A number format of cards may be none of the CPU's.
+        self.transcriber = load_backend(self.backend, "cpu", replace(self.options, precision=AUTO))
 
     def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
         """Write down what is said in each track."""
+        self.load_once(clock)
         self.one_by_one(tracks, NAME, self._transcribe)
 
     def _transcribe(self, track: Track) -> None:
@@ -69,7 +92,14 @@ class TranscribeWorker(Worker):
         regions = np.array([(row["start_s"], row["end_s"]) for row in rows], np.float64).reshape(-1, 2)
         with ExitStack() as stack:
             reader = self.reader(track, self.hears, stack)
-            found = self._recognised(reader, regions)
+            try:
+                found = self._recognised(track, reader, regions)
+            except RuntimeError as error:  # the card's memory is full, or it is in trouble
+                if self.device == "cpu":
+                    raise
+                self._leave_card(error)
+                found = self._recognised(track, reader, regions)
+        track.fallbacks.extend(self.standing)
         languages = [segment for segment in found if segment.language is not None]
         first = languages[0] if languages else found[0] if found else None
         track.values.update(
@@ -88,11 +118,12 @@ class TranscribeWorker(Worker):
         kept = None if self.redact else Entry({**track.values, **track.rows}, backend=self.transcriber.name)
         self.done(track, NAME, kept)
 
-    def _recognised(self, reader: AudioReader, regions: np.ndarray) -> list[RecognisedSegment]:
+    def _recognised(self, track: Track, reader: AudioReader, regions: np.ndarray) -> list[RecognisedSegment]:
         """Hour by hour of speech, so that ten hours need no more memory than one; all in the language of the first."""
         found: list[RecognisedSegment] = []
         language, told = self.language, None
         for group in self._groups(reader, regions):
+            self.in_time(track)
             heard = self.transcriber.recognise(group, language=language)
             if told is not None:
                 heard = [replace(s, language_probability=told.language_probability) for s in heard]

@@ -8,21 +8,21 @@ from typing import Any
 
 from pipeline.dataset.cache.entry import Entry
 from pipeline.engine.batch import Track
+from pipeline.engine.late_worker import LateWorker
 from pipeline.engine.timing import Cost, StageClock
-from pipeline.engine.worker import Worker
 from pipeline.models.speech.voice_activity.activity import ActivityOptions
 from pipeline.models.speech.voice_activity.choose import load_backend
 from pipeline.stages.vad.spec import NAME, VIEW
 
 
-class VadWorker(Worker):
+class VadWorker(LateWorker):
     """Fills the ``vad_*`` columns and the table of regions.
 
     Args:
         backend: its name.
         options: of `ActivityOptions`.
         choice: why it is this backend.
-        common: see `pipeline.engine.worker.Worker`.
+        common: see `pipeline.engine.late_worker.LateWorker`.
 
     Raises:
         BackendUnavailable: it cannot run here.
@@ -30,11 +30,16 @@ class VadWorker(Worker):
 
     def __init__(self, backend: str, options: Mapping[str, Any], *, choice: str = "", **common: Any) -> None:
         super().__init__(**{"stage": NAME, **common})
-        self.detector = load_backend(backend, ActivityOptions(**options), self.threads)
-        self.choice = choice
+        self.backend, self.options, self.choice = backend, ActivityOptions(**options), choice
+        self.load_unless_idle()
+
+    def load(self) -> None:
+        """Load the network."""
+        self.detector = load_backend(self.backend, self.options, self.threads)
 
     def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
         """Find the regions of each track."""
+        self.load_once(clock)
         self.one_by_one(tracks, NAME, self._listen)
 
     def _listen(self, track: Track) -> None:

@@ -12,9 +12,11 @@ from pipeline.features.base import Extractor
 from pipeline.features.golden import Golden
 from pipeline.models.precision import normalise_amp
 from pipeline.models.separation.names import STEMS
+from pipeline.stages.beats.spec import beats_product, beats_stage
 from pipeline.stages.clap.spec import clap_product, clap_stage
 from pipeline.stages.features.spec import features_stage, known_extractors
 from pipeline.stages.separation.spec import separation_product, separation_stage
+from pipeline.stages.tags.spec import tags_product, tags_stage
 from pipeline.workflows.availability import Models, check_paths, look_for
 from pipeline.workflows.config import ExtractConfig, config_from
 from pipeline.workflows.hardware import settle_compile
@@ -38,6 +40,10 @@ class ExtractModels(Models):
         stages: list[Stage] = []
         if config.features.enabled:
             stages.append(_features(config, golden))
+        if self.tags_key is not None:
+            stages.append(_tags(config, self.tags_key))
+        if self.beats_key is not None:
+            stages.append(beats_stage(self.beats_key, config.beats.options()))
         if self.clap_checkpoint is not None:
             stages.append(_clap(config, self))
         if config.separation.enabled:
@@ -77,10 +83,12 @@ class ExtractModels(Models):
         return {"aggregate_strategy": config.clap.aggregate}
 
     def about(self, config: ExtractConfig) -> str:
-        """Extractors, CLAP and separation."""
+        """Extractors, CLAP, separation, tags and beats."""
         return (
             f"features {', '.join(config.features.enabled) or 'none'} at {config.features.sample_rate} Hz; "
-            f"CLAP {self.clap_model or 'off'}; separation {self.separation or 'off'}"
+            f"CLAP {self.clap_model or 'off'}; separation {self.separation or 'off'}; "
+            f"tags {'musicnn' if self.tags_key else self.tags_off or 'off'}; "
+            f"beats {'BeatNet' if self.beats_key else self.beats_off or 'off'}"
         )
 
 
@@ -99,7 +107,7 @@ def _seeks(config: ExtractConfig) -> str:
 
 def known_products() -> tuple[Product, ...]:
     """Every product that this job can have, none of them computed."""
-    return (*known_extractors(), clap_product(), separation_product())
+    return (*known_extractors(), clap_product(), separation_product(), tags_product(), beats_product())
 
 
 def _features(config: ExtractConfig, golden: Golden | None) -> Stage:
@@ -129,6 +137,11 @@ def _clap(config: ExtractConfig, models: Models) -> Stage:
         compile=normalise_amp(clap.compile, "clap.compile") == "true",
         amp=clap.amp,
     )
+
+
+def _tags(config: ExtractConfig, key: str) -> Stage:
+    tags = config.tags
+    return tags_stage(key, segments=tags.segments, threshold=tags.threshold, amp=tags.amp)
 
 
 def _separation(config: ExtractConfig, models: Models, output: Output | None, stems: Sequence[str]) -> Stage:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.dataset.output import Output
 from pipeline.engine.declare import Pipeline, Product, Stage
+from pipeline.engine.driver import has_card
 from pipeline.errors import Fallback, UserError
 from pipeline.features.golden import Golden
+from pipeline.models.speech.transcribe.names import AUTO, CARD_GIB, SIZES
+from pipeline.models.speech.transcribe.names import BACKEND_NAMES as TRANSCRIBERS
 from pipeline.stages.clips.spec import CLIPS, PARTS, TEXTS, WORDS, clips_products, clips_stage
 from pipeline.stages.denoise.spec import DENOISED, denoise_product, denoise_stage
 from pipeline.stages.diarize.spec import diarize_product, diarize_stage
@@ -19,6 +22,7 @@ from pipeline.stages.vad.spec import VIEW, vad_product, vad_stage
 from pipeline.workflows.job import Found, Job
 from pipeline.workflows.speech_config import SpeechConfig, config_from
 
+WHISPER = TRANSCRIBERS[0]
 NETWORKS = ("vad", "denoise", "diarize", "transcribe")
 """The steps that need weights."""
 
@@ -32,19 +36,21 @@ class FoundBackend:
         model: its version and weights.
         sample_rate: that it works at, Hz.
         reason: why it is this one.
+        size: of the model, where there are several.
     """
 
     name: str
     model: str
     sample_rate: int = 16_000
     reason: str = ""
+    size: str = ""
 
 
 UNSOUGHT = {
     "vad": FoundBackend("energy", ""),
     "denoise": FoundBackend("deepfilternet", "", 48_000),
     "diarize": FoundBackend("campplus", ""),
-    "transcribe": FoundBackend("whisper", ""),
+    "transcribe": FoundBackend("whisper", "", size="base"),
 }
 
 
@@ -73,7 +79,11 @@ class SpeechModels(Found):
             "vad": lambda b: vad_stage(b.name, b.model, config.vad.parameters(), choice=b.reason),
             "denoise": lambda b: _denoise(config, b, output),
             "diarize": lambda b: diarize_stage(
-                b.name, b.model, config.diarize.parameters(), threads=config.perf.threads
+                b.name,
+                b.model,
+                config.diarize.parameters(),
+                threads=config.perf.threads,
+                linked=config.diarize.link,
             ),
             "transcribe": lambda b: _transcribe(config, b),
         }
@@ -82,6 +92,16 @@ class SpeechModels(Found):
         if wanted:
             stages.append(clips_stage(wanted, redact=tuple(config.speech.redact), output=output))
         return Pipeline(tuple(stages), known_products()).linked()
+
+    def settle(self, config: SpeechConfig, audio_s: float) -> tuple[SpeechConfig, Sequence[str]]:
+        """What cannot be on a card stays on the CPU, see `Found.settle`."""
+        shares = config.hardware.gpu_shares
+        kept = [s.name for s in self.pipeline(config).stages if s.gpu is None and shares.get(s.name)]
+        if not kept:
+            return config, ()
+        hardware = replace(config.hardware, gpu_shares={**shares, **dict.fromkeys(kept, 0)})
+        why = f"{', '.join(kept)} on the CPU: it hears what denoising makes, in one process with it"
+        return replace(config, hardware=hardware), (why,)
 
     def about(self, config: SpeechConfig) -> str:
         """The steps with what does them."""
@@ -109,8 +129,14 @@ def _transcribe(config: SpeechConfig, found: FoundBackend) -> Stage:
         hears=DENOISED if config.transcribe.audio == "denoised" else VIEW,
         language=config.transcribe.language,
         redact=tuple(config.speech.redact),
-        options=config.transcribe.parameters(),
+        options={**config.transcribe.parameters(), "model": found.size or config.transcribe.model},
+        card_bytes=_card_bytes(found),
     )
+
+
+def _card_bytes(found: FoundBackend) -> int:
+    """What Whisper takes of a card: of a model that is not on the list as much as the largest; the others take none."""
+    return CARD_GIB.get(found.size, max(CARD_GIB.values())) << 30 if found.name == WHISPER else 0
 
 
 def _cut(config: SpeechConfig, dnsmos: str | None) -> dict[str, dict[str, Any]]:
@@ -175,6 +201,9 @@ def _cannot(config: SpeechConfig, lacking: dict[str, str]) -> UserError:
     if "denoise" in lacking and config.transcribe.audio == "denoised" and trial.has("transcribe"):
         trial = replace(trial, transcribe=replace(config.transcribe, audio="raw"))
         less.append("transcribe.audio=raw")
+    if "diarize" in lacking and config.diarize.link:
+        trial = replace(trial, diarize=replace(trial.diarize, link=False))
+        less.append("diarize.link=false")
     try:
         trial.check()
     except UserError:
@@ -211,11 +240,58 @@ def _find_diarize(config: SpeechConfig) -> tuple[FoundBackend, Fallback | None]:
 
 
 def _find_transcribe(config: SpeechConfig) -> tuple[FoundBackend, Fallback | None]:
+    if config.transcribe.backend != WHISPER:
+        return _transcriber(config, "")
+    wanted = _sizes(config)
+    size, lacking = _first_here(wanted)
+    found, fallback = _transcriber(config, size)
+    if fallback is None and size != wanted[0]:
+        fallback = Fallback("transcribe", f"whisper {wanted[0]}", f"whisper {size}", lacking)
+    return found, fallback
+
+
+def _first_here(sizes: Sequence[str]) -> tuple[str, str]:
+    """The first model whose files are here, or else the last; and why it is not the first of all."""
+    from pipeline.models.speech.base import BackendUnavailable
+    from pipeline.models.speech.transcribe.whisper_models import find_model
+
+    lacking = ""
+    for size in sizes[:-1]:
+        try:
+            find_model(size)
+        except BackendUnavailable as missing:
+            lacking = lacking or str(missing)
+        else:
+            return size, lacking
+    return sizes[-1], lacking
+
+
+def _sizes(config: SpeechConfig) -> tuple[str, ...]:
+    """The model that is named; or those that suit the machine, the largest first, of which the last is always meant to
+    be here."""
+    if config.transcribe.model != AUTO:
+        return (config.transcribe.model,)
+    largest = config.hardware.models.get("transcribe") or _for_card(config)
+    return SIZES[SIZES.index(largest) :]
+
+
+def _for_card(config: SpeechConfig) -> str:
+    """The largest model that is for this machine's card, as ``hardware=mid`` and ``high`` say it."""
+    if config.hardware.name != AUTO or not has_card():
+        return SIZES[-1]
+    from pipeline.engine.process import card  # wakes CUDA up: a second
+
+    budget = card()[0] * config.hardware.gpu_memory_fraction / 2**30
+    return next((size for size in SIZES if CARD_GIB[size] <= budget), SIZES[-1])
+
+
+def _transcriber(config: SpeechConfig, size: str) -> tuple[FoundBackend, Fallback | None]:
     from pipeline.models.speech.base import BackendUnavailable
     from pipeline.models.speech.transcribe.choose import choose, load_backend
     from pipeline.models.speech.transcribe.names import TranscribeOptions
 
-    options = TranscribeOptions(**config.transcribe.parameters(), threads=config.perf.threads)
+    given = {**config.transcribe.parameters(), "model": size}
+    options = TranscribeOptions(**given, threads=config.perf.threads)
     choice = choose(
         [config.transcribe.backend],
         lambda name: load_backend(name, "cpu", options),
@@ -223,7 +299,7 @@ def _find_transcribe(config: SpeechConfig) -> tuple[FoundBackend, Fallback | Non
     )
     if choice.transcriber is None:
         raise BackendUnavailable(choice.reason)
-    return _described(choice.transcriber, choice.reason), choice.fallback
+    return replace(_described(choice.transcriber, choice.reason), size=size), choice.fallback
 
 
 def _described(backend: Any, reason: str) -> FoundBackend:
@@ -244,6 +320,15 @@ def known_products() -> tuple[Product, ...]:
     return (vad_product(), denoise_product(), diarize_product(), transcribe_product(), *clips_products())
 
 
+def _afterwards(config: SpeechConfig, output: Output) -> tuple[str, ...]:
+    """Name the voices of all recordings, where that is asked for."""
+    if not config.diarize.link:
+        return ()
+    from pipeline.workflows.voices import link_voices  # reads tables and computes: not for --help
+
+    return (link_voices(output, config.diarize.link_threshold).text(),)
+
+
 def _seeks(config: SpeechConfig) -> str:
     return "looking for the models" if any(map(config.has, NETWORKS)) else ""
 
@@ -256,4 +341,5 @@ SPEECH = Job(
     unsought=SpeechModels,
     known=known_products,
     seeks=_seeks,
+    afterwards=_afterwards,
 )

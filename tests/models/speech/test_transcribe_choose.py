@@ -64,7 +64,7 @@ def test_a_backend_is_loaded_once_and_so_is_why_it_is_not_there(fake):
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("wisper", "did you mean whisper"), ("x", "use one of whisper, auto")]
+    ("name", "hint"), [("wisper", "did you mean whisper"), ("x", "use one of whisper, pocketsphinx, auto")]
 )
 def test_an_unknown_name(name, hint):
     with pytest.raises(UserError, match=hint):

@@ -7,11 +7,14 @@ from typing import NamedTuple
 
 from pipeline.errors import Fallback, UserError
 from pipeline.models.backends import LoadedBackends, first_that_runs, no_backend
-from pipeline.models.speech.transcribe import whisper
-from pipeline.models.speech.transcribe.names import AUTO, BACKEND_NAMES, TranscribeOptions
+from pipeline.models.speech.transcribe import sphinx, whisper
+from pipeline.models.speech.transcribe.names import AUTO, AUTOMATIC, BACKEND_NAMES, TranscribeOptions
 from pipeline.models.speech.transcribe.transcript import Transcriber
 
-REGISTRY: dict[str, Callable[[str, TranscribeOptions], Transcriber]] = {whisper.NAME: whisper.load}
+REGISTRY: dict[str, Callable[[str, TranscribeOptions], Transcriber]] = {
+    whisper.NAME: whisper.load,
+    sphinx.NAME: sphinx.load,
+}
 """Name → how to load it for a device; a new backend is a module and a line here."""
 
 _LOADED = LoadedBackends()
@@ -54,7 +57,7 @@ def choose(
     """Walk an ordered list and take the first backend that runs here and knows the language.
 
     Args:
-        backends: names, the wanted one first, or ``["auto"]``, which is all of them, best first.
+        backends: names, the wanted one first, or ``["auto"]``, which is `AUTOMATIC`.
         load: name → backend; raises `BackendUnavailable`.
         language: ISO 639-1; None is found out.
 
@@ -67,7 +70,7 @@ def choose(
         )
     auto = list(backends) == [AUTO]
     name, transcriber, reasons = first_that_runs(
-        BACKEND_NAMES if auto else backends, load, lambda found: found.refuses(language)
+        AUTOMATIC if auto else backends, load, lambda found: found.refuses(language)
     )
     if transcriber is None:
         return TranscriberChoice(None, "; ".join(reasons), _fallback(backends[0], name, reasons))

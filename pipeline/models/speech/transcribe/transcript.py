@@ -46,7 +46,8 @@ class RecognisedSegment:
         start_s, end_s: of the piece, s.
         text: as the backend wrote it, with punctuation.
         avg_logprob: mean log probability of the tokens of this piece, natural logarithm.
-        no_speech_prob: that nobody speaks in the window that the piece was heard in, 0..1.
+        no_speech_prob: that nobody speaks in the window that the piece was heard in, 0..1; None where the backend does
+            not say.
         compression_ratio: bytes of the text over bytes of its deflated form; repetitions make it large.
         words: in order, within the piece, without overlap.
         language: of the recording, as ISO 639-1; None where it was identified with too low a probability.
@@ -58,7 +59,7 @@ class RecognisedSegment:
     end_s: float
     text: str
     avg_logprob: float
-    no_speech_prob: float
+    no_speech_prob: float | None
     compression_ratio: float
     words: tuple[RecognisedWord, ...]
     language: str | None
@@ -70,7 +71,7 @@ def is_doubtful(segment: RecognisedSegment) -> str | None:
     if segment.compression_ratio > REPETITIVE:
         return "repetition"
     if segment.avg_logprob < LOW_LOGPROB:
-        return "no-speech" if segment.no_speech_prob > NO_SPEECH else "improbable"
+        return "no-speech" if (segment.no_speech_prob or 0.0) > NO_SPEECH else "improbable"
     return None
 
 

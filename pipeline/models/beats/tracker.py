@@ -1,0 +1,107 @@
+"""The beat tracker: audio in, beats out; tracks share batches, and a long one is heard block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from pipeline.audio.reader import ArrayReader, AudioReader
+from pipeline.audio.resample import make_view
+from pipeline.models.beats.front_end import INPUTS, FrontEnd, even_gain, frame_count
+from pipeline.models.beats.names import SAMPLE_RATE, BeatOptions
+from pipeline.models.beats.network import Ensemble, State, load_ensemble
+from pipeline.models.beats.rhythm import Beats, rhythm
+
+BLOCK_FRAMES = 1000
+"""Frames of each track that the networks hear at once, 20 s."""
+GPU_TRACKS = 64
+"""Tracks that they hear together on a card. On a CPU it is one: more are no quicker there, since a core's cache holds
+the weights, and so what a track gets is the same, bit for bit, whatever else is there."""
+
+
+class BeatTracker:
+    """Finds the beats of tracks.
+
+    Args:
+        ensemble: the networks.
+        options: meters and tempi that are considered.
+        batch_tracks: tracks that the networks hear together; 0 takes one on a CPU, and `GPU_TRACKS` on a card.
+    """
+
+    def __init__(
+        self, ensemble: Ensemble, options: BeatOptions | None = None, *, batch_tracks: int = 0
+    ) -> None:
+        self.ensemble = ensemble
+        self.options = options or BeatOptions()
+        self.batch_tracks = batch_tracks or (1 if ensemble.device.type == "cpu" else GPU_TRACKS)
+        self.backend = "BeatNet"
+        self._front_end = FrontEnd(ensemble.device)
+
+    def warm_up(self) -> None:
+        """Run once on a second of noise, so that the first track does not wait for what is compiled."""
+        noise = np.random.default_rng(0).uniform(-0.1, 0.1, (1, SAMPLE_RATE)).astype(np.float32)
+        self.track([ArrayReader(noise)])
+
+    def activations(self, tracks: Sequence[AudioReader]) -> list[np.ndarray]:
+        """Odds of beat and downbeat of each track, float32 ``[frames, 2]``: 400 bytes for each second.
+
+        What a track gets depends on the others that it is heard with by rounding alone, below 1e-5.
+
+        Args:
+            tracks: mono at `SAMPLE_RATE`.
+        """
+        found: list[np.ndarray] = [np.empty((0, 2), np.float32)] * len(tracks)
+        # The longest first: those that end leave the batch at its end.
+        order = sorted(range(len(tracks)), key=lambda number: -tracks[number].samples)
+        for start in range(0, len(order), self.batch_tracks):
+            batch = order[start : start + self.batch_tracks]
+            for number, odds in zip(batch, self._batch([tracks[n] for n in batch]), strict=True):
+                found[number] = odds
+        return found
+
+    def _batch(self, tracks: Sequence[AudioReader]) -> list[np.ndarray]:
+        """The same for tracks that are heard together, the longest first."""
+        frames = [frame_count(track.samples) for track in tracks]
+        gains = [even_gain(track) for track in tracks]
+        parts: list[list[np.ndarray]] = [[] for _ in tracks]
+        states: list[State] = self.ensemble.start(len(tracks))
+        for start in range(0, max(frames, default=0), BLOCK_FRAMES):
+            active = sum(count > start for count in frames)
+            states = [(h[:, :active].contiguous(), c[:, :active].contiguous()) for h, c in states]
+            stop = min(start + BLOCK_FRAMES, frames[0])
+            inputs = torch.zeros((active, stop - start, INPUTS), device=self.ensemble.device)
+            for number in range(active):
+                last = min(stop, frames[number])
+                inputs[number, : last - start] = self._front_end.features(
+                    tracks[number], start, last, gains[number]
+                )
+            odds, states = self.ensemble(inputs, states)
+            odds = odds.cpu().numpy()
+            for number in range(active):
+                parts[number].append(odds[number, : frames[number] - start].copy())
+        return [np.concatenate([np.empty((0, 2), np.float32), *part]) for part in parts]
+
+    def track(self, tracks: Sequence[AudioReader]) -> list[Beats]:
+        """The beats of each track; as `activations`."""
+        return [rhythm(odds, self.options) for odds in self.activations(tracks)]
+
+
+def track_beats(
+    samples: np.ndarray, sample_rate: int, options: BeatOptions | None = None, *, device: str = "cpu"
+) -> Beats:
+    """The beats of one track.
+
+    Args:
+        samples: float ``[samples]`` or ``[channels, samples]``.
+        sample_rate: Hz.
+        options: meters and tempi that are considered.
+        device: where the networks run; they are loaded anew with each call, see `BeatTracker` for many tracks.
+
+    Raises:
+        UserError: the weights are missing or damaged.
+    """
+    audio = np.atleast_2d(np.asarray(samples, np.float32))
+    mono = make_view(audio, sample_rate, SAMPLE_RATE, 1)
+    return BeatTracker(load_ensemble(device), options).track([ArrayReader(mono)])[0]

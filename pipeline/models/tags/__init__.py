@@ -1,0 +1,1 @@
+"""musicnn: tags of music and an embedding, from networks trained on MagnaTagATune and the Million Song Dataset."""

@@ -1,0 +1,1 @@
+"""The beats stage: beats, downbeats, meter and tempo by trained networks."""

@@ -1,0 +1,1 @@
+"""Tags of music, and an embedding that goes with them."""
