@@ -21,7 +21,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/python jobs/demo.py
 
 test: $(VENV)/.installed-test lint
-	@$(BIN)/python -m pytest -q -n 2 --dist loadscope --known-skips-only
+	@$(BIN)/python -m pytest -q -n 3 --dist loadscope --known-skips-only
 
 chaos: $(VENV)/.installed-test
 	@$(BIN)/python -m pytest -q -m chaos

@@ -5,7 +5,9 @@
 
 The song is decoded and listened to first; then each preset is asked for, in rounds, of which the medians are shown:
 ``alone`` once the one before is done, ``at once`` as soon as the one before is heard, which is what changing presets on
-the page does. Seconds from the question to the first samples, without HTTP. Only on an idle machine.
+the page does. Seconds from the question to the first samples, without HTTP. ``waited`` are those of ``at once`` in
+which nobody was free to begin. Every preset pays for the design of its equaliser each time, as a first click does. Each
+round begins with a master that is not shown, then with another preset. Only on an idle machine.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
 
+from pipeline.mastering.equalizer import design
 from pipeline.service.listening.song import ENDED, Song
 from pipeline.service.listening.songs import Songs
 from pipeline.service.logs import StepLog
@@ -29,6 +33,7 @@ from pipeline.workflows.master_service import songs_of, warm_up
 from pipeline.workflows.master_service_config import MasterServiceConfig
 
 FIRST = "first_sound"
+UNSHOWN = {"preset": "gentle", "amount": 0.5}
 
 
 def waited(song: Song, *, done: bool) -> float:
@@ -40,17 +45,29 @@ def waited(song: Song, *, done: bool) -> float:
     return song.seconds[FIRST]
 
 
-def rounds(songs: Songs, path: Path, names: list[str], count: int, *, done: bool) -> dict[str, float]:
-    """Preset → median of its seconds."""
-    found: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(count):
-        for name in names:
-            song, _ = songs.ask({"path": str(path), "preset": name})
-            found[name].append(waited(song, done=done))
+def rounds(
+    songs: Songs, path: Path, names: list[str], count: int, *, done: bool
+) -> dict[str, tuple[float, float]]:
+    """Preset → medians of its seconds, and of those of them in which it waited for somebody to begin."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    for number in range(count):
+        first = number * len(names) // count
+        # What comes first in a round has nobody beside it.
+        waited(asked(songs, path, **UNSHOWN), done=done)
+        for name in names[first:] + names[:first]:
+            song = asked(songs, path, preset=name)
+            found[name].append((waited(song, done=done), song.seconds["waited"]))
         for song in songs.all():  # the next round makes them anew
             waited(song, done=True)
             songs.remove(song)
-    return {name: statistics.median(seconds) for name, seconds in found.items()}
+    return {name: tuple(map(statistics.median, zip(*pairs, strict=True))) for name, pairs in found.items()}
+
+
+def asked(songs: Songs, path: Path, **wish: Any) -> Song:
+    """A new master, whose equaliser is designed anew."""
+    design.cache_clear()
+    song, _ = songs.ask({"path": str(path), **wish})
+    return song
 
 
 def main() -> None:
@@ -70,7 +87,7 @@ def main() -> None:
         songs.analysis.decoders.warm()
         warm_up()
         songs.start()
-        song, _ = songs.ask({"path": str(path), "preset": "gentle", "amount": 0.5})
+        song = asked(songs, path, **UNSHOWN)
         first = waited(song, done=True)
         length = song.summary()["duration_s"]
         print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {path.name}, {length:.0f} s; ", end="")
@@ -80,9 +97,10 @@ def main() -> None:
         at_once = rounds(songs, path, options.presets, options.rounds, done=False)
     finally:
         songs.close()
-    print("| preset | alone, s | at once, s |\n| --- | ---: | ---: |")
+    print("| preset | alone, s | at once, s | waited, s |\n| --- | ---: | ---: | ---: |")
     for name in options.presets:
-        print(f"| {name} | {alone[name]:.2f} | {at_once[name]:.2f} |")
+        seconds, idle = at_once[name]
+        print(f"| {name} | {alone[name][0]:.2f} | {seconds:.2f} | {idle:.2f} |")
 
 
 if __name__ == "__main__":

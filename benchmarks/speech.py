@@ -8,8 +8,9 @@ Conversations of two and three speakers with known words are made (`benchmarks/s
 same networks one after another: each on one core, with the same Whisper base. cpWER is the share of words that are
 wrong when each speaker's words are one text, under the best assignment of speakers (Watanabe et al. 2020); WER the same
 without speakers. Speeds are seconds of audio by seconds of work; of ours a step's is the sum of ``timings.compute_s``,
-and the whole is from the shell's prompt to the next one. Memory is the largest proportional set size of all processes
-together.
+and the whole is from the shell's prompt to the next one. senko finds speech itself, so its diarization stands beside
+our voice activity and diarization together; clips are rated by DNSMOS in both, at a window of 9 s for each, however
+short. Memory is the largest proportional set size of all processes together, looked at by the other core.
 
 FOLDER holds what the Debian packages asterisk-core-sounds-{en,fr,it} and -{en,fr,it}-g722 contain, unpacked. Needs the
 package jiwer.
@@ -44,6 +45,9 @@ from speech_words import LANGUAGES, SAMPLE_RATE, normalised
 
 from pipeline.models import weights
 
+PIN = "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); os.execv(sys.argv[1], sys.argv[1:])"
+ON_ONE_CORE = (sys.executable, "-c", PIN)
+"""Before a command: it and all that it starts have one core, which who looks at their memory does not use."""
 STEPS = ("vad", "denoise", "diarize", "transcribe", "clips")
 Word = tuple[float, float, str, str]
 """Start and end in seconds, whose, and what."""
@@ -67,7 +71,7 @@ class Prepared:
 def ours(source: Path, output: Path, *keys: str) -> Prepared:
     """The job over a folder, in process. Raises `SystemExit` where it fails."""
     run = watched(
-        [sys.executable, "jobs/prepare_speech.py", f"source.uri={source}", f"output.uri={output}",
+        [*ON_ONE_CORE, sys.executable, "jobs/prepare_speech.py", f"source.uri={source}", f"output.uri={output}",
          "ray.address=inline", *keys]
     )  # fmt: skip
     if run.code:
@@ -80,7 +84,8 @@ def ours(source: Path, output: Path, *keys: str) -> Prepared:
             words[names[row["asset_id"]]].append((row["start_s"], row["end_s"], who, row["word"]))
     seconds: dict[str, float] = defaultdict(float)
     for row in rows(output / "timings", ["stage", "compute_s"]):
-        seconds[row["stage"]] += row["compute_s"]
+        step = row["stage"].partition(".")[0]  # clips.words and so on are products of one stage
+        seconds["vad and diarize" if step in ("vad", "diarize") else step] += row["compute_s"]
     return Prepared(run, words, dict(seconds))
 
 
@@ -96,7 +101,7 @@ def plain(recordings: Iterable[Path], output: Path, python: str) -> Prepared:
     if whisper is None:
         raise SystemExit("no weights: python jobs/models.py fetch whisper-base")
     script = str(REPO / "benchmarks" / "speech_plain.py")
-    run = watched([python, script, str(whisper.parent), str(output), *map(str, recordings)])
+    run = watched([*ON_ONE_CORE, python, script, str(whisper.parent), str(output), *map(str, recordings)])
     if run.code:
         raise SystemExit(f"exit code {run.code}: {run.errors[-2000:]}")
     found = json.loads((output / "words.json").read_text())
@@ -159,13 +164,18 @@ def accuracy_table(sets: dict[str, list[Talk]], contenders: dict[str, Prepared])
 
 
 def cost_table(seconds: float, contenders: dict[str, Prepared]) -> None:
-    """Print × real time of each step and of the whole."""
-    print("\n| contender | step | × real time, one core | peak memory, MiB |\n| --- | --- | ---: | ---: |")
+    """Print seconds and × real time of each step and of the whole."""
+    print("\n| contender | step | s | × real time, one core | peak memory, MiB |")
+    print("| --- | --- | ---: | ---: | ---: |")
     for contender, prepared in contenders.items():
         for step, taken in prepared.seconds.items():
-            print(f"| {contender} | {step} | {seconds / max(taken, 1e-9):.1f} | |")
+            speed = "" if step == "loading" else f"{seconds / max(taken, 1e-9):.1f}"
+            print(f"| {contender} | {step} | {taken:.1f} | {speed} | |")
         whole, peak = seconds / prepared.run.wall_s, prepared.run.peak / 2**20
-        print(f"| {contender} | whole, from the shell | {whole:.1f} | {peak:.0f} |", flush=True)
+        print(
+            f"| {contender} | whole, from the shell | {prepared.run.wall_s:.1f} | {whole:.1f} | {peak:.0f} |",
+            flush=True,
+        )
 
 
 def memory_table(source: Path, seconds: float, work: Path) -> None:
@@ -196,8 +206,6 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.languages, options.each, options.seconds = ["en"], 1, 20.0
-    # Of this process and all that it starts: an equal machine for both.
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     os.environ["OMP_NUM_THREADS"] = "1"
     made = list(talks(options.prompts, options.languages, options.each, seconds=options.seconds))
     sets = {language: [t for t in made if t.language == language] for language in options.languages}

@@ -3,7 +3,7 @@
 Recordings are cut into excerpts of 25 s. Half of the pieces, and of what is made here, choose the bound: the one at
 which the larger of two rates is least, keys claimed of what has none and keys lost of music. The other half judges it,
 and `pipeline.features.key.LEAST_EVIDENCE` beside it. Then, per confidence, how often the key of an excerpt is that of
-the rest of its piece, which is what `UNSURE` rests on (pieces modulate: it is less than the share of right keys).
+the rest of its piece (pieces modulate: it is less than the share of right keys, which `truth.py` counts).
 Last, how many of the onsets that librosa's rules find lie below `pipeline.dsp.onsets.LEAST_RISE_DB`, and how large
 the ripple of steady sounds is.
 
@@ -30,15 +30,17 @@ sys.path.insert(0, str(REPO))
 from pipeline.audio import synth
 from pipeline.audio.resample import make_view
 from pipeline.dsp.onsets import LEAST_RISE_DB, OnsetCurve, pick_onsets
-from pipeline.features.key import KEYS, LEAST_EVIDENCE, _KeyRun, key_confidence, key_scores
+from pipeline.features.key import KEYS, LEAST_EVIDENCE, _KeyRun
 from pipeline.features.key import Key as KeyExtractor
+from pipeline.features.key_profiles import key_clearness, key_confidence, key_scores
 from pipeline.features.spectra import SharedSpectra
 
 RATE, SECONDS, PER_PIECE = 22050, 25, 3
 STARTS = (0.1, 0.4, 0.7)
 MADE = {2: 120, 5: 60, 25: 30}
 """Seconds → excerpts of each kind that are made here."""
-CONFIDENCES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 1.01)
+CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.01)
+PROFILE = KeyExtractor().profile
 
 
 @dataclass
@@ -59,7 +61,7 @@ class Excerpt:
 
 
 def best_key(chroma: np.ndarray) -> str:
-    return " ".join(KEYS[int(np.argmax(key_scores(chroma, "krumhansl")))])
+    return " ".join(KEYS[int(np.argmax(key_scores(chroma, PROFILE)))])
 
 
 def measured(kind: str, piece: str, half: int, samples: np.ndarray) -> Excerpt:
@@ -72,7 +74,7 @@ def measured(kind: str, piece: str, half: int, samples: np.ndarray) -> Excerpt:
     curve = OnsetCurve(2048, 512)
     curve.add(spectra.rises(2048, 512, 128))
     strength = curve.strength()
-    chroma = run.total / run.frames if run.frames else None
+    chroma = run.chroma()
     return Excerpt(
         kind, piece, half, evidence or 0.0, chroma, onsets=strength[pick_onsets(strength, RATE / 512)]
     )
@@ -198,7 +200,8 @@ def print_confidence(excerpts: list[Excerpt]) -> None:
         for e in these:
             rest = [o.chroma for o in these if o is not e]
             if rest:
-                confidence = key_confidence(e.chroma, key_scores(e.chroma, "krumhansl"), "krumhansl")
+                scores = key_scores(e.chroma, PROFILE)
+                confidence = key_confidence(key_clearness(e.chroma, scores, PROFILE))
                 found.append((confidence, best_key(np.mean(rest, axis=0)) == e.key))
     confidence, same = np.array(found).T
     print("\n| key_confidence | excerpts | with the key of the rest of the piece |")

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-STAGES = ("clap", "separation", "tags")
+STAGES = ("clap", "separation", "tags", "beats")
+"""Each a section of the config: whatever is not asked for is off, be its weights here or not."""
 RUN_ID = "extract"
 # What a row says of the run that wrote it.
 OF_A_RUN = frozenset(
@@ -72,8 +73,8 @@ def extract(
             URLs such as ``s3://bucket/song.flac`` are files, too.
         features: extractors to run; None runs the ten that run by default, ``[]`` none.
         stages: networks to run: ``clap`` (an embedding, and ``segments``), ``separation`` (how much of the track is
-            voice, drums …) and ``tags`` (of music, and an embedding). Their weights are fetched with
-            ``python jobs/models.py fetch NAME``.
+            voice, drums …), ``tags`` (of music, and an embedding) and ``beats`` (downbeats, meter and tempo, too).
+            Their weights are fetched with ``python jobs/models.py fetch NAME``.
         config: parameters of everything; its source, output, hardware and Ray are not used.
 
     Returns:

@@ -16,7 +16,7 @@ REPO = Path(__file__).resolve().parents[1]
 hide_music_weights()
 
 
-# The parts of a run with ``-n 2``, the longest first: whoever is through with one takes the next. Whole jobs stay
+# The parts of a run with ``-n 3``, the longest first: whoever is through with one takes the next. Whole jobs stay
 # together, some of which share runs and ports, and so does all that is quick; the others are for whoever is free.
 PARTS = (
     ("speech", ("tests/integration/test_speech", "tests/models/speech/", "tests/speech/")),
@@ -60,7 +60,7 @@ HELD: set[str] = set()
 
 
 def pytest_runtest_setup() -> None:
-    """What tests compute in this process is computed in one thread, as in an actor: where two processes share two
+    """What tests compute in this process is computed in one thread, as in an actor: where three processes share two
     cores, threads of a library that wait for each other spin for most of the time. It is not said by environment
     variables, which whatever tests start would have, too."""
     new = {"numpy", "scipy.linalg", "torch"}.intersection(sys.modules) - HELD

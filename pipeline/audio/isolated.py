@@ -7,6 +7,7 @@ left behind when either is killed. What the child says is JSON and is checked: i
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -309,6 +310,9 @@ def error_of(answer: dict[str, Any]) -> Exception:
     name, message = str(answer["error"]), printable_line(str(answer.get("message", "")))
     if name == "MemoryError":
         return DecoderOutOfMemory(message or "the decoder has no memory left")
+    number = answer.get("errno")
+    if name == "OSError" and type(number) is int and number in errno.errorcode:
+        return OSError(number, message)
     if name in _ERRORS:
         return _ERRORS[name](message)
     return DecoderRaised(f"{name}: {message}")

@@ -41,6 +41,14 @@ Told = Callable[[float | None], object]
 """Is told which share is decoded, 0 to 1, None where that is unknown; four times a second, and may raise to end it."""
 
 
+class DecoderUnavailable(RuntimeError):
+    """No decoder could be started, or none lived until it took the file: a fault of the machine, not of the file."""
+
+
+class _Untaken(DecoderUnavailable):
+    """It ended before it took a file: another one may live longer."""
+
+
 @dataclass(frozen=True)
 class Written:
     """Samples in a file: float32, channels interleaved.
@@ -69,6 +77,9 @@ class StreamDecoder:
         timeout_s: longest time without samples; also that of opening a file.
         memory_bytes: of the child.
         opener: for tests only: ``module:function`` in place of `pipeline.audio.isolated_stream_child.opened`.
+
+    Raises:
+        DecoderUnavailable: the system starts no process.
     """
 
     def __init__(
@@ -88,7 +99,7 @@ class StreamDecoder:
             "opener": opener,
         }
         self._lock = threading.Lock()
-        self._child: _Child | None = _Child(self._settings)
+        self._child: _Child | None = _begun(self._settings)
 
     @property
     def pid(self) -> int | None:
@@ -96,15 +107,15 @@ class StreamDecoder:
         return self._child.process.pid if self._child else None
 
     def wait_until_ready(self) -> None:
-        """Return when the child can decode. Raises `DecoderDied` and `DecoderHung`."""
+        """Return when the child can decode. Raises `DecoderUnavailable`."""
         with self._lock:
-            self._start()
+            self._start(lambda share: None)
 
     def decode(self, source: int, name: str, target: int, told: Told = lambda share: None) -> Written:
         """Write the samples of a file behind the beginning of another one.
 
-        Where the child dies or has no memory left, that may be the fault of a file before: the file is then tried
-        once more in a new one.
+        Where the child dies or has no memory left, that may be the fault of a file before, and where it dies before
+        it takes this one, it is: the file is then tried once more in a new one.
 
         Args:
             source: descriptor of a regular file, open for reading.
@@ -114,13 +125,19 @@ class StreamDecoder:
 
         Raises:
             DecodeError: the file's own, or `DecoderDied`, `DecoderHung`, `DecoderOutOfMemory`, `DecoderRaised`.
+            DecoderUnavailable: there is no child that takes it.
             OSError: what keeps the child from writing, such as a full disk.
             Exception: what ``told`` raises.
         """
         with self._lock:
+            # The kernel takes an idle child first where memory runs out.
+            if self._child is not None and self._child.process.poll() is not None:
+                self.close()
             fresh = self._child is None or not self._child.asked
             try:
                 return self._attempt(source, name, target, told)
+            except _Untaken:
+                pass
             except (DecoderDied, DecoderOutOfMemory):
                 if fresh:
                     raise
@@ -133,17 +150,18 @@ class StreamDecoder:
         if child is not None:
             child.end()
 
-    def _start(self) -> _Child:
-        self._child = self._child or _Child(self._settings)
+    def _start(self, told: Told) -> _Child:
+        """The child, which waits for a file. Raises `DecoderUnavailable` and what ``told`` does; there is none then."""
+        self._child = self._child or _begun(self._settings)
         try:
-            self._child.wait_until_ready(max(self._timeout_s, START_TIMEOUT_S))
+            self._child.wait_until_ready(_Patience(told, max(self._timeout_s, START_TIMEOUT_S)))
         except BaseException:
             self.close()
             raise
         return self._child
 
     def _attempt(self, source: int, name: str, target: int, told: Told) -> Written:
-        child = self._start()
+        child = self._start(told)
         try:
             answer = child.ask(source, name, target, _Patience(told, self._timeout_s))
             if "error" not in answer:
@@ -202,20 +220,25 @@ class _Child:
         self.process, self._cause = child.process, child.cause
         self.end = weakref.finalize(self, _end, child, self._channel)
 
-    def wait_until_ready(self, timeout_s: float) -> None:
-        """Return when it has imported its decoders."""
+    def wait_until_ready(self, patience: _Patience) -> None:
+        """Return when it has imported its decoders. Raises `DecoderUnavailable`; the child is then of no more use."""
         if self._ready:
             return
-        self._receive(_Patience(lambda share: None, timeout_s))
+        try:
+            self._receive(patience)
+        except DecoderDied as error:
+            raise _Untaken(f"{error}, before it was ready") from error
+        except DecoderHung as error:
+            raise DecoderUnavailable("the decoder was not ready in time") from error
         self._ready = True
 
     def ask(self, source: int, name: str, target: int, patience: _Patience) -> dict[str, Any]:
-        """Its answer. Raises `DecoderDied` and `DecoderHung`; the child is then of no more use."""
+        """Its answer. Raises `DecoderDied`, `DecoderHung`, `DecoderUnavailable`; the child is then of no more use."""
         self.asked = True
         try:
             socket.send_fds(self._channel, [json.dumps({"name": name[-256:]}).encode()], [source, target])
         except (BrokenPipeError, ConnectionResetError):
-            raise self._died() from None
+            raise self._left() from None
         while "progress" in (answer := self._receive(patience)):
             patience.heard(answer)
         return answer
@@ -228,11 +251,10 @@ class _Child:
                 break
             except TimeoutError:
                 patience.waited()
-            except ConnectionResetError:
-                packet = b""
-                break
+            except ConnectionResetError:  # what was sent to it has not been read
+                raise self._left() from None
         if not packet:
-            raise self._died()
+            raise DecoderDied(self._cause("the decoder"))
         try:
             answer = json.loads(packet)
         except (ValueError, RecursionError):
@@ -241,8 +263,16 @@ class _Child:
             raise DecoderDied("the decoder answered what is no answer")
         return answer
 
-    def _died(self) -> DecoderDied:
-        return DecoderDied(self._cause("the decoder"))
+    def _left(self) -> _Untaken:
+        return _Untaken(f"{self._cause('the decoder')}, before it took the file")
+
+
+def _begun(settings: dict[str, Any]) -> _Child:
+    """A child. Raises `DecoderUnavailable`."""
+    try:
+        return _Child(settings)
+    except OSError as error:
+        raise DecoderUnavailable(f"the decoder cannot be started: {error.strerror or error}") from error
 
 
 def _end(child: Child, channel: socket.socket) -> None:

@@ -4,7 +4,8 @@ It is asked one file at a time over a socket of packets, each a JSON object:
 
 - to it: ``name``, and two descriptors, of the file and of the one that its samples go to;
 - from it: ``ready`` once; ``progress`` and ``expected``, sample frames, while it gets on; then ``error`` and
-  ``message``, or ``sample_rate``, ``channels``, ``samples`` and ``mono_channel``.
+  ``message``, with ``errno`` where the system refused something, or ``sample_rate``, ``channels``, ``samples`` and
+  ``mono_channel``.
 """
 
 from __future__ import annotations
@@ -91,6 +92,9 @@ class _Work:
         except MemoryError as error:
             return {"error": "MemoryError", "message": printable_line(str(error))}
         except Exception as error:  # noqa: BLE001  whatever the decoders raise is this file's failure
+            if type(error).__module__ == "builtins" and isinstance(error, OSError) and error.errno:
+                said = printable_line(error.strerror or "")
+                return {"error": "OSError", "message": said, "errno": error.errno}
             return {"error": type(error).__name__, "message": printable_line(str(error))}
 
     def _decoded(self, name: str, source: int, target: int) -> dict[str, Any]:

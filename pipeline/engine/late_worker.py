@@ -17,13 +17,11 @@ import numpy as np
 from pipeline.audio.reader import PIECE
 from pipeline.audio.views import View
 from pipeline.engine.batch import Track
+from pipeline.engine.passing import may_pass
 from pipeline.engine.process import note_started
 from pipeline.engine.time_limit import TimeLimit
 from pipeline.engine.timing import StageClock
 from pipeline.engine.worker import Worker
-
-PASSING = (OSError, MemoryError, RuntimeError)
-"""What may not happen again: a source or a disk that is away, no memory, a runtime or a card in trouble."""
 
 
 class LateWorker(Worker):
@@ -69,8 +67,13 @@ class LateWorker(Worker):
         return self._limit.of(track.index, track.duration_s or 0.0)
 
     def in_time(self, track: Track) -> None:
-        """Raise `TookTooLong` where a track's time is up."""
+        """Raise `TookTooLong` where a track's time is up. Long steps ask in their midst: what does not ask hangs."""
         self._limit.check(track.index)
+
+    def gets_on(self, track: Track, share: float) -> None:
+        """Say how far the stage is with a track, 0 to 1, see `Worker.progress`. Raises `TookTooLong` as `in_time`."""
+        self.in_time(track)
+        self.progress(track, min(1.0, max(0.0, share)))
 
     def blocks(self, track: Track, view: View, piece: int = PIECE) -> Iterator[np.ndarray]:
         """See `Worker.blocks`. Raises `TookTooLong`, too."""
@@ -85,14 +88,19 @@ class LateWorker(Worker):
         work: Callable[[Track], None],
         undo: Callable[[Track], None] = lambda track: None,
     ) -> None:
-        """See `Worker.one_by_one`; what may pass is tried again by the next run, see `PASSING`."""
+        """See `Worker.one_by_one`; what may pass is tried again by the next run, see `may_pass`."""
         for track in tracks:
             try:
                 with self.timed(track):
                     work(track)
-            except PASSING as error:
-                undo(track)
-                track.fail(self.stage, error)
             except Exception as error:  # noqa: BLE001  whatever it is, it is of this track
                 undo(track)
-                self.fail(track, product, error)
+                self.failed(track, product, error)
+
+    def failed(self, track: Track, product: str, error: BaseException) -> None:
+        """A product could not be computed of a track: for good, see `fail`, unless the error may pass."""
+        if may_pass(error):
+            timed = next(p.timed for p in self.products if p.name == product)
+            track.fail(timed or self.stage, error)
+        else:
+            self.fail(track, product, error)

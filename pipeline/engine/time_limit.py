@@ -1,4 +1,5 @@
-"""How long a stage may be at work on one file. Whoever gets on notices it by itself; who hangs takes its process along.
+"""How long a stage may be at work on one file. Whoever gets on notices it by itself, and says so by asking; who hangs,
+which is not to have asked for that long, takes its process along.
 
 A process that ends costs the files that it held a second try, one by one, and after some of those the file that hung
 is given up: see `pipeline.workflows.attempts`.
@@ -12,19 +13,29 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from pipeline.engine.process import may_end
 
 LEAST_S = 600.0
 """However short a file is: networks load, and machines are busy."""
 GRACE_S = 600.0
-"""After its time is up, and a quarter of that besides, something that gets on would have noticed."""
+"""What has not asked for so long, and five quarters of its time besides, does not get on."""
 EVERY_S = 5.0
 EXIT = 75
 
 
 class TookTooLong(Exception):
     """A file that took a stage longer than it may."""
+
+
+@dataclass
+class _AtWork:
+    """One file: when it was begun, what it may take, s, and when it last gave a sign of life."""
+
+    began: float
+    allowed: float
+    seen: float
 
 
 class TimeLimit:
@@ -38,7 +49,7 @@ class TimeLimit:
 
     def __init__(self, stage: str, factor: float, every_s: float = EVERY_S) -> None:
         self._stage, self._factor, self._every_s = stage, factor, every_s
-        self._began: dict[int, tuple[float, float]] = {}
+        self._at_work: dict[int, _AtWork] = {}
         self._lock = threading.Lock()
         self._watch: threading.Thread | None = None
 
@@ -55,7 +66,8 @@ class TimeLimit:
             return
         allowed = max(LEAST_S, self._factor * duration_s)
         with self._lock:
-            self._began[index] = (time.monotonic(), allowed)
+            now = time.monotonic()
+            self._at_work[index] = _AtWork(now, allowed, now)
             if self._watch is None:
                 self._watch = threading.Thread(target=self._look, name="time limit", daemon=True)
                 self._watch.start()
@@ -63,26 +75,30 @@ class TimeLimit:
             yield
         finally:
             with self._lock:
-                self._began.pop(index, None)
+                self._at_work.pop(index, None)
 
     def check(self, index: int) -> None:
-        """Raise `TookTooLong` where a file's time is up."""
-        began, allowed = self._began.get(index, (time.monotonic(), 1.0))
-        spent = time.monotonic() - began
-        if spent > allowed:
+        """Raise `TookTooLong` where a file's time is up. To ask is a sign of life."""
+        file = self._at_work.get(index)
+        if file is None:
+            return
+        file.seen = time.monotonic()
+        spent = file.seen - file.began
+        if spent > file.allowed:
             raise TookTooLong(
-                f"{self._stage} was at it for {spent:.0f} s, and {allowed:.0f} s are allowed: "
+                f"{self._stage} was at it for {spent:.0f} s, and {file.allowed:.0f} s are allowed: "
                 "hardware.time_limit is their factor"
             )
+
+    def hangs(self) -> bool:
+        """Whether there is a file that has given no sign of life for too long."""
+        now = time.monotonic()
+        with self._lock:
+            return any(now - f.seen > 1.25 * f.allowed + GRACE_S for f in self._at_work.values())
 
     def _look(self) -> None:
         while True:
             time.sleep(self._every_s)
-            now = time.monotonic()
-            with self._lock:
-                hanging = any(
-                    now - began > 1.25 * allowed + GRACE_S for began, allowed in self._began.values()
-                )
-            if hanging and may_end():
+            if self.hangs() and may_end():
                 print(f"{self._stage} hangs: its process ends", file=sys.stderr, flush=True)
                 os._exit(EXIT)

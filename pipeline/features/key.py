@@ -9,41 +9,26 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
+from pipeline.dsp.harmonics import frame_lengths
 from pipeline.dsp.onsets import OnsetCurve, TempoSearch
 from pipeline.errors import Fallback
 from pipeline.features.base import Extraction, Extractor, Running, column, register
-from pipeline.features.chroma import METHODS, normalise_frames, usable_method
+from pipeline.features.chroma import METHODS as CHROMA_METHODS
+from pipeline.features.chroma import normalise_frames, usable_method
+from pipeline.features.key_profiles import (
+    KEYS,
+    PROFILES,
+    key_clearness,
+    key_confidence,
+    key_scores,
+)
 from pipeline.features.spectra import SharedSpectra
 from pipeline.features.tempo import shared_rhythm
 from pipeline.features.track import TrackInfo
 from pipeline.optional import look_up
 
-PITCH_CLASSES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
-MODES = ("major", "minor")
 BACKENDS = ("own", "essentia")
-
-PROFILES: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    # Krumhansl and Kessler, "Tracing the dynamic changes in perceived tonal organization", 1982: how well
-    # listeners found each pitch class to fit.
-    "krumhansl": (
-        (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88),
-        (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17),
-    ),
-    # Temperley, "What's key for key?", Music Perception 17(1), 1999: revised for classical scores.
-    "temperley": (
-        (5.0, 2.0, 3.5, 2.0, 4.5, 4.0, 2.0, 4.5, 2.0, 3.5, 1.5, 4.0),
-        (5.0, 2.0, 3.5, 4.5, 2.0, 4.0, 2.0, 4.5, 3.5, 2.0, 1.5, 4.0),
-    ),
-    # Faraldo et al., "Key estimation in electronic dance music", 2016, as in Essentia's "edma": from a corpus.
-    "edma": (
-        (1.00, 0.29, 0.50, 0.40, 0.60, 0.56, 0.32, 0.80, 0.31, 0.45, 0.42, 0.39),
-        (1.00, 0.31, 0.44, 0.58, 0.33, 0.49, 0.29, 0.78, 0.43, 0.29, 0.53, 0.32),
-    ),
-}
-"""Name → weights of the 12 pitch classes from the tonic up, in major and in minor."""
-
-KEYS = tuple((tonic, mode) for mode in MODES for tonic in PITCH_CLASSES)
-"""The order of ``key_scores``: 12 major keys from C to B, then 12 minor ones."""
+METHODS = ("peaks", *CHROMA_METHODS)
 
 _TOP = 3
 LEAST_EVIDENCE = 0.2
@@ -51,9 +36,12 @@ LEAST_EVIDENCE = 0.2
 alike at 0.13; the bound is higher, because a key that is claimed wrongly is the worse one and real drums reach 0.28. Of
 the other half 0.8 % of what has no key gets one, and no music loses its key."""
 
-UNSURE = 0.2
-"""``key_confidence`` below which a key is unsure: 44 % of the excerpts there have the key of the rest of their piece,
-of those above 71 % (`benchmarks/tonality.py`)."""
+UNSURE = 0.6
+"""``key_confidence`` below which a key is unsure."""
+
+BEGINNING_SECONDS, BEGINNING_WEIGHT = 2.0, 0.4
+"""Music mostly begins on its tonic: the first seconds that sound count once more, with this weight against that of the
+whole."""
 
 # A frame so far below the loudest one does not sound, as in the chroma.
 _SILENT_FRAME = 1e-6
@@ -70,14 +58,17 @@ _BEAT_MELS = 128
 class Key(Extractor):
     """Key by correlation of the mean chroma with the profiles of the 24 keys (Krumhansl and Schmuckler).
 
-    The chroma is that of the chroma extractor, at the same parameters computed only once. Each frame that
-    sounds counts alike: it is divided by its length before the mean is taken.
+    The chroma is that of spectral peaks (`pipeline.dsp.harmonics`), which drums hardly change. Each frame that sounds
+    counts alike: it is divided by its length before the mean is taken, to which 0.4 times the mean of the first two
+    seconds is added. With the methods of the chroma extractor it is the plain mean of the chroma of that one, which is
+    computed only once.
 
-    ``key_confidence`` is the lead of the best key over the second best, ``(r1 - r2) / (1 - p2)``, times the
-    fit ``r1 ** 2``, times ``min(1, c / cp)``, and at most 1. ``r1`` and ``r2`` are their scores, ``p2`` is the
-    second best score of the profile itself, and ``c`` and ``cp`` are the standard deviation over the mean of the
-    chroma and of the profile. So it is 1 for a chroma that is the profile, 0 for one that fits two keys alike,
-    and near 0 for one that fits none or is as flat as that of noise, whose small differences may well correlate.
+    ``key_confidence`` is how likely the key is right, as counted on scores played by instruments of many kinds
+    (`benchmarks/truth.py`): a logistic curve over a clearness ``c``, 1 / (1 + exp(0.5 - 5 c)). ``c`` is the lead of
+    the best key over the second best, ``(r1 - r2) / (1 - p2)``, times the fit ``r1 ** 2``, times ``min(1, v / vp)``,
+    and at most 1. ``r1`` and ``r2`` are their scores, ``p2`` is the second best score of the profile itself, ``v`` and
+    ``vp`` are the standard deviation over the mean of the chroma and of the profile. It was counted with the default
+    method and profile; with others it orders keys and no more.
 
     ``key_evidence`` says whether there are notes at all that a key could be of: how closely the strong partials keep to
     one scale of semitones, wherever that lies. It is the mean resultant length (Mardia and Jupp, "Directional
@@ -90,9 +81,9 @@ class Key(Extractor):
             ``key_scores`` and ``key_confidence`` are None. Where it is not installed the track gets ``own`` and
             a fallback record.
         profile: one of `PROFILES`, of either backend.
-        method: chroma, ``cqt`` or ``stft``, as in the chroma extractor; of ``own``, as are those below.
+        method: chroma, ``peaks``, or ``cqt`` or ``stft`` as in the chroma extractor; of ``own``, as are those below.
         n_fft: FFT length, samples, of ``stft`` and of the tuning.
-        hop_length: samples between frames.
+        hop_length: samples between frames, of ``cqt``, ``stft`` and the tuning.
         beat_sync: take the median of the frames from beat to beat before the mean. Beats are those of the tempo
             extractor at its defaults; a track without them gets frames and a fallback record.
 
@@ -100,13 +91,13 @@ class Key(Extractor):
     """
 
     name: ClassVar[str] = "key"
-    version: ClassVar[str] = "3"
+    version: ClassVar[str] = "4"
     views: ClassVar[tuple[str, ...]] = ("mono",)
     description: ClassVar[str] = "musical key"
 
     backend: str = "own"
-    profile: str = "krumhansl"
-    method: str = "cqt"
+    profile: str = "thpcp"
+    method: str = "peaks"
     n_fft: int = 2048
     hop_length: int = 512
     beat_sync: bool = False
@@ -137,9 +128,9 @@ class Key(Extractor):
                 "key_confidence",
                 pa.float32(),
                 "ratio",
-                "lead of the best key over the second best as a share of the largest possible one, times the "
-                "fit of the best and the contrast of the chroma: 0 is ambiguous, below 0.2 unsure; undefined without a "
-                "key and with the essentia backend",
+                f"how likely the key is right, as counted on played scores (benchmarks/RESULTS.md): below {UNSURE:g} "
+                "unsure; from the lead of the best key over the second best, the fit of the best and the contrast of "
+                "the chroma; undefined without a key and with the essentia backend",
             ),
             column(
                 "key_evidence",
@@ -178,8 +169,10 @@ class _KeyRun(Running):
         self.fallbacks: list[Fallback] = []
         self.method: str | None = None
         self.total, self.frames = np.zeros(12), 0
+        self.beginning = np.zeros((12, 0))
         self.by_essentia: dict[str, Any] | None = None
-        self.sounding = 0
+        self.sounding = 0.0
+        self.hops_per_frame = 1.0
         self.in_tune = (0.0, 0)
 
     def add(self, block: SharedSpectra) -> None:
@@ -191,13 +184,28 @@ class _KeyRun(Running):
         if loudest == 0.0:
             return
         raw = block.chroma(self.method, *lengths).numpy()
-        chroma, sounding = normalise_frames(raw, "l2", self.method, loudest)
-        self.sounding += int(sounding.sum())
-        frames = chroma[:, sounding]
+        # Of amplitudes, as those of the constant-Q transform.
+        scale = "cqt" if self.method == "peaks" else self.method
+        chroma, sounding = normalise_frames(raw, "l2", scale, loudest)
+        self.sounding += sounding.sum() * self.hops_per_frame
+        frames = each = chroma[:, sounding]
         if self.key.beat_sync and self.track.one_block:
             frames = self._beats(block, chroma, sounding, frames)
         self.total += frames.sum(axis=1)
         self.frames += frames.shape[1]
+        if self.method == "peaks":
+            seconds_per_frame = self.hops_per_frame * self.key.hop_length / self.track.sample_rate
+            missing = round(BEGINNING_SECONDS / seconds_per_frame) - self.beginning.shape[1]
+            self.beginning = np.concatenate([self.beginning, each[:, :missing]], axis=1)
+
+    def chroma(self) -> np.ndarray | None:
+        """Mean of the frames, ``[12]``, with its beginning: what scores are of; None where nothing sounds."""
+        if not self.frames:
+            return None
+        chroma = self.total / self.frames
+        if self.method == "peaks":
+            chroma = chroma + BEGINNING_WEIGHT * self.beginning.mean(axis=1)
+        return chroma
 
     def _begin(self, block: SharedSpectra) -> bool:
         """Settle what the first block settles; True where Essentia has done all there is to do."""
@@ -214,6 +222,8 @@ class _KeyRun(Running):
             self.fallbacks.append(Fallback("features", "key.backend=essentia", "own", reason))
         self.method, fallbacks = usable_method(key.method, "key.method", block)
         self.fallbacks += fallbacks
+        if self.method == "peaks":
+            self.hops_per_frame = frame_lengths(block.sample_rate)[1] / key.hop_length
         if key.beat_sync and not self.track.one_block:
             self.fallbacks.append(Fallback("features", "key.beat_sync=true", "frames", _TOO_LONG))
         return False
@@ -226,7 +236,7 @@ class _KeyRun(Running):
         curve.add(block.rises(*lengths, _BEAT_MELS))
         rhythm = shared_rhythm(self.track, curve, *lengths, _BEAT_MELS, search=TempoSearch())
         if rhythm is not None and len(rhythm.beats):
-            return beat_medians(chroma, sounding, rhythm.beats)
+            return beat_medians(chroma, sounding, np.round(rhythm.beats / self.hops_per_frame))
         reason = "no steady beat was found"
         self.fallbacks.append(Fallback("features", "key.beat_sync=true", "frames", reason))
         return frames
@@ -234,18 +244,16 @@ class _KeyRun(Running):
     def finish(self) -> Extraction:
         if self.by_essentia is not None:
             return Extraction(self._claimed(self.by_essentia), backend="essentia")
-        if not self.frames:
-            return Extraction(self.undefined)
-        chroma = self.total / self.frames
-        scores = key_scores(chroma, self.key.profile)
-        if scores is None:
+        chroma = self.chroma()
+        scores = None if chroma is None else key_scores(chroma, self.key.profile)
+        if chroma is None or scores is None:
             return Extraction(self.undefined, fallbacks=self.fallbacks)
         order = np.argsort(-scores, kind="stable")
         tonic, mode = KEYS[order[0]]
         values = {
             "key_name": tonic,
             "key_mode": mode,
-            "key_confidence": key_confidence(chroma, scores, self.key.profile),
+            "key_confidence": key_confidence(key_clearness(chroma, scores, self.key.profile)),
             "key_scores": scores.astype(np.float32),
             "key_top": [" ".join(KEYS[i]) for i in order[:_TOP]],
         }
@@ -305,45 +313,3 @@ def beat_medians(chroma: np.ndarray, sounding: np.ndarray, beats: np.ndarray) ->
     medians = [np.median(span, axis=1) for span in spans if span.shape[1]]
     medians = [m / np.linalg.norm(m) for m in medians if m.any()]
     return np.stack(medians, axis=1) if medians else np.zeros((12, 0))
-
-
-def key_scores(chroma: np.ndarray, profile: str) -> np.ndarray | None:
-    """Pearson correlations of a chroma with the profiles of the keys; None where it is constant.
-
-    Args:
-        chroma: ``[12]``, C first, not negative.
-        profile: one of `PROFILES`.
-
-    Returns:
-        float64 ``[24]`` in [-1, 1], in the order of `KEYS`.
-    """
-    deviation = chroma - chroma.mean()
-    length = np.linalg.norm(deviation)
-    if not length > 1e-9 * np.linalg.norm(chroma):
-        return None
-    return np.clip(_standard_profiles(profile) @ (deviation / length), -1.0, 1.0)
-
-
-def key_confidence(chroma: np.ndarray, scores: np.ndarray, profile: str) -> float:
-    """Confidence in the best of ``scores``, in [0, 1]: see `Key`.
-
-    Args:
-        chroma: ``[12]``, that `key_scores` were computed of.
-        scores: ``[24]``.
-        profile: one of `PROFILES`.
-    """
-    second, first = np.sort(scores)[-2:]
-    best = int(np.argmax(scores))
-    keys = _standard_profiles(profile)
-    largest_lead = 1.0 - float(np.delete(keys @ keys[best], best).max())
-    weights = np.array(PROFILES[profile][best // 12])
-    contrast = float(chroma.std() / chroma.mean()) / float(weights.std() / weights.mean())
-    lead, fit = float(first - second) / largest_lead, max(0.0, float(first)) ** 2
-    return min(1.0, lead * fit * min(1.0, contrast))
-
-
-def _standard_profiles(profile: str) -> np.ndarray:
-    """Profiles of the 24 keys, of mean 0 and unit length: ``[24, 12]``."""
-    rows = np.stack([np.roll(weights, tonic) for weights in PROFILES[profile] for tonic in range(12)])
-    rows = rows - rows.mean(axis=1, keepdims=True)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.dsp.cqt import BINS_PER_OCTAVE, chroma_cqt
 from pipeline.dsp.filterbanks import apply_bands, chroma_filterbank, mel_filterbank
+from pipeline.dsp.harmonics import frame_lengths, harmonic_chroma
 from pipeline.dsp.onsets import Rises, rises
 from pipeline.dsp.stft import hann_window, power_spectrogram
 from pipeline.dsp.tuning import Partials, PeakVotes, pitch_tuning
@@ -372,9 +373,17 @@ class SharedSpectra:
 
         return self._once(("chroma_cqt", n_fft, hop_length), compute)
 
+    def chroma_peaks(self, n_fft: int, hop_length: int) -> torch.Tensor:
+        """See `harmonic_chroma`, whose frames it has; the parameters are those of the tuning."""
+        tuning, own = self.tuning(n_fft, hop_length) or 0.0, frame_lengths(self.sample_rate)
+        return self._once(
+            ("chroma_peaks", n_fft, hop_length),
+            lambda: harmonic_chroma(self.power(*own), self.sample_rate, own[0], tuning),
+        )
+
     def chroma(self, method: str, n_fft: int, hop_length: int) -> torch.Tensor:
-        """`chroma_cqt` or `chroma_stft`."""
-        return (self.chroma_cqt if method == "cqt" else self.chroma_stft)(n_fft, hop_length)
+        """`chroma_cqt`, `chroma_stft` or `chroma_peaks`."""
+        return getattr(self, f"chroma_{method}")(n_fft, hop_length)
 
     def loudest_chroma(self, method: str, n_fft: int, hop_length: int) -> float:
         """The largest value of `chroma` in the whole track; 0 without frames."""

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
-from contextlib import AbstractContextManager, suppress
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from pipeline.audio.reader import ArrayReader, AudioReader, Spool
+from pipeline.dsp.threads import settle_threads
 from pipeline.mastering.gain import LoudnessProfile
 from pipeline.mastering.processor import Processor, through
 
@@ -85,6 +86,11 @@ class Behind:
             self._kept.write(block)
 
 
+def thread_beside() -> ThreadPoolExecutor:
+    """A thread for `InOrder`, whose results have the last bits that the caller's would have."""
+    return ThreadPoolExecutor(1, "beside", initializer=settle_threads)
+
+
 class InOrder(AbstractContextManager):
     """Calls that are made one after the other; leaving the context waits for the last one.
 
@@ -108,11 +114,14 @@ class InOrder(AbstractContextManager):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        first = error  # what was raised here comes first
         while self._waiting:
             future = self._waiting.popleft()
-            if kind is None:
+            if first is not None:
+                future.cancel()
+            try:
                 future.result()
-                continue
-            future.cancel()
-            with suppress(BaseException):  # what was raised here comes first
-                future.result()
+            except BaseException as raised:  # noqa: BLE001  it is raised once nothing runs any more
+                first = raised if first is None else first
+        if first is not error:
+            raise first

@@ -19,7 +19,7 @@ from pipeline.audio.reader import PIECE
 from pipeline.audio.resample import StreamResampler, to_stereo
 from pipeline.audio.song_encoder import SongEncoder
 from pipeline.audio.song_formats import SongFormat, held_rate
-from pipeline.report.master_figures import values_of
+from pipeline.report.master_figures import louder_within, values_of
 
 SECONDS = 20
 FORM = SongFormat("mp3", bit_rate=96_000)
@@ -30,6 +30,9 @@ MOST_BYTES = 500_000_000
 _WINDOW_S = 3
 """Of short-term loudness: a value each second, of the seconds that begin there."""
 
+_WINDOWS = SECONDS - _WINDOW_S + 1
+"""That lie within a stretch."""
+
 
 @dataclass(frozen=True)
 class Excerpt:
@@ -39,27 +42,32 @@ class Excerpt:
         master, original: as MP3.
         from_s: where it begins in the master, seconds.
         seconds: its length.
+        louder_lu: what the master is louder by within it, LU; None where that is not known.
+        why: not the whole files are heard.
     """
 
     master: bytes
     original: bytes
     from_s: int
     seconds: float
+    louder_lu: float | None
+    why: str
 
     @property
     def said(self) -> str:
         """What is heard, in a sentence."""
         begins = f"{self.from_s // 60}:{self.from_s % 60:02d}"
         rate = f"MP3 at {FORM.bit_rate // 1000} kbit/s"
-        return f"The loudest {self.seconds:.0f} s, from {begins} on, as {rate}: the files are too large."
+        return f"The loudest {self.seconds:.0f} s, from {begins} on, as {rate}: {self.why}."
 
 
-def excerpt(row: dict[str, Any], master: Path, original: Path) -> Excerpt | None:
+def excerpt(row: dict[str, Any], master: Path, original: Path, why: str) -> Excerpt | None:
     """The loudest stretch of a song that was mastered; None where libsndfile reads one of the files not.
 
     Args:
         row: of `tracks`.
         master, original: the files. They were decoded before, to their end, by a process that might have died of them.
+        why: see `Excerpt`.
     """
     start = loudest(values_of(row, "master_loudness_after"))
     with tempfile.TemporaryDirectory(prefix="soundmill-report-") as folder, suppress(*_TROUBLES):
@@ -70,7 +78,7 @@ def excerpt(row: dict[str, Any], master: Path, original: Path) -> Excerpt | None
             lengths.append(seconds)
         # Otherwise something is missing of one of them.
         if min(lengths) > 1.0 and max(lengths) - min(lengths) < 0.1:
-            return Excerpt(*sounds, start, max(lengths))
+            return Excerpt(*sounds, start, max(lengths), louder_within(row, start, _WINDOWS), why)
     return None
 
 
@@ -80,10 +88,9 @@ _TROUBLES = (OSError, EncodeError, soundfile.LibsndfileError)
 def loudest(short_term_lufs: np.ndarray) -> int:
     """Where the loudest stretch begins, seconds: by the mean power of windows that lie within it."""
     powers = np.nan_to_num(10.0 ** (short_term_lufs / 10.0))
-    width = SECONDS - _WINDOW_S + 1
-    if len(powers) <= width:
+    if len(powers) <= _WINDOWS:
         return 0
-    return int(np.argmax(np.convolve(powers, np.ones(width), "valid")))
+    return int(np.argmax(np.convolve(powers, np.ones(_WINDOWS), "valid")))
 
 
 def _encoded(path: Path, from_s: float, out: Path) -> tuple[bytes, float]:

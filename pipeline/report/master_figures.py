@@ -37,6 +37,27 @@ def values_of(row: dict[str, Any], name: str) -> np.ndarray:
     return np.where(np.isfinite(found), found, np.nan)
 
 
+def louder_within(row: dict[str, Any], start_s: int = 0, values: int | None = None) -> float | None:
+    """LU that a stretch of the master is louder than the same of the original by; None where that is not known.
+
+    Both by the mean power of their short-term loudness, where both have one.
+
+    Args:
+        row: of `tracks`.
+        start_s: where the stretch begins in the master, whole seconds.
+        values: of the short-term loudness, one a second; None for all from there on.
+    """
+    before, after = (values_of(row, f"master_loudness_{name}") for name in ("before", "after"))
+    after = after[start_s:][:values]
+    before = before[round(row.get("master_from_s") or 0.0) + start_s :][: len(after)]
+    after = after[: len(before)]
+    both = np.isfinite(before) & np.isfinite(after)
+    if not both.any():
+        return None
+    powers = [np.mean(10.0 ** (levels[both] / 10.0)) for levels in (before, after)]
+    return float(10.0 * np.log10(powers[1] / powers[0])) if min(powers) > 0.0 else None
+
+
 def spectra(row: dict[str, Any], shift_db: float) -> dict[str, Any]:
     """Before and after on a logarithmic axis.
 

@@ -84,6 +84,7 @@ def player(output: Output, row: dict[str, Any], louder_lu: float | None, room: R
     part = _excerpt(output, row, room)
     if part is not None:
         master, original = room.take(part.master, KIND), room.take(part.original, KIND)
+        louder_lu = part.louder_lu
         said, from_s = [part.said, _matched(louder_lu)], 0.0
     else:
         master, why_not_master = _master(output, path, room)
@@ -103,24 +104,47 @@ def player(output: Output, row: dict[str, Any], louder_lu: float | None, room: R
 
 
 def _excerpt(output: Output, row: dict[str, Any], room: Room) -> Excerpt | None:
-    """A stretch of master and original, where both are files here, and one of them is too large for the page."""
+    """A stretch of master and original, where both are files here, and the page cannot have one of them whole."""
     path, uri = row.get("master_file") or "", row.get("uri") or ""
     if not (path and is_ours(path, output.folders()) and is_local(output.uri) and uri and is_local(uri)):
         return None
     master, original = Path(local_path(output.path(path))), Path(local_path(uri))
     try:
         sizes = [_size(master), _size(original)]
-        whole = sum(sizes) <= room.left and max(sizes) <= SOUND_BYTES and original.suffix.lower() in _TYPES
-        if whole or not 0 < min(sizes) <= max(sizes) <= MOST_BYTES:
+        why = _why_not_whole(sizes, original, room)
+        if not why or not 0 < min(sizes) <= max(sizes) <= MOST_BYTES:
             return None
-        if _sha256(original) != row.get("asset_id"):
+        if not _is_master(output, path, master) or _sha256(original) != row.get("asset_id"):
             return None
     except (OSError, ValueError):
         return None
-    found = excerpt(row, master, original)
+    found = excerpt(row, master, original, why)
     if found is None or max(len(found.master), len(found.original)) > SOUND_BYTES:
         return None
     return found if len(found.master) + len(found.original) <= room.left else None
+
+
+def _why_not_whole(sizes: list[int], original: Path, room: Room) -> str:
+    """Why not both files are in the page as they are; empty where they can be."""
+    if max(sizes) > SOUND_BYTES:
+        return "the files are too large"
+    if original.suffix.lower() not in _TYPES:
+        return "not every browser plays the format of the original"
+    return "" if sum(sizes) <= room.left else "the page has no room left for the whole files"
+
+
+def _is_master(output: Output, path: str, master: Path) -> bool:
+    """Whether a file is what the job wrote: no link that leads out of the output, and of the master's format."""
+    if not master.resolve().is_relative_to(Path(local_path(output.uri)).resolve()):
+        return False
+    magic = _magic(output, path)
+    with master.open("rb") as file:
+        return file.read(len(magic)) == magic
+
+
+def _magic(output: Output, path: str) -> bytes:
+    """What all files begin with that lie where this one does."""
+    return output.contents.artifacts[path.partition("/")[0]].magic
 
 
 def _size(path: Path) -> int:
@@ -161,8 +185,7 @@ def _master(output: Output, path: str, room: Room) -> tuple[str, str]:
     except OSError:
         return "", "The file of the master is not there."
     kind = _TYPES.get(Path(path).suffix)
-    magic = output.contents.artifacts[path.partition("/")[0]].magic
-    if sound and kind and sound.startswith(magic) and room.has(len(sound)):
+    if sound and kind and sound.startswith(_magic(output, path)) and room.has(len(sound)):
         return room.take(sound, kind), ""
     if is_local(output.uri):
         return TO_ROOT + quote(path), ""

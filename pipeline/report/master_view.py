@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.dataset.output import Output
 from pipeline.report.details import Track, tracks
 from pipeline.report.formatting import count, decimal, plural
-from pipeline.report.master_figures import loudness, of_all, reduction, spectra, values_of
+from pipeline.report.master_figures import louder_within, loudness, of_all, reduction, spectra
 from pipeline.report.master_player import Player, Room, player
 from pipeline.report.master_rows import Fate, Masters, gather, is_preview
 from pipeline.report.overview import Overview
@@ -192,13 +192,9 @@ def _song(
 
 def louder_by(row: dict[str, Any]) -> float | None:
     """LU that the master is louder than the original by; of a preview, than the same stretch. None where unknown."""
-    before, after = row.get("master_lufs_before"), row.get("master_lufs_after")
     if _preview(row):
-        lists = [values_of(row, f"master_loudness_{name}") for name in ("before", "after")]
-        start = round(row.get("master_from_s") or 0.0)
-        first, second = lists[0][start : start + len(lists[1])], lists[1]
-        both = [(b, a) for b, a in zip(first, second, strict=False) if math.isfinite(b) and math.isfinite(a)]
-        before, after = (_level(values) for values in zip(*both, strict=True)) if both else (None, None)
+        return louder_within(row)
+    before, after = row.get("master_lufs_before"), row.get("master_lufs_after")
     if before is None or after is None or not math.isfinite(after - before):
         return None
     return after - before
@@ -210,11 +206,6 @@ def _preview(row: dict[str, Any]) -> bool:
         math.nan if value is None else value for value in (row.get("duration_s"), row.get("master_from_s"))
     ]
     return bool(is_preview(*number, -1 if seconds is None else len(seconds)))
-
-
-def _level(values: Iterable[float]) -> float:
-    powers = [10.0 ** (value / 10.0) for value in values]
-    return 10.0 * math.log10(sum(powers) / len(powers))
 
 
 def _numbers(row: dict[str, Any]) -> list[tuple[str, str, str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,7 +51,7 @@ _KEY_NAMES = [f"{tonic} {mode}" for tonic, mode in KEYS]
 
 @dataclass
 class Overview:
-    """What the report shows of the tables: 45 bytes a track, and two samples of vectors.
+    """What the report shows of the tables: 45 bytes a track, and a sample of the vectors of each kind.
 
     Args:
         rows: tracks.
@@ -115,11 +116,20 @@ def overview(output: Output) -> Overview:
         found.values[name] = _all(held[name], np.float32)
     found.keys, found.ids = _all(held["keys"], np.int8), _all(held["ids"], np.uint64)
     found.unsure, found.parts = _all(held["unsure"], bool), _all(held["parts"], np.int32)
-    # CLAP's come first, then those of the tags; a few of the former in a table of the latter are no map.
-    chosen = [name for least in (LEAST_ON_MAP, 1) for name in own if samples[name].seen >= least]
-    if chosen:
-        found.embedding, found.embeddings = chosen[0], samples[chosen[0]]
+    found.embedding = _chosen({name: len(sample.result()[0]) for name, sample in samples.items()})
+    if found.embedding:
+        found.embeddings = samples[found.embedding]
     return found
+
+
+def _chosen(contents: Mapping[str, int]) -> str:
+    """The embedding that is shown, of those that so many contents have; none where none have any.
+
+    CLAP's come first, then those of the tags; a few of the former in a table of the latter are no map.
+    """
+    least = max(LEAST_ON_MAP, max(contents.values(), default=0) / 2)
+    enough = [name for name, count in contents.items() if count >= least]
+    return next(iter(enough or [name for name, count in contents.items() if count]), "")
 
 
 def _all(pieces: list[np.ndarray], kind: type) -> np.ndarray:

@@ -68,9 +68,11 @@ def names(
         if name is not None:
             heard[person, name] += length
     named: dict[int, str] = {}
+    given: set[str] = set()
     for (person, name), _ in sorted(heard.items(), key=lambda item: (-item[1], item[0])):
-        if person not in named and name not in named.values():
+        if person not in named and name not in given:
             named[person] = name
+            given.add(name)
     numbers = (_NUMBERED.fullmatch(name or "") for name in before)
     last = max([taken, *(int(found[1]) for found in numbers if found)])
     for person in dict.fromkeys(people):

@@ -9,9 +9,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.dataset.output import Output
+from pipeline.dataset.storage import one_line
 from pipeline.dataset.tables.merge import conform
 from pipeline.dataset.tables.rehome import rehome, sweep
 from pipeline.dataset.tables.row_index import State, read_state, same_columns
+from pipeline.errors import UserError
 from pipeline.workflows.context import Run
 from pipeline.workflows.follow import follow
 from pipeline.workflows.resume import WorkPlan
@@ -37,9 +39,14 @@ def even_out(output: Output, state: State, schema: pa.Schema) -> None:
 
 
 def look_back(run: Run) -> None:
-    """What the job makes of all rows of the output together, now that they are there."""
-    for text in run.job.afterwards(run.config, run.output):
-        run.folder.log("afterwards", text)
+    """What the job makes of all rows of the output together, now that they are there. Whatever goes wrong with that is
+    said, and costs the run nothing else."""
+    try:
+        for text in run.job.afterwards(run.config, run.output):
+            run.folder.log("afterwards", text)
+    except Exception as error:  # noqa: BLE001  the rows are there, and their report is still to be written
+        text = str(error) if isinstance(error, UserError) else one_line(error)
+        run.folder.log("afterwards", text, level="error")
 
 
 def tend_shared(output: Output, work: WorkPlan, run_id: str, unsettled: Unsettled) -> None:

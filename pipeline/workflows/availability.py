@@ -82,8 +82,8 @@ def look_for(config: ExtractConfig, models: Models) -> None:
     stages = (models.clap_checkpoint, models.separation_key, models.tags_key, models.beats_key)
     if not config.features.enabled and not any(stages):
         models.warnings.append(
-            "nothing is computed: without extractors, CLAP and separation the tables describe the files only; "
-            "features.enabled=[loudness] would compute something"
+            "nothing is computed: without extractors, CLAP, separation, tags and beats the tables describe the "
+            "files only; features.enabled=[loudness] would compute something"
         )
 
 

@@ -163,10 +163,21 @@ class Drivers:
             self._driver.processes = 1
 
     def _by_work(self, items: Sequence[SourceItem], models: Found) -> DriverChoice:
-        cores = self._config.ray.num_cpus or local_cpus()
-        usable = cores / self._config.perf.threads
+        usable = self._usable()
         most = self._config.hardware.processes or usable
         return by_work(items, stage_weights(self._config, models), min(usable, most))
+
+    def _usable(self) -> float:
+        """Cores that this job may use, a core being what one process uses."""
+        return (self._config.ray.num_cpus or local_cpus()) / self._config.perf.threads
+
+    def cut(self) -> str:
+        """That there are fewer cores than processes that were asked for, in one line; empty where that is not so."""
+        asked, usable = self._config.hardware.processes, max(1, int(self._usable()))
+        if not self.choice.inline or asked <= usable:
+            return ""
+        why = f"so many may this job use of the cores, with perf.threads={self._config.perf.threads}"
+        return f"hardware.processes={asked}: {plural(usable, 'process', 'processes')} at most, {why}"
 
     def close(self) -> None:
         """End what was begun."""

@@ -90,6 +90,8 @@ def _execute(run: Run) -> Result:
     adopt_plan(config, run.keys, len(work.files), folder)
     driver = run.drivers.settle([f.item for f in work.files], models)
     folder.log("driver", _driver_text(run), inline=run.drivers.choice.inline)
+    if cut := run.drivers.cut():
+        folder.log("driver", cut, level="warning")
     # What draws it takes a second to import; one process leaves a core for that while it loads its packages.
     report = ahead(_report_writer, "report") if run.drivers.choice.inline else None
     waits_for = driver.waits_for()
@@ -152,7 +154,7 @@ def _execute(run: Run) -> Result:
         bytes=sum(sizes) if all(sizes) else 0,
         report=lambda fields: _say_progress(folder, fields),
         parts=BOARD.parts,
-        weights=stage_weights(config, models),
+        weights=stage_weights(config, models, idle),
     )
     folder.log("waiting", "starting the workers: they load their packages and models")
     startup = time.time() - run.moments["shell"]

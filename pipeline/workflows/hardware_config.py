@@ -31,9 +31,11 @@ class HardwareConfig:
     A file of which no samples come for ``decode_timeout_s`` is a failure, however long one may take that gets on.
     ``decode_memory_bytes`` is what the process that decodes may take besides the views; 0 is twice
     ``max_track_bytes`` and 1 GiB.
-    A step that loads networks may take ``time_limit`` seconds for each second of a file's audio, 10 minutes at least: a
-    file that takes longer is a failure of that step, and one that hangs ends the process. 0 is no limit.
-    ``processes`` is how many work side by side where there is no Ray, each with all networks; 0 goes by the cores.
+    A step of speech preparation may take ``time_limit`` seconds for each second of a file's audio, 10 minutes at
+    least: a file that takes longer is a failure of that step, and one that hangs ends the process. 0 is no limit. The
+    stages of other jobs have none.
+    ``processes`` is how many work side by side at most where there is no Ray, each with all networks, and never more
+    than the cores that the job may use; 0 goes by those alone.
     ``models.<stage>`` is the largest model that suits the machine, for jobs that let it decide.
     """
 
@@ -71,8 +73,13 @@ class HardwareConfig:
             foreign = {s for s in said if s in others and s not in pools}
             setattr(self, key, {s: n for s, n in said.items() if s not in foreign})
 
-    def check(self, pools: Sequence[str], gpu_stages: Sequence[str]) -> None:
-        """Refuse what cannot work, a stage that the job does not have included. Raises `UserError`."""
+    def check(self, pools: Sequence[str], gpu_stages: Sequence[str], chosen: Collection[str] = ()) -> None:
+        """Refuse what cannot work, a stage that the job does not have included. Raises `UserError`.
+
+        Args:
+            pools, gpu_stages: of the job.
+            chosen: the stages whose model the machine may choose.
+        """
         for key in ("hardware.block_audio_seconds", "hardware.max_files_per_block"):
             if self.name != "auto" or getattr(self, key.rpartition(".")[2]) != 0:
                 positive(self, key)
@@ -86,8 +93,14 @@ class HardwareConfig:
             raise refused(self, "hardware.time_limit", "must be 0 (no limit) or a positive number")
         if self.processes < 0:
             raise refused(self, "hardware.processes", "must be 0 (worked out) or a number of processes")
+        key = "hardware.models"
         for stage, model in self.models.items():
-            stage_of("hardware.models", stage, model, pools)
+            if stage not in chosen:
+                why = f"the stages that let it: {', '.join(chosen) or 'none of this job'}"
+                do = f"hardware={self.name} without it"
+                raise UserError(
+                    f"{key}.{stage}={model}: {stage} does not let the machine choose its model", why, do
+                )
         if not 0 < self.gpu_memory_fraction <= 1:
             raise refused(self, "hardware.gpu_memory_fraction", "must lie within 0..1, above 0")
         for stage, share in self._of_gpu_stages("gpu_shares", gpu_stages):

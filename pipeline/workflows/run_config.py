@@ -197,6 +197,10 @@ class RunConfig:
         """Those of them that can run on a GPU."""
         return ()
 
+    def chosen_by_machine(self) -> tuple[str, ...]:
+        """The stages whose model the machine may choose, by ``hardware.models``."""
+        return ()
+
     def arrays(self) -> tuple[str, ...]:
         """The arrays that products of this job can store, see `BlobsConfig`."""
         return ()
@@ -223,7 +227,7 @@ class RunConfig:
         if self.max_strikes < 1:
             raise refused(self, "max_strikes", "must be at least 1")
         self.perf.check()
-        self.hardware.check(self.pools(), self.gpu_stages())
+        self.hardware.check(self.pools(), self.gpu_stages(), self.chosen_by_machine())
 
     def check_places(self) -> None:
         """Refuse places that cannot be, and options that would not be used. Raises `UserError`."""

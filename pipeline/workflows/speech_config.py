@@ -15,7 +15,7 @@ from pipeline.models.speech.voice_activity.names import BACKEND_NAMES as DETECTO
 from pipeline.speech.clips import Thresholds
 from pipeline.speech.linking import THRESHOLD
 from pipeline.speech.splitting import METHODS, MIN_PART_S
-from pipeline.workflows.config_checks import each_of, filled, one_of, positive, refused, stage_of
+from pipeline.workflows.config_checks import each_of, filled, one_of, positive, refused
 from pipeline.workflows.hardware_config import HardwareConfig
 from pipeline.workflows.run_config import RunConfig
 
@@ -277,6 +277,10 @@ class SpeechConfig(RunConfig):
         """Words are recognised on a card, where there is one; all else runs on the CPU."""
         return GPU_STAGES
 
+    def chosen_by_machine(self) -> tuple[str, ...]:
+        """What recognises words: there is a Whisper for every machine."""
+        return GPU_STAGES
+
     def questions(self) -> tuple[str, ...]:
         """The places, the steps, and what is worth asking of each that is wanted."""
         of_steps = {
@@ -294,7 +298,8 @@ class SpeechConfig(RunConfig):
     def check(self) -> None:
         """Refuse what cannot work, in words that name the key. Raises `UserError`."""
         super().check()
-        self._check_models()
+        for stage, model in self.hardware.models.items():
+            one_of(f"hardware.models.{stage}", model, SIZES)
         for section in (
             self.speech,
             self.split,
@@ -306,12 +311,6 @@ class SpeechConfig(RunConfig):
         ):
             section.check()
         self._check_steps()
-
-    def _check_models(self) -> None:
-        """Raises `UserError`."""
-        for stage, model in self.hardware.models.items():
-            stage_of("hardware.models", stage, model, ("transcribe",))
-            one_of(f"hardware.models.{stage}", model, SIZES)
 
     def _check_steps(self) -> None:
         """Raises `UserError` where a step lacks what it is made of."""

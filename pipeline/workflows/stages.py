@@ -66,10 +66,11 @@ def run_schema(config: RunConfig, models: Found, everywhere: bool = False) -> pa
     return tracks_schema(p for s in models.pipeline(config, everywhere=everywhere).stages for p in s.computed)
 
 
-def stage_weights(config: RunConfig, models: Found) -> dict[str, float]:
-    """Stage → relative cost of a second of audio on a CPU."""
+def stage_weights(config: RunConfig, models: Found, idle: Collection[str] = ()) -> dict[str, float]:
+    """Stage → relative cost of a second of audio on a CPU; none of those that nothing is planned for."""
     stages = models.pipeline(config).stages
-    return {DECODE: DECODE_WEIGHT, WRITE: WRITE_WEIGHT, **{s.name: s.weight for s in stages}}
+    weights = {s.name: 0.0 if s.name in idle else s.weight for s in stages}
+    return {DECODE: DECODE_WEIGHT, WRITE: WRITE_WEIGHT, **weights}
 
 
 def build_graph(

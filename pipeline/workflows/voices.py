@@ -123,7 +123,7 @@ def link_voices(output: Output, threshold: float = THRESHOLD) -> Linked:
     for part in found.parts:
         linked.parts += _write(output, part, voices)
     for part in {p.partition("/")[2] for p in output.parts(VOICES.name)} - set(found.parts):
-        there = read_if_there(output, f"{VOICES.name}/{part}")
+        there = _there(output, part)
         if there is not None and there.num_rows:
             output.discard(f"{VOICES.name}/{part}")
     return linked
@@ -148,6 +148,8 @@ def _speakers(output: Output) -> _Found:
             # Not as Python numbers: of ten thousand recordings that would be gigabytes.
             values = centroids[row].values if centroids[row].is_valid else None
             vector = None if values is None else values.to_numpy(zero_copy_only=False).astype(np.float32)
+            if vector is not None and not np.isfinite(vector).all():
+                vector = None  # nobody's voice is like that
             found.speakers[asset][speaker] = Speaker(seconds or 0.0, vector)
     return found
 
@@ -172,8 +174,9 @@ def _of_tracks(output: Output) -> tuple[dict[str, str], dict[str, str]]:
 def _names_before(output: Output) -> dict[Key, str]:
     found: dict[Key, str] = {}
     for part in output.parts(VOICES.name):
-        with output.fs.open(output.path(part), "rb") as handle:
-            table = read_part(handle, ["asset_id", "speaker", "voice"])
+        table = _there(output, part.partition("/")[2])
+        if table is None or not {"asset_id", "speaker", "voice"} <= {*table.column_names}:
+            continue
         rows = zip(*(table[c].to_pylist() for c in ("asset_id", "speaker", "voice")), strict=True)
         found |= {(asset, speaker): voice for asset, speaker, voice in rows if voice is not None}
     return found
@@ -239,6 +242,19 @@ def _linked(
     return np.concatenate(found), seconds
 
 
+def _there(output: Output, part: str) -> pa.Table | None:
+    """What a part says of voices; None where there is none, or a damaged one, which is as good as none: it is made of
+    what other tables say. Raises `OSError` where storage does not answer."""
+    try:
+        return read_if_there(output, f"{VOICES.name}/{part}")
+    except pa.ArrowException:
+        return None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        return None  # Arrow's own word for a file that breaks off
+
+
 def _write(output: Output, part: str, voices: Mapping[Key, _Voice]) -> bool:
     """Write a part beside that of the speakers, unless it says the same already; whether it was written."""
     with output.fs.open(output.path(f"{SPEAKERS.name}/{part}"), "rb") as handle:
@@ -248,7 +264,7 @@ def _write(output: Output, part: str, voices: Mapping[Key, _Voice]) -> bool:
         voice = voices[head["asset_id"], head["speaker"]]
         rows.append({**head, "voice": voice.name, "similarity": voice.similarity})
     table = pa.Table.from_pylist(rows, schema=table_schema(output.contents.tables[VOICES.name]))
-    there = read_if_there(output, f"{VOICES.name}/{part}")
+    there = _there(output, part)
     if table.num_rows == 0 if there is None else there.equals(table):
         return False
     write_or_discard(output, f"{VOICES.name}/{part}", table)

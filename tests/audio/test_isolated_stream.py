@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +15,10 @@ import soundfile
 from helpers.decode_poison import OPENER
 
 from pipeline.audio.isolated import DecoderDied, DecoderHung, DecoderOutOfMemory, DecoderRaised
-from pipeline.audio.isolated_stream import StreamDecoder, Written
+from pipeline.audio.isolated_stream import DecoderUnavailable, StreamDecoder, Written
 from pipeline.audio.validate import AudioTooLong, Limits, TooManyChannels, UnrecognizedFormat
+from pipeline.service.messages import AUDIO_PROCESSING_FAILED, DISK_FULL
+from pipeline.service.troubles import refusal_of
 
 pytestmark = pytest.mark.timeout(120)
 SECONDS, RATE = 9.0, 8000
@@ -103,9 +107,55 @@ def test_files_that_are_none_or_too_much(decoder, tmp_path):
 
 def test_a_disk_that_cannot_be_written_to_is_no_fault_of_the_file(decoder, song):
     full = os.open("/dev/full", os.O_WRONLY)
-    with song.open("rb") as source, pytest.raises(OSError, match="No space left"):
+    with song.open("rb") as source, pytest.raises(OSError, match="No space left") as caught:
         decoder.decode(source.fileno(), "song.wav", full)
     os.close(full)
+    assert caught.value.errno == errno.ENOSPC
+    assert refusal_of(caught.value).code == DISK_FULL
+
+
+def test_a_decoder_that_was_killed_with_nothing_to_do_is_no_fault_of_the_first_file(song):
+    decoder = StreamDecoder(Limits(), opener=OPENER)
+    decoder.wait_until_ready()
+    os.kill(decoder.pid, signal.SIGKILL)
+    decoder._child.process.wait(60)
+    assert decoded(decoder, song)[0].samples == SECONDS * RATE
+    decoder.close()
+
+
+def test_nor_is_one_that_was_killed_before_it_took_the_file(song):
+    decoder = StreamDecoder(Limits(), opener=OPENER)
+    decoder.wait_until_ready()
+    first = decoder.pid
+    os.kill(first, signal.SIGSTOP)
+
+    def told(share: float | None) -> None:
+        if decoder.pid == first:
+            os.kill(first, signal.SIGKILL)
+
+    assert decoded(decoder, song, told=told)[0].samples == SECONDS * RATE
+    assert decoder.pid != first
+    decoder.close()
+
+
+def test_a_decoder_that_cannot_start_is_no_fault_of_the_file(song):
+    decoder = StreamDecoder(Limits(), opener="helpers.decode_poison:nothing")
+    with pytest.raises(DecoderUnavailable, match="exited with code 1, before it was ready") as caught:
+        decoded(decoder, song)
+    assert refusal_of(caught.value).code == AUDIO_PROCESSING_FAILED
+    assert decoder.pid is None
+
+
+def test_who_waits_may_end_it_while_a_decoder_starts(song):
+    decoder = StreamDecoder(Limits(), opener=OPENER)
+    os.kill(decoder.pid, signal.SIGSTOP)
+
+    def told(share: float | None) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        decoded(decoder, song, told=told)
+    assert decoder.pid is None
 
 
 def test_who_waits_may_end_it(song):

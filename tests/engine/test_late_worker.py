@@ -15,6 +15,7 @@ from pipeline.engine import time_limit
 from pipeline.engine.batch import collect
 from pipeline.engine.late_worker import LateWorker
 from pipeline.engine.needs import key_without
+from pipeline.engine.passing import may_pass, of_card
 from pipeline.engine.time_limit import TimeLimit, TookTooLong
 from pipeline.engine.timing import StageClock
 from pipeline.engine.worker import Worker
@@ -123,6 +124,29 @@ def test_what_may_pass_is_tried_again(error):
     assert third == []
 
 
+@pytest.mark.parametrize("error", [RuntimeError("[ONNX] mismatched dimensions"), RecursionError("too deep")])
+def test_what_a_runtime_says_of_the_file_it_will_say_again(error):
+    [[failure]] = collect(says(WORDS, [error])(table(1)), "failures")
+    assert failure["extractor_key"] == "k-words"
+
+
+@pytest.mark.parametrize(
+    ("error", "passes", "card"),
+    [
+        (RuntimeError("CUDA failed with error out of memory"), True, True),
+        (RuntimeError("Library libcublas.so.12 is not found or cannot be loaded"), True, True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True, False),
+        (RuntimeError("can't start new thread"), True, False),
+        (RuntimeError("the tensor has 3 dimensions"), False, False),
+        (ValueError("CUDA"), False, False),
+        (TookTooLong("1 s"), True, False),
+        (MemoryError(), True, False),
+    ],
+)
+def test_which_errors_may_pass_and_which_are_of_a_card(error, passes, card):
+    assert (may_pass(error), of_card(error)) == (passes, card)
+
+
 def test_networks_are_loaded_where_there_is_something_to_do():
     Says.loads = 0
     idle = says(WORDS, ["w"] * 3, idle=True)
@@ -152,7 +176,8 @@ def test_a_file_that_takes_too_long_costs_itself(monkeypatch):
     found = says(WORDS, ["w"] * 3, time_limit=1e-9)(table(2))
     assert found["words_said"].null_count == 2
     [[failure], _] = collect(found, "failures")
-    assert (failure["error_class"], failure["extractor_key"]) == ("TookTooLong", "k-words")
+    # Without a key: whoever raises the limit and runs it again means these files.
+    assert (failure["error_class"], failure["extractor_key"]) == ("TookTooLong", None)
     assert "hardware.time_limit" in failure["message"]
     assert says(WORDS, ["w"] * 2, time_limit=0.0)(table(2))["words_said"].null_count == 0
 
@@ -175,6 +200,23 @@ def test_files_of_several_threads_have_their_own_time(monkeypatch):
     leave.set()
     other.join()
     limit.check(1)
+
+
+def test_what_asks_is_alive_however_long_it_takes(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(time_limit.time, "monotonic", lambda: now[0])
+    limit = TimeLimit("x", 10.0)
+    silent = 1.25 * 1000.0 + time_limit.GRACE_S
+    with limit.of(1, 100.0):
+        now[0] += silent - 1
+        assert not limit.hangs()
+        with pytest.raises(TookTooLong):
+            limit.check(1)
+        now[0] += silent - 1
+        assert not limit.hangs(), "it is over its time, and has just said that it gets on"
+        now[0] += 2
+        assert limit.hangs()
+    assert not limit.hangs()
 
 
 def test_a_process_in_which_a_file_hangs_ends_where_it_may():

@@ -8,6 +8,7 @@ that are about them see the real one.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,6 +34,8 @@ def hide_music_weights() -> None:
         if entry.name not in NAMES:
             (real / entry.name).mkdir(parents=True, exist_ok=True)
             _link(seen / entry.name, real / entry.name)
+    for name in NAMES:  # that somebody has fetched into it
+        shutil.rmtree(seen / name, ignore_errors=True)
     os.environ[_REAL], os.environ[VARIABLE] = str(real), str(seen)
 
 

@@ -236,7 +236,7 @@ def test_an_output_is_of_one_job(here, source, tmp_path):
     assert run_job(EXTRACT, other, Asked(quiet=True)).exit_code == 0
     now = Output(str(tmp_path / "out"))
     assert (now.contents.job, job_of(now)) == ("extract", EXTRACT)
-    assert list(now.contents.tables) == ["segments"]
+    assert list(now.contents.tables) == ["segments", "tag_segments"], "all that this job can have"
 
 
 @pytest.mark.chaos

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,7 +14,7 @@ from pipeline.dsp.bs1770 import integrated_loudness, measure_steps
 from pipeline.mastering import shaped
 from pipeline.mastering import song as song_module
 from pipeline.mastering.meter import Meter
-from pipeline.mastering.shaped import InOrder
+from pipeline.mastering.shaped import InOrder, thread_beside
 from pipeline.mastering.song import Mastering
 from pipeline.mastering.wish import Wish
 from pipeline.stages.master.telling import Telling
@@ -25,7 +26,7 @@ def test_a_thread_beside_changes_no_bit(held, monkeypatch):
     monkeypatch.setattr(shaped, "_IN_MEMORY", (128 << 20) if held else 0)
     samples = song(6.0)
     plan, master = mastered(samples, Wish(EVERYTHING))
-    with ThreadPoolExecutor(1) as beside:
+    with thread_beside() as beside:
         same, other = mastered(samples, Wish(EVERYTHING), beside=beside)
     assert same == plan
     np.testing.assert_array_equal(other, master)
@@ -43,6 +44,25 @@ def test_calls_are_made_in_order_and_what_they_raise_is_raised(beside):
             calls.do(divmod, 1, 0)
         with pytest.raises(KeyError, match="first"):
             _fails_twice(InOrder(pool))
+
+
+def test_what_fails_is_raised_once_nothing_runs_any_more():
+    begun, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def last() -> None:
+        begun.set()
+        may_end.wait(60)
+        ended.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        calls = InOrder(pool)
+        calls.do(divmod, 1, 0)
+        calls.do(last)
+        assert begun.wait(60)
+        threading.Timer(0.05, may_end.set).start()
+        with pytest.raises(ZeroDivisionError):
+            calls.__exit__(None, None, None)
+        assert ended.is_set()
 
 
 def _fails_twice(line: InOrder) -> None:

@@ -141,3 +141,18 @@ def test_a_beat_before_the_first_frame_has_no_time():
     assert np.isnan(found[0])
     assert np.isfinite(found[1:]).all()
     np.testing.assert_allclose(strengths[1:], 0.4)
+
+
+@pytest.mark.parametrize(("first", "then", "each"), [(0.4, 0.52, 4), (0.4, 0.5, 30), (0.6, 0.46, 4)])
+def test_a_track_of_two_tempi_in_equal_parts_has_one_of_them(first, then, each):
+    beats = np.cumsum([0.0] + [first] * each + [then] * each)
+    assert tempo(beats) in (pytest.approx(60 / first), pytest.approx(60 / then))
+
+
+def test_odds_that_are_no_numbers_are_no_beats():
+    odds = np.full((300, 2), 0.1, np.float32)
+    odds[100] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        rhythm(odds)
+    with pytest.raises(ValueError, match="NaN"):
+        track_beats(np.full(RATE, np.nan, np.float32), RATE)

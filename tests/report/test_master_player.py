@@ -94,7 +94,12 @@ def test_what_is_too_large_is_linked(output, tmp_path, monkeypatch):
 def long_song(output: Output, folder: Path, **more) -> dict:
     """30 s, the loudest of which begin at 7 s, too long for the page."""
     loud = [-30.0] * 7 + [-14.0] * 18 + [-30.0] * 3
-    row = song("/a/one.flac", duration_s=30.0, master_loudness_after=loud, **more)
+    skipped = round(more.get("master_from_s", 0.0))
+    before = [-30.0] * (skipped + 7) + [-15.5] * 18 + [-12.0] * 3
+    row = song(
+        "/a/one.flac",
+        **{"duration_s": 30.0, "master_loudness_after": loud, "master_loudness_before": before} | more,
+    )
     return with_files(output, row, folder, 30.0)
 
 
@@ -112,7 +117,9 @@ def test_of_what_is_too_large_the_loudest_seconds_are_in_the_page(output, tmp_pa
     row = long_song(output, tmp_path / "in", master_from_s=from_s)
     heard = player_of(output, row)
     assert heard.said[0] == "The loudest 20 s, from 0:07 on, as MP3 at 96 kbit/s: the files are too large."
-    assert "turned down by" in heard.said[1]
+    # In those 20 s, not in the whole song.
+    assert heard.said[1] == "The master is turned down by 1.5 dB, so that both are equally loud."
+    assert heard.volume_master == pytest.approx(10 ** (-1.5 / 20), abs=1e-5)
     assert heard.from_s == 0.0, "both begin at the same place"
     for source, path, start in (
         (heard.original, Path(row["uri"]), 7 + from_s),
@@ -133,6 +140,39 @@ def test_excerpts_are_bounded_by_the_room_that_is_left(output, tmp_path, monkeyp
     room.left = 400_000
     assert player(output, row, 4.0, room).original.startswith("file://")
     assert room.left == 400_000
+
+
+def test_of_an_excerpt_without_a_loudness_nothing_is_matched(output, tmp_path, monkeypatch):
+    monkeypatch.setattr(master_player, "SOUND_BYTES", 300_000)
+    row = long_song(output, tmp_path / "in", master_loudness_before=[None] * 28)
+    heard = player_of(output, row)
+    assert heard.said[1] == "Both are played as they are: there is no loudness to match."
+    assert (heard.volume_master, heard.volume_original) == (1.0, 1.0)
+
+
+def test_why_an_excerpt_is_heard(output, tmp_path):
+    row = long_song(output, tmp_path / "in")
+    odd = Path(row["uri"]).rename(tmp_path / "in" / "one.aiff")
+    heard = player_of(output, row | {"uri": str(odd)})
+    assert heard.said[0].endswith("kbit/s: not every browser plays the format of the original.")
+    room = Room()
+    room.left = 2 * odd.stat().st_size - 1
+    odd.rename(row["uri"])
+    said = player(output, row, None, room).said[0]
+    assert said.endswith("kbit/s: the page has no room left for the whole files.")
+
+
+def test_no_excerpt_is_made_of_what_lies_outside_or_is_no_master(output, tmp_path, monkeypatch):
+    monkeypatch.setattr(master_player, "SOUND_BYTES", 300_000)
+    row = long_song(output, tmp_path / "in")
+    master, secret = Path(output.path(row["master_file"])), tmp_path / "secret.flac"
+    assert player_of(output, row).master.startswith("data:")
+    master.rename(secret)
+    master.symlink_to(secret)
+    assert not player_of(output, row).master.startswith("data:"), "a link that leads out"
+    master.unlink()
+    soundfile.write(master, np.zeros(30 * RATE), RATE, format="WAV")
+    assert not player_of(output, row).master.startswith("data:"), "another format"
 
 
 def test_an_excerpt_is_of_what_was_mastered(output, tmp_path, monkeypatch):

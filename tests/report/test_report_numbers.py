@@ -71,7 +71,7 @@ def test_a_weak_key_is_called_unsure_and_none_is_none(output):
     assert found.unsure.tolist() == [True, False, True, False, False, False]
     assert charts.key_counts(found) == [("A minor", 3, 1), ("D♭ major", 1, 1)]
     said = html._figures(found, {"stages": {}, "processes": []}, [])["keys"]["caption"]
-    assert said.startswith("4 of 6 tracks with a key, 2 of them unsure (key_confidence below 0.2).")
+    assert said.startswith("4 of 6 tracks with a key, 2 of them unsure (key_confidence below 0.6).")
     hover = [text for trace in charts.key_wheel(found).data for text in trace.hovertext or ()]
     assert {"A minor: 3, 1 unsure", "D♭ major: 1, 1 unsure", "C major: 0"} <= set(hover)
     told = [

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import requests
 import soundfile
+import torch  # noqa: F401  before the service begins: its threads then compute as that of the tests does
 from helpers.decode_poison import OPENER
 from helpers.listening import (
     PIECE,

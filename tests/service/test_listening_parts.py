@@ -8,11 +8,12 @@ import os
 import struct
 import threading
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
-from helpers.listening import write_song
+from helpers.listening import shorten_stretches, write_song
 
 from pipeline.audio.isolated_stream import Written
 from pipeline.audio.stream import open_file
@@ -21,12 +22,14 @@ from pipeline.dsp.bs1770 import integrated_loudness, measure_steps
 from pipeline.features.extraction import TrackAudio, run_extractors
 from pipeline.features.fingerprint import Fingerprint
 from pipeline.service.destinations import Rules
+from pipeline.service.listening import precedence as precedence_module
 from pipeline.service.listening.analysis import Analysis
 from pipeline.service.listening.cache import Cache
 from pipeline.service.listening.files import GrowingFile, Recording
 from pipeline.service.listening.guard import is_loopback
 from pipeline.service.listening.loudness import LoudnessSoFar
 from pipeline.service.listening.precedence import Precedence
+from pipeline.service.listening.song import DONE, Cancelled
 from pipeline.service.listening.sources import Sources
 from pipeline.service.listening.wav import Encoder, WavForm, wanted_bytes
 from pipeline.service.logs import StepLog
@@ -311,8 +314,77 @@ def test_a_rendering_gives_way_until_nobody_waits_for_a_first_sound():
     precedence.give_way()  # nobody waits
 
 
-def test_and_no_longer_than_a_moment():
-    precedence = Precedence(most_s=0.05)
+@pytest.fixture
+def waits(monkeypatch) -> tuple[Precedence, list[float], list[float]]:
+    """With a clock that goes on by what is waited: its time, and what was waited."""
+    now, waited, found = [0.0], [], Precedence(most_s=2.0)
+    monkeypatch.setattr(precedence_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(found._change, "wait", wait)
+    return found, now, waited
+
+
+def test_and_no_longer_than_a_moment(waits):
+    precedence, _, waited = waits
     with precedence.first():
         precedence.give_way()
         precedence.give_way()
+    assert waited == [2.0]
+
+
+def test_nor_longer_than_what_is_rendered_lasts(waits):
+    precedence, _, waited = waits
+    with precedence.first():
+        for ahead in (-1.0, 0.0, 0.5, 9.0):
+            precedence.give_way(ahead)
+    assert waited == [0.5, 1.5]
+
+
+def test_who_comes_anew_gives_no_more_time_to_who_has_had_it(waits):
+    precedence, now, waited = waits
+    with precedence.first():
+        now[0] = 5.0
+        with precedence.first():
+            pass
+        precedence.give_way()
+        assert waited == []
+        with precedence.first():
+            precedence.give_way()
+        assert waited == [2.0]
+
+
+def test_a_master_gives_way_by_what_is_rendered_of_it(tmp_path, monkeypatch):
+    given: list[float] = []
+    shorten_stretches(monkeypatch)
+    monkeypatch.setattr(Precedence, "give_way", lambda self, ahead_s: given.append(ahead_s))
+    config = MasterServiceConfig()
+    config.listening.roots = [str(tmp_path)]
+    songs = songs_of(config, StepLog(io.StringIO(), service="listening", instance="test"))  # nobody works
+    song, _ = songs.ask({"path": str(write_song(tmp_path / "song.wav", 4.0))})
+    song.run(songs.analysis)
+    assert song.state == DONE, song.failure
+    assert len(given) > 1
+    assert max(given) <= 4.0
+    songs.close()
+
+
+def test_a_song_that_is_cancelled_once_it_is_decoded_leaves_no_file_open(tmp_path, monkeypatch):
+    made: list[Recording] = []
+    decoded = Recording.decoded
+    monkeypatch.setattr(Recording, "decoded", lambda *given: made.append(decoded(*given)) or made[-1])
+
+    def told(part: str, share: float | None) -> None:
+        if made:
+            raise Cancelled
+
+    source = Sources([str(tmp_path)]).find(str(write_song(tmp_path / "song.wav", 1.0)))
+    analysis = Analysis(1, Limits(None, None))
+    with pytest.raises(Cancelled), analysis.known(source, False, told):
+        pass
+    analysis.close()
+    with pytest.raises(ValueError, match="closed"):
+        made[0].read(0, 1)

@@ -109,6 +109,27 @@ def test_new_names_are_numbers_that_nobody_had():
     assert linking.names([], [], []) == []
 
 
+class Name(str):
+    """A name that counts how often it is compared."""
+
+    compared = 0
+
+    def __eq__(self, other):
+        Name.compared += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def test_names_are_looked_up_and_not_compared_with_all_others():
+    people = range(400)
+    before = [Name(f"V{n + 1}") for n in people]
+    assert linking.names(people, [1.0] * 400, before) == before
+    Name.compared = 0
+    linking.names(people, [1.0] * 400, [Name(name) for name in before])
+    assert Name.compared < 4000, "each with each would be 80,000 times"
+
+
 def test_likeness_is_to_the_others_and_not_to_oneself():
     angle = np.pi / 3
     voices = np.array([[1.0, 0.0], [np.cos(angle), np.sin(angle)], [0.0, 1.0], [0.0, 0.0], [1.0, 0.0]])

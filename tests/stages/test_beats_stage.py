@@ -12,6 +12,8 @@ from pipeline.dataset.sources.listing import list_source
 from pipeline.engine.packing import pack, planned
 from pipeline.errors import UserError
 from pipeline.models.beats.names import SAMPLE_RATE, BeatOptions
+from pipeline.models.beats.rhythm import rhythm
+from pipeline.stages.beats import worker as beats_worker
 from pipeline.stages.beats.spec import COLUMNS, VIEW, beats_key
 from pipeline.stages.beats.worker import BeatsWorker
 from pipeline.stages.decode.worker import DecodeWorker
@@ -72,14 +74,14 @@ def test_rows_hold_beats_or_null_and_never_a_guess(decoded):
 
 def test_a_track_that_cannot_be_read_costs_itself_only(decoded, monkeypatch):
     worker = BeatsWorker()
-    whole = worker.tracker.track
+    whole = worker.tracker.activations
 
-    def track(readers):
+    def activations(readers, progress):
         if any(reader.samples == 1 for reader in readers):
             raise ValueError("this one")
-        return whole(readers)
+        return whole(readers, progress)
 
-    monkeypatch.setattr(worker.tracker, "track", track)
+    monkeypatch.setattr(worker.tracker, "activations", activations)
     rows = by_name(worker(decoded).to_pylist())
     assert rows["clicks"]["beats_bpm"] == pytest.approx(120, rel=0.01)
     assert rows["single"]["beats_model"] is None
@@ -137,3 +139,16 @@ def test_a_job_fills_the_columns(folder, tmp_path):
     assert rows["silence"]["beats_s"] is None
     assert rows["clicks"]["status"] == rows["silence"]["status"] == "ok"
     assert table.schema.field("beats_s").metadata[b"unit"] == b"s"
+
+
+def test_a_track_whose_beats_cannot_be_decoded_costs_its_neighbours_nothing(decoded, monkeypatch):
+    worker, calls = BeatsWorker(), []
+    heard = worker.tracker.activations
+    monkeypatch.setattr(worker.tracker, "activations", lambda *given: calls.append(1) or heard(*given))
+    monkeypatch.setattr(
+        beats_worker, "rhythm", lambda odds, options: 1 / 0 if len(odds) < 50 else rhythm(odds, options)
+    )
+    rows = by_name(worker(decoded).to_pylist())
+    assert rows["clicks"]["beats_bpm"] == pytest.approx(120, rel=0.01)
+    assert rows["single"]["failures@beats"][0]["error_class"] == "ZeroDivisionError"
+    assert len(calls) == 1, "the networks hear nothing twice"

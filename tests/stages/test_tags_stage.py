@@ -87,9 +87,10 @@ def test_what_changes_the_numbers_is_in_the_key():
         tags_key("n"),
         tags_key("m", 0.3),
         tags_key("m", segments=True),
-        tags_key("m", amp="false"),
+        tags_key("m", amp="true"),
     }
     assert len(keys) == 5
+    assert tags_key("m", amp="auto") == tags_key("m", amp="false"), "the same on a CPU, which computes it"
 
 
 def test_the_names_stand_beside_the_probabilities():

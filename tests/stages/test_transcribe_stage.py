@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from pipeline.engine.batch import collect, pcm_array
+from pipeline.engine.time_limit import TookTooLong
 from pipeline.models.speech.base import BackendUnavailable
 from pipeline.models.speech.transcribe.transcript import RecognisedSegment
 from pipeline.stages.transcribe import worker
@@ -29,8 +32,9 @@ class Recogniser:
     def model_id(self) -> str:
         return self.device
 
-    def recognise(self, pieces, *, language=None):
+    def recognise(self, pieces, *, language=None, told=lambda share: None):
         self.works -= 1
+        told(0.5)
         if self.device != "cpu" and self.works < 0:
             raise RuntimeError("CUDA failed with error out of memory")
         [(start, samples)] = pieces
@@ -61,8 +65,13 @@ def heard(monkeypatch, works: int | None, files: int = 2) -> pa.Table:
     )
     assert asked[0] == ("cuda", "float16")
     assert asked[1:] in ([], [("cpu", "auto")])
+    return stage(table_of(files))
+
+
+def table_of(files: int) -> pa.Table:
+    """Recordings of a second, all of it speech."""
     regions = [{"region_index": 0, "start_s": 0.0, "end_s": 1.0}]
-    table = pa.table(
+    return pa.table(
         {
             "index": list(range(files)),
             "uri": ["a.wav", "b.wav"][:files],
@@ -75,7 +84,6 @@ def heard(monkeypatch, works: int | None, files: int = 2) -> pa.Table:
             "key@vad": ["v"] * files,
         }
     )
-    return stage(table)
 
 
 def test_a_card_that_works_is_worked_on(monkeypatch):
@@ -102,6 +110,83 @@ def test_a_full_card_is_left_in_the_midst_of_a_run_and_no_file_is_lost(monkeypat
     assert first == []
     assert "out of memory" in second["reason"]
     assert collect(found, "failures") == [[], []]
+
+
+def made(monkeypatch, load) -> worker.TranscribeWorker:
+    """A stage on a card, with what ``load`` gives for a device."""
+    monkeypatch.setattr(worker, "load_backend", lambda name, device, options: load(device))
+    return worker.TranscribeWorker(
+        "whisper",
+        VIEW,
+        options={},
+        products=(transcribe_product("k"),),
+        needs={"vad": (vad_product("v"),)},
+        device="cuda",
+        torch=False,
+    )
+
+
+def test_all_files_that_were_on_a_card_as_it_gave_out_move_to_the_cpu(monkeypatch):
+    """Two of them, of which the second hears of it while the first is about to load what the CPU takes."""
+    both, loads = threading.Barrier(2, timeout=30), []
+
+    class Full(Recogniser):
+        def recognise(self, pieces, *, language=None, told=lambda share: None):
+            if self.works:  # the first is to see whether it works
+                self.works = 0
+                return []
+            both.wait()
+            raise RuntimeError("CUDA failed with error out of memory")
+
+    def load(device):
+        loads.append(device)
+        return Full(device, 1) if device == "cuda" else Recogniser(device, 0)
+
+    stage = made(monkeypatch, load)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda number: stage(table_of(1)), range(2)))
+    assert loads == ["cuda", "cpu"], "it is loaded once"
+    for rows in found:
+        assert rows["transcribe_model"].to_pylist() == ["1:cpu"]
+        assert collect(rows, "failures") == [[]]
+        assert [f["used"] for f in collect(rows, "fallbacks")[0]] == ["cpu"]
+
+
+def test_what_is_wrong_with_a_file_is_no_reason_to_leave_the_card(monkeypatch):
+    class Picky(Recogniser):
+        def recognise(self, pieces, *, language=None, told=lambda share: None):
+            if len(pieces[0][1]) == RATE and pieces[0][1][0] == 1.0:
+                raise RuntimeError("the input has 3 dimensions")
+            return super().recognise(pieces, language=language)
+
+    stage = made(monkeypatch, lambda device: Picky(device, 9))
+    [[failure]] = collect(stage(table_of(1)), "failures")
+    assert (failure["error_class"], failure["extractor_key"]) == ("RuntimeError", "k")
+    assert stage.device == "cuda"
+
+
+def test_within_an_hour_of_speech_it_says_how_far_it_is_and_minds_its_time(monkeypatch):
+    told = []
+    monkeypatch.setattr(worker.TranscribeWorker, "progress", lambda self, track, share: told.append(share))
+    stage = made(monkeypatch, lambda device: Recogniser(device, 9))
+    stage(table_of(1))
+    assert told == [0.0, 0.5]
+    monkeypatch.setattr(stage, "in_time", late := Late(after=1))
+    [[failure]] = collect(stage(table_of(1)), "failures")
+    assert failure["error_class"] == "TookTooLong"
+    assert late.asked == 2, "once before the speech, once within"
+
+
+class Late:
+    """A time that is up when it is asked for the second time."""
+
+    def __init__(self, after: int) -> None:
+        self.after, self.asked = after, 0
+
+    def __call__(self, track) -> None:
+        self.asked += 1
+        if self.asked > self.after:
+            raise TookTooLong("its time is up")
 
 
 def test_a_card_is_for_what_hears_the_recording_itself():

@@ -129,6 +129,9 @@ MISTAKES = [
     wrong("hardware.actors.decode=-1"),
     wrong("hardware.batch_items.clip=8"),
     wrong("hardware.batch_items.clap=-1"),
+    wrong("hardware.time_limit=-1"),
+    wrong("hardware.processes=-1"),
+    wrong("hardware.models.clap=htsat"),
     # What Hydra refuses, or would take for something else
     wrong("clap.agregate=mean"),
     wrong("xyzzy=1"),

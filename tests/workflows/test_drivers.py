@@ -133,8 +133,11 @@ def test_a_machine_of_little_memory_has_fewer_processes(monkeypatch):
         wanted.hardware.processes = most
         made = Drivers(wanted, EXTRACT)
         made.settle(items, EXTRACT.unsought())
-        found.append(made.choice.processes)
-    assert found == [4, 2, 4]
+        found.append((made.choice.processes, made.cut()))
+    assert [processes for processes, _ in found] == [4, 2, 4]
+    (_, whole), (_, less), (_, cut) = found
+    assert whole == less == "", "what is asked for is there"
+    assert cut.startswith("hardware.processes=9: 4 processes at most")
 
 
 def test_the_driver_is_begun_once_and_closed(monkeypatch):

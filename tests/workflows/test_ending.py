@@ -14,7 +14,7 @@ ROWS = pa.table(
         "uri": ["a", "b", "c", "d", "gone"],
         "status": ["ok", "ok", "partial", "failed", "gone"],
         "key_name": ["C", None, "D", None, "E"],
-        "key_confidence": pa.array([0.5, None, 0.1, None, 0.05], pa.float32()),
+        "key_confidence": pa.array([0.7, None, 0.1, None, 0.05], pa.float32()),
         "tempo_bpm": pa.array([120.0, None, None, None, 90.0], pa.float32()),
     }
 )

@@ -12,9 +12,11 @@ from pipeline.errors import UserError
 from pipeline.models.speech.diarize import BACKEND_NAMES as DIARIZER_NAMES
 from pipeline.speech.clips import Thresholds
 from pipeline.speech.clustering import SpeakerCounts
+from pipeline.workflows import whisper_choice
 from pipeline.workflows.jobs import speech
 from pipeline.workflows.run_config import redacted
 from pipeline.workflows.speech_config import DIARIZERS, STEPS, SpeechConfig, config_from
+from pipeline.workflows.stages import stage_weights
 
 BASE = ["source.uri=calls", "output.uri=out"]
 
@@ -202,7 +204,7 @@ def test_the_machine_says_which_whisper_it_is_for_and_the_largest_that_is_here_i
     monkeypatch.setattr(speech, "_transcriber", lambda config, wanted: (replace(found, size=wanted), None))
     config = compose.load([*BASE, *overrides])
     taken, fallback = speech._find_transcribe(config)
-    wanted = speech._sizes(config)[0]
+    wanted = whisper_choice.sizes(config)[0]
     assert taken.size == size
     assert (fallback is None) == (size == wanted)
     if fallback is not None:
@@ -216,6 +218,99 @@ def test_the_machine_says_which_whisper_it_is_for_and_the_largest_that_is_here_i
         if s.name == "transcribe"
     ]
     assert stage.arguments["options"]["model"] == size
+
+
+@pytest.mark.parametrize(
+    ("overrides", "size"),
+    [
+        (["transcribe.audio=denoised"], "base"),
+        (["hardware.gpu_shares.transcribe=0"], "base"),
+        ([], "large-v3"),
+    ],
+)
+def test_what_will_run_on_the_cpu_does_not_take_the_model_of_a_card(compose, overrides, size):
+    config = compose.load([*BASE, "hardware=high", *overrides])
+    assert whisper_choice.sizes(config)[0] == size
+    if size == "base":
+        [why] = whisper_choice.passed_over(config)
+        assert "whisper base" in why
+        assert "transcribe.model=large-v3 takes it" in why
+    else:
+        assert whisper_choice.passed_over(config) == []
+    named = compose.load([*BASE, "hardware=high", *overrides, "transcribe.model=large-v3"])
+    assert whisper_choice.sizes(named) == ("large-v3",)
+    assert whisper_choice.passed_over(named) == []
+
+
+@pytest.mark.parametrize(
+    ("gib", "overrides", "size"),
+    [
+        (80, [], "large-v3"),
+        (12, [], "large-v3-turbo"),
+        (4, [], "small"),
+        (1, [], "base"),
+        (80, ["transcribe.audio=denoised"], "base"),
+        (80, ["hardware.models.transcribe=small"], "small"),
+        (80, ["hardware.gpu_memory_fraction=0.1"], "large-v3-turbo"),
+        (None, ["hardware.models.transcribe=large-v3"], "base"),
+    ],
+)
+def test_auto_takes_the_model_that_its_card_will_have_a_share_for(compose, monkeypatch, gib, overrides, size):
+    from pipeline.engine import process
+
+    monkeypatch.setattr(whisper_choice, "has_card", lambda: gib is not None)
+    monkeypatch.setattr(process, "card", lambda: (gib << 30, ""))
+    config = compose.load([*BASE, "hardware=auto", *overrides])
+    assert whisper_choice.sizes(config)[0] == size
+
+
+@pytest.fixture
+def whisper_files(monkeypatch):
+    """A Whisper whose files are here, and which nobody may load; the CPU computes in int8 alone."""
+    from pathlib import Path
+
+    from pipeline.models.speech.base import BackendUnavailable
+    from pipeline.models.speech.transcribe import choose, whisper_models
+
+    def number_format(precision: str, device: str) -> str:
+        if (precision, device) in (("auto", "cpu"), ("float16", "cuda")):
+            return "int8" if device == "cpu" else precision
+        raise BackendUnavailable(f"CTranslate2 does not compute in {precision} on this {device}")
+
+    def load(*given):
+        raise AssertionError("it is loaded where it works")
+
+    files = whisper_models.ModelFiles(Path("x"), "base", "f" * 64)
+    monkeypatch.setattr(whisper_models, "find_model", lambda size: files)
+    monkeypatch.setattr(whisper_models, "compute_type", number_format)
+    monkeypatch.setattr(choose, "load_backend", load)
+
+
+def test_what_whisper_is_called_is_known_without_loading_it(compose, whisper_files):
+    found, fallback = speech._find_transcribe(compose.load([*BASE, "transcribe.beam=3"]))
+    assert (found.name, found.size, fallback) == ("whisper", "base", None)
+    assert found.model == f"1:whisper-base@{'f' * 16}:int8:beam3"
+    with pytest.raises(AssertionError):  # whether it knows a language only it can say
+        speech._find_transcribe(compose.load([*BASE, "transcribe.language=fr"]))
+
+
+@pytest.mark.parametrize("here", [True, False], ids=["a card", "a card elsewhere"])
+def test_a_number_format_is_that_of_the_device_which_works(compose, monkeypatch, whisper_files, here):
+    from pipeline.models.speech.base import BackendUnavailable
+
+    monkeypatch.setattr(whisper_choice, "has_card", lambda: here)
+    config = compose.load([*BASE, "hardware=mid", "transcribe.precision=float16"])
+    assert ":float16:" in speech._find_transcribe(config)[0].model
+    with pytest.raises(BackendUnavailable, match="on this cpu"):
+        speech._find_transcribe(compose.load([*BASE, "transcribe.precision=float16"]))
+
+
+def test_the_work_on_a_file_is_that_of_the_stages_which_have_some(compose):
+    config, models = compose.load(BASE), speech.SpeechModels()
+    whole, less = stage_weights(config, models), stage_weights(config, models, {"denoise", "transcribe"})
+    assert {stage for stage in whole if less[stage] != whole[stage]} == {"denoise", "transcribe"}
+    assert list(less) == list(whole)
+    assert less["denoise"] == less["transcribe"] == 0.0
 
 
 def test_what_hears_the_denoised_view_stays_on_the_cpu_with_its_maker(compose):

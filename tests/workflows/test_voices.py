@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -12,14 +13,23 @@ import pytest
 
 from pipeline.dataset.contents import Contents
 from pipeline.dataset.output import Output
+from pipeline.dataset.tables.rewrite import Held
 from pipeline.dataset.tables.schemas import table_schema
 from pipeline.errors import UserError
 from pipeline.stages.diarize.spec import SPEAKERS, diarize_product
 from pipeline.workflows import voices
+from pipeline.workflows.aftercare import look_back
+from pipeline.workflows.jobs.speech import SPEECH
+from pipeline.workflows.speech_config import SpeechConfig
 
 RNG = np.random.default_rng(3)
 PEOPLE = {name: RNG.standard_normal(192).astype(np.float32) for name in ("ann", "bob", "cy")}
-TRACKS = pa.schema([("asset_id", pa.string()), ("uri", pa.string()), ("diarize_model", pa.string())])
+TRACKS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("asset_id", "uri", "diarize_model")),
+        ("failed_keys", pa.map_(pa.string(), pa.string())),
+    ]
+)
 
 
 def heard(person: str, seed: int) -> np.ndarray:
@@ -119,6 +129,67 @@ def test_rows_whose_speakers_are_gone_go_too(output):
         output.discard(f"{table}/part-2.parquet")
     voices.run(output)
     assert called(output) == {("a", "S1"): "V1"}
+
+
+def test_a_damaged_part_of_voices_is_none_and_made_anew(output):
+    add(output, "part-1.parquet", {"a": {"S1": "ann"}})
+    add(output, "part-2.parquet", {"b": {"S1": "bob"}})
+    voices.run(output)
+    before = called(output)
+    file = Path(output.uri) / "voices" / "part-1.parquet"
+    for damage in (b"", b"no table", file.read_bytes()[:-20], file.read_bytes()[40:]):
+        file.write_bytes(damage)
+        assert voices.run(output).parts == 1
+        assert {people for people, _ in called(output)} == {"a", "b"}
+        assert called(output)["b", "S1"] == before["b", "S1"]
+
+
+def test_storage_that_does_not_answer_is_no_reason_to_forget_names(output, monkeypatch):
+    add(output, "part-1.parquet", {"a": {"S1": "ann"}})
+    voices.run(output)
+
+    def away(output, part):
+        raise TimeoutError(110, "no answer")
+
+    monkeypatch.setattr(voices, "read_if_there", away)
+    with pytest.raises(TimeoutError):
+        voices.link_voices(output)
+
+
+def test_a_voice_that_is_no_number_is_nobody_s(output):
+    add(output, "part-1.parquet", {"a": {"S1": "ann"}})
+    rows = [{"asset_id": "b", "speaker": "S1", "seconds": 1.0, "centroid": [float("nan")] * 192}]
+    output.write_table("speakers/part-2.parquet", pa.Table.from_pylist(rows, schema=table_schema(SPEAKERS)))
+    voices.run(output)
+    assert called(output) == {("a", "S1"): "V1", ("b", "S1"): None}
+
+
+def test_a_run_is_finished_though_the_voices_cannot_be_linked(output, monkeypatch):
+    said = []
+
+    def fails(output, threshold):
+        raise ValueError("centroids\nare odd")
+
+    monkeypatch.setattr(voices, "link_voices", fails)
+    config = SpeechConfig()
+    config.diarize.link = True
+    log = SimpleNamespace(log=lambda event, text, level="info": said.append((event, level, text)))
+    look_back(SimpleNamespace(job=SPEECH, config=config, output=output, folder=log))
+    [(event, level, text)] = said
+    assert (event, level) == ("afterwards", "error")
+    assert "centroids are odd" in text
+    assert f"voices.py output.uri={output.uri} threshold=0.65" in text
+
+
+def test_voices_do_not_stay_where_the_speakers_of_a_content_have_left(output):
+    """Equal files in two parts, and a run that told their speakers apart anew, in the second, and linked nobody."""
+    add(output, "part-1.parquet", {"a": {"S1": "ann"}, "b": {"S1": "bob"}})
+    voices.run(output)
+    add(output, "part-2.parquet", {"a": {"S1": "cy"}})
+    held = Held.by(output, "part-2.parquet", {"a"})
+    assert held.assets("speakers") == held.assets("turns") == held.assets("voices") == {"a"}
+    left = held.others("voices", pq.read_table(Path(output.uri) / "voices" / "part-1.parquet"))
+    assert left["asset_id"].to_pylist() == ["b"]
 
 
 def test_what_is_no_output_with_speakers_is_refused(output, tmp_path):

@@ -41,7 +41,8 @@ class Held:
                     stages = set(zip(*(own[c].to_pylist() for c in ("asset_id", "stage")), strict=True))
                 else:
                     tables[table] = frozenset(own["asset_id"].to_pylist())
-        return cls(tables, frozenset(stages)) | cls(_without_rows(output, name, assets))
+        found = cls(tables, frozenset(stages)) | cls(_without_rows(output, name, assets))
+        return found | cls(_of_products(output, found))
 
     def __or__(self, other: Held) -> Held:
         names = self.tables.keys() | other.tables.keys()
@@ -89,6 +90,16 @@ def _without_rows(output: Output, name: str, assets: Collection[str]) -> dict[st
             found[table.name] = frozenset(
                 asset for asset, count, why in rows if count == 0 or (count is None and product in why)
             )
+    return found
+
+
+def _of_products(output: Output, held: Held) -> dict[str, frozenset[str]]:
+    """Each table with the contents that any table of its product is held of: one that a run does not fill, such as
+    voices that are linked by another, would stay behind with what that product found before."""
+    found: dict[str, frozenset[str]] = {}
+    for product in output.contents:
+        names = [table.name for table in product.tables]
+        found |= dict.fromkeys(names, frozenset().union(*map(held.assets, names)))
     return found
 
 

@@ -66,8 +66,13 @@ def even_gain(audio: AudioReader) -> float:
 
     What the networks say depends on how loud they hear it: bars are found best where it is soft, and speech is told
     from music best where it is not too soft.
+
+    Raises:
+        ValueError: NaN or infinity in the audio.
     """
     energy = sum(float(np.square(block, dtype=np.float64).sum()) for block in blocks(audio))
+    if not math.isfinite(energy):
+        raise ValueError("the audio holds NaN or infinity")
     if energy <= 0:
         return 1.0
     wanted_db = LEVEL_DBFS - 10 * math.log10(energy / audio.samples)

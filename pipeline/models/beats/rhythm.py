@@ -67,10 +67,15 @@ def rhythm(activations: np.ndarray, options: BeatOptions | None = None) -> Beats
     Args:
         activations: odds of beat and downbeat, float ``[frames, 2]``, 50 frames a second.
         options: meters and tempi that are considered.
+
+    Raises:
+        ValueError: NaN or infinity among the odds.
     """
     options = options or BeatOptions()
     if not len(activations):
         return Beats()
+    if not np.isfinite(activations).all():
+        raise ValueError("the odds of beats hold NaN or infinity")
     intervals = intervals_of(options.min_bpm, options.max_bpm, FRAMES_PER_SECOND)
     best = _best(activations, intervals, options)
     times, strengths = beat_times(activations, best.nodes)
@@ -79,7 +84,7 @@ def rhythm(activations: np.ndarray, options: BeatOptions | None = None) -> Beats
     if len(beats) < FEWEST_BEATS:
         return Beats()
     strength = float(strengths[there].mean() - _between_beats(activations, beats))
-    if strength < LEAST_STRENGTH or lacking(activations, best) > MOST_LACKING:
+    if not (strength >= LEAST_STRENGTH and lacking(activations, best) <= MOST_LACKING):
         return Beats(strength=strength)
     bpm, steady = tempo(beats), stability(beats)
     second, lead = _second(activations, intervals, options, best, bpm)
@@ -201,12 +206,13 @@ def tempo(beats: np.ndarray) -> float:
         beats: at least two times, s, ascending.
     """
     intervals = np.diff(beats)
-    median = float(np.median(intervals))
-    steady = np.abs(intervals - median) <= _STEADY * median
+    # One that is there: of two tempi in equal parts the mean is neither's, and no interval would be near it.
+    middle = float(np.percentile(intervals, 50, method="lower"))
+    steady = np.abs(intervals - middle) <= _STEADY * middle
     edges = np.flatnonzero(np.diff(np.concatenate([[False], steady, [False]])))
     first, stop = max(zip(edges[::2], edges[1::2], strict=True), key=lambda run: run[1] - run[0])
     part = beats[first : stop + 1]
-    slope = float(np.polyfit(np.arange(len(part)), part, 1)[0])
+    slope, median = float(np.polyfit(np.arange(len(part)), part, 1)[0]), float(np.median(np.diff(part)))
     return 60.0 / (slope if abs(slope / median - 1) <= _DRIFT else median)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -44,24 +44,36 @@ class BeatTracker:
         noise = np.random.default_rng(0).uniform(-0.1, 0.1, (1, SAMPLE_RATE)).astype(np.float32)
         self.track([ArrayReader(noise)])
 
-    def activations(self, tracks: Sequence[AudioReader]) -> list[np.ndarray]:
+    def activations(
+        self, tracks: Sequence[AudioReader], progress: Callable[[int, float], None] | None = None
+    ) -> list[np.ndarray]:
         """Odds of beat and downbeat of each track, float32 ``[frames, 2]``: 400 bytes for each second.
 
         What a track gets depends on the others that it is heard with by rounding alone, below 1e-5.
 
         Args:
             tracks: mono at `SAMPLE_RATE`.
+            progress: is told the number of a track and the share of it that was heard, after each block.
+
+        Raises:
+            ValueError: NaN or infinity in the audio.
         """
         found: list[np.ndarray] = [np.empty((0, 2), np.float32)] * len(tracks)
         # The longest first: those that end leave the batch at its end.
         order = sorted(range(len(tracks)), key=lambda number: -tracks[number].samples)
         for start in range(0, len(order), self.batch_tracks):
             batch = order[start : start + self.batch_tracks]
-            for number, odds in zip(batch, self._batch([tracks[n] for n in batch]), strict=True):
+            heard = self._batch([tracks[n] for n in batch], batch, progress)
+            for number, odds in zip(batch, heard, strict=True):
                 found[number] = odds
         return found
 
-    def _batch(self, tracks: Sequence[AudioReader]) -> list[np.ndarray]:
+    def _batch(
+        self,
+        tracks: Sequence[AudioReader],
+        numbers: Sequence[int],
+        progress: Callable[[int, float], None] | None,
+    ) -> list[np.ndarray]:
         """The same for tracks that are heard together, the longest first."""
         frames = [frame_count(track.samples) for track in tracks]
         gains = [even_gain(track) for track in tracks]
@@ -81,6 +93,8 @@ class BeatTracker:
             odds = odds.cpu().numpy()
             for number in range(active):
                 parts[number].append(odds[number, : frames[number] - start].copy())
+                if progress is not None:
+                    progress(numbers[number], min(1.0, stop / frames[number]))
         return [np.concatenate([np.empty((0, 2), np.float32), *part]) for part in parts]
 
     def track(self, tracks: Sequence[AudioReader]) -> list[Beats]:

@@ -296,7 +296,9 @@ class Tagger:
                             yield _Patch(number, result, block, place)
                     if result.error is not None:
                         break
-            except (ValueError, OSError, torch.OutOfMemoryError) as error:
+            except torch.AcceleratorError:
+                raise
+            except Exception as error:  # noqa: BLE001  whatever it is, it is of this track
                 _fail(result, error)
 
     def _take(self, answer: Answer[_Patch, _Row], result: TrackTags, cost: TrackCost) -> None:

@@ -71,6 +71,7 @@ class Analysis:
         Raises:
             DecodeError: it cannot be decoded, has too many channels, or the decoder died of it.
             ValueError: it holds what is no sound.
+            DecoderUnavailable: no decoder lived until it took the song.
             OSError: it was changed meanwhile, or the disk is full.
         """
         seconds = dict.fromkeys(("decode", "listen", "fingerprint"), 0.0)
@@ -117,7 +118,11 @@ class Analysis:
                 return decoder.decode(copy.fileno(), source.name, target, lambda share: told("decode", share))
 
             recording = Recording.decoded(decode, self._folder)
-        told("decode", 1.0)
+        try:
+            told("decode", 1.0)
+        except BaseException:
+            recording.close()
+            raise
         return recording
 
 

@@ -23,7 +23,7 @@ class Decoders:
         self._closed = False
 
     def warm(self) -> None:
-        """Begin one, and wait until it can decode. Raises `pipeline.audio.isolated.DecoderDied` and `DecoderHung`."""
+        """Begin one, and wait until it can decode. Raises `pipeline.audio.isolated_stream.DecoderUnavailable`."""
         with self.one() as decoder:
             decoder.wait_until_ready()
 

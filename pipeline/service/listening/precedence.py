@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 MOST_S = 2.0
-"""Nobody gives way for longer: what is rendered lasts a listener for that, and the plan of many hours takes longer."""
+"""Nobody is given way to for longer: the plan of many hours takes longer than what is rendered lasts a listener."""
 
 
 class Precedence:
@@ -17,25 +18,29 @@ class Precedence:
     def __init__(self, most_s: float = MOST_S) -> None:
         self._most_s = most_s
         self._change = threading.Condition()
-        self._first = 0
-        self._until = 0.0
+        # Of each who waits: until when others give way.
+        self._until: dict[object, float] = {}
 
     @contextmanager
     def first(self) -> Iterator[None]:
         """Somebody waits for a first sound within the context."""
+        who = object()
         with self._change:
-            self._first += 1
-            self._until = time.monotonic() + self._most_s
+            self._until[who] = time.monotonic() + self._most_s
         try:
             yield
         finally:
             with self._change:
-                self._first -= 1
+                del self._until[who]
                 self._change.notify_all()
 
-    def give_way(self) -> None:
-        """Wait until nobody waits for a first sound, or has had the time for it."""
+    def give_way(self, ahead_s: float = math.inf) -> None:
+        """Wait until nobody waits for a first sound, or has had the time for it.
+
+        Args:
+            ahead_s: no longer than that: what is rendered lasts a listener for so many seconds.
+        """
         with self._change:
-            end = time.monotonic() + self._most_s  # however many come meanwhile
-            while self._first and (left := min(self._until, end) - time.monotonic()) > 0.0:
+            end = time.monotonic() + min(self._most_s, ahead_s)  # however many come meanwhile
+            while (left := min(max(self._until.values(), default=0.0), end) - time.monotonic()) > 0.0:
                 self._change.wait(left)

@@ -6,17 +6,18 @@ import json
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+from pipeline.audio.isolated_stream import DecoderUnavailable
 from pipeline.audio.validate import DecodeError
 from pipeline.dataset.storage import one_line
 from pipeline.mastering.drafting import Reference
 from pipeline.mastering.levels import Levels
 from pipeline.mastering.plan import Plan
+from pipeline.mastering.shaped import thread_beside
 from pipeline.mastering.song import Mastering, Rendered
 from pipeline.service.listening.analysis import Analysis, Known
 from pipeline.service.listening.asked import Asked
@@ -25,7 +26,6 @@ from pipeline.service.listening.files import GrowingFile
 from pipeline.service.listening.loudness import LoudnessSoFar
 from pipeline.service.listening.precedence import Precedence
 from pipeline.service.listening.wav import Encoder, WavForm
-from pipeline.service.messages import DISK_FULL
 from pipeline.service.troubles import refusal_of
 
 WAITING, ANALYSIS, PLAN, RENDER = "waiting", "analysis", "plan", "render"
@@ -126,6 +126,12 @@ class Song:
     def _samples(self) -> int:
         return max(0, self.size() - len(self.form.header())) // self.form.frame
 
+    def _ahead_s(self) -> float:
+        """Seconds that are rendered beyond what somebody has heard who listens from the first sound on; or below 0."""
+        if "first_sound" not in self.seconds:
+            return 0.0
+        return self._samples() / self.form.sample_rate - (self._since() - self.seconds["first_sound"])
+
     def _references(self, analysis: Analysis) -> list[Reference]:
         started = time.perf_counter()
         found = [analysis.reference(source, self._tell) for source in self.asked.references]
@@ -137,7 +143,7 @@ class Song:
         recording, wanted = known.recording, self.asked.wanted
         # Whoever listens waits for the plan: it is made by two threads.
         with (
-            ThreadPoolExecutor(1, "measuring") as beside,
+            thread_beside() as beside,
             Mastering(
                 recording,
                 recording.sample_rate,
@@ -209,7 +215,7 @@ class Song:
     def _progress(self, part: str, share: float) -> None:
         if part == "render":  # each stretch of it is an event of its own
             self._check()
-            self._precedence.give_way()
+            self._precedence.give_way(self._ahead_s())
         else:
             self._tell(part, share)
 
@@ -250,10 +256,7 @@ def _levels(levels: Levels) -> dict[str, float | None]:
 
 def _failure(error: Exception, name: str) -> dict[str, str]:
     """What is told of it: ``code`` of `pipeline.service.messages.CODES`, ``what`` and ``why``."""
-    said = _said(error, name)
-    # A decoder's process writes to the disk, and only its words come back.
-    full = isinstance(error, OSError) and "No space left" in said["why"]
-    return {"code": DISK_FULL if full else refusal_of(error).code, **said}
+    return {"code": refusal_of(error).code, **_said(error, name)}
 
 
 def _said(error: Exception, name: str) -> dict[str, str]:
@@ -261,6 +264,8 @@ def _said(error: Exception, name: str) -> dict[str, str]:
         return {"what": f"{name} cannot be decoded", "why": one_line(error, 300)}
     if isinstance(error, OSError):
         return {"what": f"{name} cannot be mastered here", "why": error.strerror or one_line(error, 300)}
+    if isinstance(error, DecoderUnavailable):
+        return {"what": f"{name} was not decoded", "why": one_line(error, 300)}
     if isinstance(error, ValueError):
         return {"what": f"{name} cannot be mastered", "why": one_line(error, 300)}
     return {"what": f"{name} was not mastered", "why": f"{type(error).__name__}: {one_line(error, 300)}"}

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pipeline.dsp.threads import settle_threads
 from pipeline.errors import UserError
 from pipeline.mastering.song import warm
 from pipeline.service.listening.analysis import Analysis
@@ -178,6 +179,7 @@ class Songs:
         return gone
 
     def _work(self) -> None:
+        settle_threads()
         warm()
         while True:
             with self._change:

@@ -37,8 +37,8 @@ COLUMNS = (
     column("beats_second_odds", pa.float32(), "ratio",
            "probability of beats_second_bpm where one of the two is right, 0..0.5"),
     column("beats_strength", pa.float32(), "ratio",
-           "by how much the networks' odds of a beat at the beats exceed those between them, 0..1; where that is too "
-           "little, all else is null"),
+           "by how much the networks' odds of a beat at the beats exceed those between them, -1..1; where that is too "
+           "little, all else is null; null itself below four beats"),
     column("beats_model", pa.string(), "name", "networks and weights hash"),
 )  # fmt: skip
 

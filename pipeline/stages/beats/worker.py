@@ -15,9 +15,12 @@ from pipeline.engine.timing import Cost, StageClock
 from pipeline.engine.worker import Worker
 from pipeline.models.beats.names import BeatOptions
 from pipeline.models.beats.network import load_ensemble
-from pipeline.models.beats.rhythm import Beats
+from pipeline.models.beats.rhythm import Beats, rhythm
 from pipeline.models.beats.tracker import BeatTracker
 from pipeline.stages.beats.spec import NAME, VIEW, beats_key, beats_product
+
+HEARING = 0.8
+"""Share of the work that is not decoding."""
 
 
 class BeatsWorker(Worker):
@@ -30,6 +33,8 @@ class BeatsWorker(Worker):
     Raises:
         UserError: the weights are missing or damaged.
     """
+
+    says_how_far = True
 
     def __init__(self, options: BeatOptions | None = None, **common: Any) -> None:
         super().__init__(**{"stage": NAME, "products": (beats_product(),), **common})
@@ -45,12 +50,13 @@ class BeatsWorker(Worker):
         with ExitStack() as stack:
             heard, readers = self.readers(tracks, VIEW, stack)
             try:
-                found = self.tracker.track(readers)
+                odds = self.tracker.activations(readers, lambda n, share: self._heard(heard[n], share))
             except Exception:  # noqa: BLE001  each alone: one's trouble must not cost its neighbours
                 self.one_by_one(heard, NAME, self._alone(dict(zip(map(id, heard), readers, strict=True))))
                 return
-        for track, beats in zip(heard, found, strict=True):
-            self._store(track, beats)
+        found = dict(zip(map(id, heard), odds, strict=True))
+        self.one_by_one(heard, NAME, lambda track: self._decode(track, found.pop(id(track))))
+        for track in heard:
             cost = Cost(
                 NAME, 0.0, self.device, self.tracker.backend, min(len(heard), self.tracker.batch_tracks)
             )
@@ -59,9 +65,18 @@ class BeatsWorker(Worker):
 
     def _alone(self, readers: dict[int, AudioReader]) -> Any:
         def find(track: Track) -> None:
-            self._store(track, self.tracker.track([readers[id(track)]])[0])
+            [odds] = self.tracker.activations(
+                [readers[id(track)]], lambda _, share: self._heard(track, share)
+            )
+            self._decode(track, odds)
 
         return find
+
+    def _heard(self, track: Track, share: float) -> None:
+        self.progress(track, HEARING * share)
+
+    def _decode(self, track: Track, odds: np.ndarray) -> None:
+        self._store(track, rhythm(odds, self.tracker.options))
 
     def _store(self, track: Track, beats: Beats) -> None:
         track.fallbacks.extend(self.standing)

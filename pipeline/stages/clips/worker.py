@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.dataset.output import Output
 from pipeline.engine.batch import Blob, Track
-from pipeline.engine.late_worker import PASSING, LateWorker
+from pipeline.engine.late_worker import LateWorker
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.speech.clips import Clip, Thresholds, clips
 from pipeline.speech.rttm import write_rttm
@@ -96,10 +96,7 @@ class ClipsWorker(LateWorker):
                 if blob.data is None:  # it is there already, under a name that nobody will know
                     self.output.discard(blob.path)
             del track.blobs[before:]
-            if isinstance(error, PASSING):
-                track.fail(f"{NAME}.{product}", error)
-            else:
-                self.fail(track, product, error)
+            self.failed(track, product, error)
             return
         track.values.update(values)
         track.rows.update(rows)
@@ -147,7 +144,9 @@ class ClipsWorker(LateWorker):
             ends = [*starts[1:], files.audio.samples if not files.refused else 0]
             spans = enumerate(zip(starts, ends, strict=True))
             key = self.key_of(track, PARTS)
-            paths = [files.write(PART_FILES, f"{key}-{n:06d}", start, end) for n, (start, end) in spans]
+            for n, (start, end) in spans:
+                self.in_time(track)
+                paths[n] = files.write(PART_FILES, f"{key}-{n:06d}", start, end)
         rows = [_part_row(n, part, path) for n, (part, path) in enumerate(zip(parts, paths, strict=True))]
         written = [path for path in paths if path is not None]
         values = {

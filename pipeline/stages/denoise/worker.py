@@ -71,7 +71,10 @@ class DenoiseWorker(LateWorker):
         if NAME in track.due:
             self._write(track)
         if track.makes:
-            self._make(track)
+            try:
+                self._make(track)
+            except Exception as error:  # noqa: BLE001  whatever it is, the file that was written stands
+                track.fail(NAME, error)
 
     def _take_back(self, track: Track) -> None:
         for blob in track.blobs:

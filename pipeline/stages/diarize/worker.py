@@ -49,7 +49,9 @@ class DiarizeWorker(LateWorker):
         stream = self.diarizer.stream()
         for block in self.blocks(track, VIEW):
             stream.push(block[0])
-        found = diarize(stream.finish(), self.counts)
+        evidence = stream.finish()
+        self.in_time(track)
+        found = diarize(evidence, self.counts)
         turns = _turns(found)
         spoken = total_s(turns)
         track.values.update(

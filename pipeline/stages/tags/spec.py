@@ -51,7 +51,8 @@ COLUMNS = (
     column("tags_top", pa.list_(pa.string()), "name",
            "tags with a probability of at least tags.threshold in either network, the most probable first; null where "
            "there are no tags", SOURCE),
-    *_probabilities("mean over patches; null for silence, and below 32 ms"),
+    *_probabilities("mean over the whole patches of 2.992 s that hold sound, of which a shorter track is repeated to "
+                    "fill one; null without any, and below 32 ms"),
     column("tags_embedding", pa.list_(pa.float32()), "1",
            f"{_EMBEDDING}, of the mean over patches; null where there are no tags", SOURCE),
     column("tags_patches", pa.int32(), "1", "patches of 2.992 s with sound that these are means of"),
@@ -117,7 +118,7 @@ def tags_key(
 ) -> str:
     """The key of the columns: model and parameters.
 
-    Not the device nor the batch size: float32 and bfloat16 agree within the tolerance that a network has anyway.
+    Not the batch size. The stage is the CPU's, where ``auto`` is float32.
     """
     return stable_key(
         {
@@ -126,6 +127,6 @@ def tags_key(
             "model": model_id,
             "threshold": threshold,
             "segments": segments,
-            "bfloat16_allowed": normalise_amp(amp) != "false",
+            "bfloat16": normalise_amp(amp) == "true",
         }
     )

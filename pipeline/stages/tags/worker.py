@@ -77,6 +77,9 @@ class TagsWorker(Worker):
 
     def _store(self, track: Track, result: TrackTags) -> None:
         track.fallbacks.extend([*self.standing, *result.fallbacks])
+        if isinstance(result.error, OSError):  # a disk that is away is tried again by the next run
+            track.fail(NAME, result.error)
+            return
         if result.error is not None:
             self.fail(track, NAME, result.error)
             return

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from pipeline.dataset.cache.entry import Entry
 from pipeline.dataset.storage import one_line
 from pipeline.engine.batch import Track
 from pipeline.engine.late_worker import LateWorker
+from pipeline.engine.passing import of_card
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.errors import Fallback
 from pipeline.models.speech.base import BackendUnavailable
@@ -22,7 +24,12 @@ from pipeline.models.speech.transcribe.choose import load_backend
 from pipeline.models.speech.transcribe.edges import snap_words
 from pipeline.models.speech.transcribe.names import AUTO, TranscribeOptions
 from pipeline.models.speech.transcribe.packing import LONGEST_S, windows_of
-from pipeline.models.speech.transcribe.transcript import Piece, RecognisedSegment, is_doubtful
+from pipeline.models.speech.transcribe.transcript import (
+    Piece,
+    RecognisedSegment,
+    Transcriber,
+    is_doubtful,
+)
 from pipeline.stages.transcribe.spec import NAME
 
 FRAME_S = 0.02
@@ -31,6 +38,13 @@ READ_S = 600.0
 """Of a region that is read at a time, s."""
 GROUP_S = 3600.0
 """Speech that is in memory at a time, s: 230 MB."""
+
+
+class _Placed(NamedTuple):
+    """A transcriber, and the device that it works on."""
+
+    transcriber: Transcriber
+    device: str
 
 
 class TranscribeWorker(LateWorker):
@@ -48,6 +62,8 @@ class TranscribeWorker(LateWorker):
         BackendUnavailable: it cannot run here.
     """
 
+    says_how_far = True
+
     def __init__(
         self,
         backend: str,
@@ -61,26 +77,34 @@ class TranscribeWorker(LateWorker):
         super().__init__(**{"stage": NAME, **common})
         self.backend, self.options = backend, TranscribeOptions(**{**options, "threads": self.threads})
         self.hears, self.language, self.redact = hears, language, tuple(redact)
+        self._placed: _Placed | None = None
+        self._leaving = threading.Lock()
         self.load_unless_idle()
 
     def load(self) -> None:
         """Load the model; where it does not run on the card, on the CPU."""
         try:
-            self.transcriber = load_backend(self.backend, self.device, self.options)
+            self._placed = _Placed(load_backend(self.backend, self.device, self.options), self.device)
             if self.device != "cpu":
                 # Libraries of the card are looked for with the first window, not before.
-                self.transcriber.recognise([(0.0, np.full(self.hears.sample_rate, 1e-3, np.float32))])
+                tone = np.full(self.hears.sample_rate, 1e-3, np.float32)
+                self._placed.transcriber.recognise([(0.0, tone)])
         except (BackendUnavailable, RuntimeError) as error:
             if self.device == "cpu":
                 raise
-            self._leave_card(error)
+            self._leave_card(error, self._placed)
 
-    def _leave_card(self, error: BaseException) -> None:
-        """Work on the CPU from now on, which every later track says."""
-        self.standing.append(Fallback(NAME, self.device, "cpu", one_line(error)))
-        self.device, self.keeps = "cpu", False
-        # A number format of cards may be none of the CPU's.
-        self.transcriber = load_backend(self.backend, "cpu", replace(self.options, precision=AUTO))
+    def _leave_card(self, error: BaseException, used: _Placed | None) -> None:
+        """Work on the CPU from now on, which every later track says; unless another thread, for which the card that
+        was ``used`` did not do it either, has seen to that already."""
+        with self._leaving:
+            if self._placed is not used:
+                return
+            # A number format of cards may be none of the CPU's.
+            transcriber = load_backend(self.backend, "cpu", replace(self.options, precision=AUTO))
+            self.standing.append(Fallback(NAME, self.device, "cpu", one_line(error)))
+            self._placed = _Placed(transcriber, "cpu")
+            self.device, self.keeps = "cpu", False
 
     def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
         """Write down what is said in each track."""
@@ -91,45 +115,53 @@ class TranscribeWorker(LateWorker):
         rows = track.found("rows@regions") or []
         regions = np.array([(row["start_s"], row["end_s"]) for row in rows], np.float64).reshape(-1, 2)
         with ExitStack() as stack:
-            reader = self.reader(track, self.hears, stack)
+            reader, used = self.reader(track, self.hears, stack), self._placed
             try:
-                found = self._recognised(track, reader, regions)
+                found = self._recognised(track, reader, regions, used.transcriber)
             except RuntimeError as error:  # the card's memory is full, or it is in trouble
-                if self.device == "cpu":
+                if used.device == "cpu" or not of_card(error):
                     raise
-                self._leave_card(error)
-                found = self._recognised(track, reader, regions)
-        track.fallbacks.extend(self.standing)
+                self._leave_card(error, used)
+                used = self._placed
+                found = self._recognised(track, reader, regions, used.transcriber)
+        track.fallbacks.extend(self.standing if used.device == "cpu" else ())
         languages = [segment for segment in found if segment.language is not None]
         first = languages[0] if languages else found[0] if found else None
         track.values.update(
             transcribe_passages=len(found),
             transcribe_language=first.language if first else None,
             transcribe_language_probability=first.language_probability if first else None,
-            transcribe_backend=self.transcriber.name,
-            transcribe_model=f"{self.transcriber.version}:{self.transcriber.model_id()}",
+            transcribe_backend=used.transcriber.name,
+            transcribe_model=f"{used.transcriber.version}:{used.transcriber.model_id()}",
         )
         track.rows["passages"] = [self._row(n, s, regions) for n, s in enumerate(found)]
-        track.costs.append(
-            Cost(
-                NAME, device=self.device, backend=self.transcriber.name, batch_audio_s=track.duration_s or 0.0
-            )
-        )
-        kept = None if self.redact else Entry({**track.values, **track.rows}, backend=self.transcriber.name)
+        name = used.transcriber.name
+        cost = Cost(NAME, device=used.device, backend=name, batch_audio_s=track.duration_s or 0.0)
+        track.costs.append(cost)
+        kept = None if self.redact else Entry({**track.values, **track.rows}, backend=name)
         self.done(track, NAME, kept)
 
-    def _recognised(self, track: Track, reader: AudioReader, regions: np.ndarray) -> list[RecognisedSegment]:
+    def _recognised(
+        self, track: Track, reader: AudioReader, regions: np.ndarray, transcriber: Transcriber
+    ) -> list[RecognisedSegment]:
         """Hour by hour of speech, so that ten hours need no more memory than one; all in the language of the first."""
         found: list[RecognisedSegment] = []
-        language, told = self.language, None
+        language, first, done = self.language, None, 0
+        whole = max(1.0, float(np.diff(regions).sum()) * self.hears.sample_rate)
         for group in self._groups(reader, regions):
-            self.in_time(track)
-            heard = self.transcriber.recognise(group, language=language)
-            if told is not None:
-                heard = [replace(s, language_probability=told.language_probability) for s in heard]
+            size = sum(len(samples) for _, samples in group)
+
+            def told(share: float, done: int = done, size: int = size) -> None:
+                self.gets_on(track, (done + share * size) / whole)
+
+            told(0.0)
+            heard = transcriber.recognise(group, language=language, told=told)
+            done += size
+            if first is not None:
+                heard = [replace(s, language_probability=first.language_probability) for s in heard]
             found += heard
             if language is None and heard and heard[0].language is not None:
-                told, language = heard[0], heard[0].language
+                first, language = heard[0], heard[0].language
         return found
 
     def _groups(self, reader: AudioReader, regions: np.ndarray) -> Iterator[list[Piece]]:

@@ -100,7 +100,8 @@ def find_models(config: ExtractConfig) -> ExtractModels:
 
 
 def _seeks(config: ExtractConfig) -> str:
-    if config.clap.enabled or config.separation.enabled:
+    stages = (config.clap, config.separation, config.tags, config.beats)
+    if any(stage.enabled for stage in stages):
         return "looking for the models and loading what names them"
     return ""
 

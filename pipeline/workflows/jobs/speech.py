@@ -8,21 +8,21 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.dataset.output import Output
+from pipeline.dataset.storage import one_line
 from pipeline.engine.declare import Pipeline, Product, Stage
-from pipeline.engine.driver import has_card
 from pipeline.errors import Fallback, UserError
 from pipeline.features.golden import Golden
-from pipeline.models.speech.transcribe.names import AUTO, CARD_GIB, SIZES
-from pipeline.models.speech.transcribe.names import BACKEND_NAMES as TRANSCRIBERS
+from pipeline.models.speech.transcribe.names import AUTO
 from pipeline.stages.clips.spec import CLIPS, PARTS, TEXTS, WORDS, clips_products, clips_stage
 from pipeline.stages.denoise.spec import DENOISED, denoise_product, denoise_stage
 from pipeline.stages.diarize.spec import diarize_product, diarize_stage
 from pipeline.stages.transcribe.spec import transcribe_product, transcribe_stage
 from pipeline.stages.vad.spec import VIEW, vad_product, vad_stage
+from pipeline.workflows import whisper_choice
 from pipeline.workflows.job import Found, Job
 from pipeline.workflows.speech_config import SpeechConfig, config_from
+from pipeline.workflows.whisper_choice import WHISPER
 
-WHISPER = TRANSCRIBERS[0]
 NETWORKS = ("vad", "denoise", "diarize", "transcribe")
 """The steps that need weights."""
 
@@ -130,13 +130,9 @@ def _transcribe(config: SpeechConfig, found: FoundBackend) -> Stage:
         language=config.transcribe.language,
         redact=tuple(config.speech.redact),
         options={**config.transcribe.parameters(), "model": found.size or config.transcribe.model},
-        card_bytes=_card_bytes(found),
+        # The others run on the CPU alone.
+        card_bytes=whisper_choice.card_bytes(found.size) if found.name == WHISPER else 0,
     )
-
-
-def _card_bytes(found: FoundBackend) -> int:
-    """What Whisper takes of a card: of a model that is not on the list as much as the largest; the others take none."""
-    return CARD_GIB.get(found.size, max(CARD_GIB.values())) << 30 if found.name == WHISPER else 0
 
 
 def _cut(config: SpeechConfig, dnsmos: str | None) -> dict[str, dict[str, Any]]:
@@ -178,6 +174,7 @@ def find_models(config: SpeechConfig) -> SpeechModels:
             found.dnsmos = f"{judge.version}:{judge.model_id()}"
         except BackendUnavailable as missing:
             lacking["clips.dnsmos"] = str(missing)
+    found.warnings += whisper_choice.passed_over(config)
     _forget()
     if lacking:
         raise _cannot(config, lacking)
@@ -242,55 +239,33 @@ def _find_diarize(config: SpeechConfig) -> tuple[FoundBackend, Fallback | None]:
 def _find_transcribe(config: SpeechConfig) -> tuple[FoundBackend, Fallback | None]:
     if config.transcribe.backend != WHISPER:
         return _transcriber(config, "")
-    wanted = _sizes(config)
-    size, lacking = _first_here(wanted)
+    wanted = whisper_choice.sizes(config)
+    size, lacking = whisper_choice.first_here(wanted)
     found, fallback = _transcriber(config, size)
     if fallback is None and size != wanted[0]:
         fallback = Fallback("transcribe", f"whisper {wanted[0]}", f"whisper {size}", lacking)
     return found, fallback
 
 
-def _first_here(sizes: Sequence[str]) -> tuple[str, str]:
-    """The first model whose files are here, or else the last; and why it is not the first of all."""
-    from pipeline.models.speech.base import BackendUnavailable
-    from pipeline.models.speech.transcribe.whisper_models import find_model
-
-    lacking = ""
-    for size in sizes[:-1]:
-        try:
-            find_model(size)
-        except BackendUnavailable as missing:
-            lacking = lacking or str(missing)
-        else:
-            return size, lacking
-    return sizes[-1], lacking
-
-
-def _sizes(config: SpeechConfig) -> tuple[str, ...]:
-    """The model that is named; or those that suit the machine, the largest first, of which the last is always meant to
-    be here."""
-    if config.transcribe.model != AUTO:
-        return (config.transcribe.model,)
-    largest = config.hardware.models.get("transcribe") or _for_card(config)
-    return SIZES[SIZES.index(largest) :]
-
-
-def _for_card(config: SpeechConfig) -> str:
-    """The largest model that is for this machine's card, as ``hardware=mid`` and ``high`` say it."""
-    if config.hardware.name != AUTO or not has_card():
-        return SIZES[-1]
-    from pipeline.engine.process import card  # wakes CUDA up: a second
-
-    budget = card()[0] * config.hardware.gpu_memory_fraction / 2**30
-    return next((size for size in SIZES if CARD_GIB[size] <= budget), SIZES[-1])
-
-
 def _transcriber(config: SpeechConfig, size: str) -> tuple[FoundBackend, Fallback | None]:
+    """What transcribes. Whisper is known without being loaded, unless there is a language that it may not know."""
+    if config.transcribe.backend != WHISPER:
+        return _loaded_transcriber(config, size)
+    model = whisper_choice.whisper_model(config, size)
+    if config.transcribe.language is None:
+        return FoundBackend(WHISPER, model, reason="listed", size=size), None
+    found, fallback = _loaded_transcriber(config, size)
+    return replace(found, model=model), fallback
+
+
+def _loaded_transcriber(config: SpeechConfig, size: str) -> tuple[FoundBackend, Fallback | None]:
     from pipeline.models.speech.base import BackendUnavailable
     from pipeline.models.speech.transcribe.choose import choose, load_backend
     from pipeline.models.speech.transcribe.names import TranscribeOptions
 
     given = {**config.transcribe.parameters(), "model": size}
+    if whisper_choice.precision_device(config, size) != "cpu":
+        given["precision"] = AUTO  # it is looked at here, and works elsewhere
     options = TranscribeOptions(**given, threads=config.perf.threads)
     choice = choose(
         [config.transcribe.backend],
@@ -321,12 +296,16 @@ def known_products() -> tuple[Product, ...]:
 
 
 def _afterwards(config: SpeechConfig, output: Output) -> tuple[str, ...]:
-    """Name the voices of all recordings, where that is asked for."""
+    """Name the voices of all recordings, where that is asked for. Raises `UserError` with what does it later."""
     if not config.diarize.link:
         return ()
     from pipeline.workflows.voices import link_voices  # reads tables and computes: not for --help
 
-    return (link_voices(output, config.diarize.link_threshold).text(),)
+    try:
+        return (link_voices(output, config.diarize.link_threshold).text(),)
+    except Exception as error:
+        again = f"python jobs/voices.py output.uri={output.uri} threshold={config.diarize.link_threshold:g}"
+        raise UserError("the voices of all recordings were not linked", one_line(error), again) from error
 
 
 def _seeks(config: SpeechConfig) -> str:

@@ -50,9 +50,11 @@ class Decoder:
 def test_words_are_in_source_time_and_within_their_piece():
     decoder = Decoder()
     speech = np.full(16_000, 0.5, np.float32)
+    told = []
     [segment] = sphinx.PocketSphinx(decoder, "m").recognise(
-        [(7.0, speech), (9.0, np.zeros(1600, np.float32))]
+        [(7.0, speech), (9.0, np.zeros(1600, np.float32))], told=told.append
     )
+    assert told == [0.5, 1.0]
     assert segment.text == "press to live"
     assert [word.word for word in segment.words] == ["press", "to", "live"]
     assert [word.start_s for word in segment.words] == pytest.approx([7.1, 7.5, 7.8])

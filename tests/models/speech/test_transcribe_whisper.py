@@ -95,6 +95,20 @@ def test_short_pieces_share_windows():
     assert [len(pieces) for pieces, *_ in reader.read_with] == [15, 15]
 
 
+def test_after_each_window_it_says_how_much_is_heard():
+    told, reader = [], ScriptedReader(deaf_to={16: True})
+    recognise(reader, pieces_of(*[1.5] * 30), language="en", told=told.append)
+    assert told == [0.5, 1.0, 1.0], "the last is of a piece that was heard again"
+
+    def enough(share: float) -> None:
+        raise TimeoutError
+
+    reader = ScriptedReader()
+    with pytest.raises(TimeoutError):
+        recognise(reader, pieces_of(*[1.5] * 30), language="en", told=enough)
+    assert len(reader.read_with) == 1
+
+
 def test_the_language_is_found_once_and_no_window_encoded_twice():
     reader = ScriptedReader(spoken={"it": 0.8, "en": 0.2})
     pieces = pieces_of(*[20.0] * 9)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,20 @@ class PocketSphinx:
             return None
         return f"its models are of English, and not of {language!r}"
 
-    def recognise(self, pieces: Sequence[Piece], *, language: str | None = None) -> list[RecognisedSegment]:
+    def recognise(
+        self,
+        pieces: Sequence[Piece],
+        *,
+        language: str | None = None,
+        told: Callable[[float], object] = lambda share: None,
+    ) -> list[RecognisedSegment]:
         """As `Transcriber.recognise`. Each piece is heard alone; that nobody speaks in it is nothing that it says."""
         if refusal := self.refuses(language):
             raise UserError(refusal)
-        segments = (self._segment(start, np.asarray(samples, np.float32)) for start, samples in pieces)
+        segments = []
+        for number, (start, samples) in enumerate(pieces, 1):
+            segments.append(self._segment(start, np.asarray(samples, np.float32)))
+            told(number / len(pieces))
         return [segment for segment in segments if segment is not None]
 
     def _segment(self, start_s: float, samples: np.ndarray) -> RecognisedSegment | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -82,12 +82,20 @@ class Transcriber(Backend, Protocol):
         """Why it cannot take speech in this language, in words; None where it can. None is "find out"."""
         ...
 
-    def recognise(self, pieces: Sequence[Piece], *, language: str | None = None) -> list[RecognisedSegment]:
+    def recognise(
+        self,
+        pieces: Sequence[Piece],
+        *,
+        language: str | None = None,
+        told: Callable[[float], object] = lambda share: None,
+    ) -> list[RecognisedSegment]:
         """The words of one recording.
 
         Args:
             pieces: in order, without overlap, none longer than 30 s.
             language: ISO 639-1; None identifies it, once for the recording.
+            told: is called at least once for each half minute of speech with the share of the pieces that was heard, 0
+                to 1; what it raises ends the work.
 
         Returns:
             one for each piece in which something was understood, in order.

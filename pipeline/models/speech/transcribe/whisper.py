@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,12 @@ from pipeline.models.speech.transcribe.transcript import (
     RecognisedWord,
     is_doubtful,
 )
-from pipeline.models.speech.transcribe.whisper_models import compute_type, find_model, needs_package
+from pipeline.models.speech.transcribe.whisper_models import (
+    ModelFiles,
+    compute_type,
+    find_model,
+    needs_package,
+)
 from pipeline.models.speech.transcribe.whisper_window import (
     HeardWindow,
     WindowReader,
@@ -63,7 +68,13 @@ class Whisper:
             return f"the model knows English only, and not {language!r}"
         return f"the model does not know the language {language!r}: use ISO 639-1 such as en, fr, it"
 
-    def recognise(self, pieces: Sequence[Piece], *, language: str | None = None) -> list[RecognisedSegment]:
+    def recognise(
+        self,
+        pieces: Sequence[Piece],
+        *,
+        language: str | None = None,
+        told: Callable[[float], object] = lambda share: None,
+    ) -> list[RecognisedSegment]:
         """As `Transcriber.recognise`.
 
         Pieces are packed into windows. What comes out doubtful is heard a second time: the pieces of a window whose
@@ -77,8 +88,9 @@ class Whisper:
         sounding = [i for i, (_, x) in enumerate(checked) if len(x) >= _SHORTEST and np.any(x)]
         if not sounding:
             return []
-        hearing = _Hearing(self._reader, checked, language)
+        hearing = _Hearing(self._reader, checked, language, told)
         heard, circling = hearing.hear(sounding)
+        hearing.first = False
         for i in circling:
             heard.pop(i, None)
             heard |= hearing.hear([i], careful=True)[0]
@@ -91,10 +103,16 @@ class Whisper:
 
 
 class _Hearing:
-    """One recording: its pieces and its language."""
+    """One recording: its pieces and its language. Of what is heard a second time ``told`` is told that all is heard."""
 
-    def __init__(self, reader: Any, pieces: list[Piece], language: str | None) -> None:
-        self._reader = reader
+    def __init__(
+        self,
+        reader: Any,
+        pieces: list[Piece],
+        language: str | None,
+        told: Callable[[float], object],
+    ) -> None:
+        self._reader, self._told, self.first = reader, told, True
         self._starts = [start for start, _ in pieces]
         self._samples = [samples for _, samples in pieces]
         self._language = language or ("en" if not reader.multilingual else None)
@@ -124,6 +142,7 @@ class _Hearing:
             if features is None:
                 features = self._reader.encode(window.samples(self._samples))
             found = self._reader.read(features, window.length, self._language, careful=careful)
+            self._told((number + 1) / len(windows) if self.first else 1.0)
             heard |= self._segments(window, found)
             if found.compression_ratio > REPETITIVE and not careful:
                 circling += [place.piece for place in window.places]
@@ -224,7 +243,9 @@ def load(device: str = "cpu", options: TranscribeOptions | None = None) -> Whisp
         ValueError,
     ) as error:  # CTranslate2 about a damaged file or a card without its libraries
         raise BackendUnavailable(f"Whisper from {files.folder} does not load: {error}") from error
-    return Whisper(
-        WindowReader(model, options.beam),
-        f"whisper-{files.name}@{files.sha256[:16]}:{number_format}:beam{options.beam}",
-    )
+    return Whisper(WindowReader(model, options.beam), identity(files, number_format, options.beam))
+
+
+def identity(files: ModelFiles, number_format: str, beam: int) -> str:
+    """What `Whisper.model_id` says of a model once it is loaded."""
+    return f"whisper-{files.name}@{files.sha256[:16]}:{number_format}:beam{beam}"
