@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers.music_weights import beatnet  # noqa: F401  a fixture
 
 from pipeline.audio.reader import ArrayReader
 from pipeline.errors import UserError
@@ -17,13 +18,8 @@ from pipeline.models.beats.tracker import BeatTracker
 
 
 @pytest.fixture(scope="module")
-def ensemble() -> Ensemble:
-    """The published networks, fetched once if they are not in the store."""
-    if weights.find(WEIGHTS) is None:
-        try:
-            weights.fetch(WEIGHTS)
-        except UserError as error:
-            pytest.skip(f"no BeatNet weights: {error}")
+def ensemble(beatnet) -> Ensemble:  # noqa: F811
+    """The published networks."""
     return load_ensemble()
 
 

@@ -304,8 +304,10 @@ def _afterwards(config: SpeechConfig, output: Output) -> tuple[str, ...]:
     try:
         return (link_voices(output, config.diarize.link_threshold).text(),)
     except Exception as error:
-        again = f"python jobs/voices.py output.uri={output.uri} threshold={config.diarize.link_threshold:g}"
-        raise UserError("the voices of all recordings were not linked", one_line(error), again) from error
+        keys = f"output.uri={output.uri} threshold={config.diarize.link_threshold:g}"
+        raise UserError(
+            "the voices of all recordings were not linked", one_line(error), f"python jobs/voices.py {keys}"
+        ) from error
 
 
 def _seeks(config: SpeechConfig) -> str:
