@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,9 @@ import soundfile
 import torch
 
 REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
+sys.path[:0] = [str(REPO), str(REPO / "benchmarks")]
+
+from quickest import quickest
 
 from pipeline.audio.reader import ArrayReader
 from pipeline.audio.resample import make_view
@@ -35,8 +37,6 @@ from pipeline.models.beats.names import SAMPLE_RATE, BeatOptions
 from pipeline.models.beats.network import load_ensemble
 from pipeline.models.beats.rhythm import PATIENCE_FRAMES, rhythm
 from pipeline.models.beats.tracker import BeatTracker
-
-BEST_OF = 3
 
 
 def read(files: list[Path], seconds: float | None, rate: int = SAMPLE_RATE, channels: int = 1) -> np.ndarray:
@@ -49,17 +49,6 @@ def read(files: list[Path], seconds: float | None, rate: int = SAMPLE_RATE, chan
         parts.append(make_view(np.ascontiguousarray(audio.T), native, rate, channels))
     shortest = min(part.shape[1] for part in parts)
     return np.sum([part[:, :shortest] for part in parts], axis=0)
-
-
-def quickest(work: Callable[[], object]) -> float:
-    """Seconds that ``work`` takes, the best of three after one that is not counted."""
-    work()
-    took = []
-    for _ in range(BEST_OF):
-        started = time.perf_counter()
-        work()
-        took.append(time.perf_counter() - started)
-    return min(took)
 
 
 def speeds(tracker: BeatTracker, samples: np.ndarray, song: np.ndarray | None) -> None:

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +23,11 @@ import soundfile
 import soxr
 
 REPO = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPO), str(REPO / "tests")]
+sys.path[:0] = [str(REPO), str(REPO / "tests"), str(REPO / "benchmarks")]
+
+from quickest import quickest
 
 RATE = 16000
-BEST_OF = 3
 PATCHES = 6
 """That agreement is looked for in, of each sound: the graph in numpy takes its time."""
 
@@ -65,17 +64,6 @@ def heard(files: list[Path], seconds: float) -> np.ndarray:
         if length >= seconds * RATE:
             break
     return np.concatenate(parts)[: round(seconds * RATE)]
-
-
-def quickest(work: Callable[[], object]) -> float:
-    """Seconds that ``work`` takes, the best of three after one that is not counted."""
-    work()
-    took = []
-    for _ in range(BEST_OF):
-        started = time.perf_counter()
-        work()
-        took.append(time.perf_counter() - started)
-    return min(took)
 
 
 def speed(tagger, sounds: dict[str, np.ndarray], threads: int) -> str:

@@ -106,3 +106,14 @@ def blocks(reader: AudioReader, piece: int = PIECE) -> Iterator[np.ndarray]:
     """The track in consecutive pieces, float32 ``[channels, n]``, ``n <= piece``."""
     for start in range(0, reader.samples, piece):
         yield reader.read(start, min(start + piece, reader.samples))
+
+
+def mono_reader(x: np.ndarray | AudioReader) -> AudioReader:
+    """A reader of mono audio: float ``[samples]``, or a reader of one channel. Raises `ValueError` for any other."""
+    if not isinstance(x, np.ndarray):
+        if x.channels != 1:
+            raise ValueError(f"expected a mono track, got {x.channels} channels")
+        return x
+    if x.ndim != 1 or not np.issubdtype(x.dtype, np.floating):
+        raise ValueError(f"expected a mono track of floats [samples], got {x.dtype} {list(x.shape)}")
+    return ArrayReader(x[None])

@@ -208,34 +208,34 @@ def _find_backend(config: ExtractConfig, models: Models) -> None:
 
 def _find_tags(config: ExtractConfig, models: Models) -> None:
     """Whether there are weights, read here once: damaged ones are then one line."""
-    if config.tags.enabled is False:
-        models.tags_off = "off"
-        return
-    if weights.find(MUSICNN) is None:
-        reason = weights.missing(MUSICNN)
-        if config.tags.enabled:
-            do = as_typed(f"python jobs/models.py fetch {MUSICNN}, or tags.enabled=null to do without")
-            raise UserError("tags.enabled=true", reason, do)
-        models.tags_off = f"off: {reason}"
-        return
-    tags = config.tags
-    models.tags_key = tags_key(read_checkpoint_of_tags().model_id, tags.threshold, tags.segments, tags.amp)
+    models.tags_off = _why_off("tags", config.tags.enabled, MUSICNN)
+    if not models.tags_off:
+        tags, model_id = config.tags, read_checkpoint_of_tags().model_id
+        models.tags_key = tags_key(model_id, tags.threshold, tags.segments, tags.amp)
 
 
 def _find_beats(config: ExtractConfig, models: Models) -> None:
     """The same of the beats."""
-    if config.beats.enabled is False:
-        models.beats_off = "off"
-        return
-    if weights.find(BEATNET) is None:
-        reason = weights.missing(BEATNET)
-        if config.beats.enabled:
-            do = as_typed(f"python jobs/models.py fetch {BEATNET}, or beats.enabled=null to do without")
-            raise UserError("beats.enabled=true", reason, do)
-        models.beats_off = f"off: {reason}"
-        return
-    check_beatnet()
-    models.beats_key = beats_key(beatnet_id(), config.beats.options())
+    models.beats_off = _why_off("beats", config.beats.enabled, BEATNET)
+    if not models.beats_off:
+        check_beatnet()
+        models.beats_key = beats_key(beatnet_id(), config.beats.options())
+
+
+def _why_off(stage: str, enabled: bool | None, name: str) -> str:
+    """Why a stage that is on where its weights are does not run; empty where it does.
+
+    Raises `UserError` where it is switched on and they are missing.
+    """
+    if enabled is False:
+        return "off"
+    if weights.find(name) is not None:
+        return ""
+    reason = weights.missing(name)
+    if enabled:
+        do = as_typed(f"python jobs/models.py fetch {name}, or {stage}.enabled=null to do without")
+        raise UserError(f"{stage}.enabled=true", reason, do)
+    return f"off: {reason}"
 
 
 # Imported with the first call: a run that has neither CLAP nor separation needs no torch here.

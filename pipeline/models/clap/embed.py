@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from pipeline.audio.reader import ArrayReader, AudioReader
+from pipeline.audio.reader import AudioReader, mono_reader
 from pipeline.audio.windows import window_spans
 from pipeline.errors import Fallback, UserError
 from pipeline.models.batching import BatchRunner
@@ -254,7 +254,7 @@ class _Run:
         """Track, number of the first window, and block, of all tracks."""
         for track, x in enumerate(self.tracks):
             try:
-                for first, block in self._track_blocks(track, _mono_reader(x)):
+                for first, block in self._track_blocks(track, mono_reader(x)):
                     yield track, first, block
                     if self.results[track].error is not None:
                         break
@@ -331,16 +331,6 @@ def _one_ahead(items: Iterable[T]) -> Iterator[T]:
         yield from before
         before = [item]
     yield from before
-
-
-def _mono_reader(x: np.ndarray | AudioReader) -> AudioReader:
-    if not isinstance(x, np.ndarray):
-        if x.channels != 1:
-            raise ValueError(f"expected a mono track, got {x.channels} channels")
-        return x
-    if x.ndim != 1 or not np.issubdtype(x.dtype, np.floating):
-        raise ValueError(f"expected a mono track of floats [samples], got {x.dtype} {list(x.shape)}")
-    return ArrayReader(x[None])
 
 
 def _samples(name: str, seconds: float) -> int:

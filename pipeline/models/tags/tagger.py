@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.audio.reader import ArrayReader, AudioReader
+from pipeline.audio.reader import AudioReader, mono_reader
 from pipeline.errors import Fallback
 from pipeline.models.batching import BatchRunner
 from pipeline.models.model_cache import MODELS, ModelKey
@@ -279,7 +279,7 @@ class Tagger:
         """The patches that are not silent. Broken tracks are settled here."""
         for number, (track, result, cost) in enumerate(zip(tracks, results, costs, strict=True)):
             try:
-                reader = _mono_reader(track)
+                reader = mono_reader(track)
                 count = patches_of(reader.samples)
                 for first in range(0, count, BLOCK_PATCHES):
                     started = time.perf_counter()
@@ -345,13 +345,3 @@ def padding_fraction(batch: Batch) -> float:
 def _fail(result: TrackTags, error: Exception) -> None:
     result.patches.clear()
     result.error = error
-
-
-def _mono_reader(x: np.ndarray | AudioReader) -> AudioReader:
-    if not isinstance(x, np.ndarray):
-        if x.channels != 1:
-            raise ValueError(f"expected a mono track, got {x.channels} channels")
-        return x
-    if x.ndim != 1 or not np.issubdtype(x.dtype, np.floating):
-        raise ValueError(f"expected a mono track of floats [samples], got {x.dtype} {list(x.shape)}")
-    return ArrayReader(x[None])
