@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -128,6 +129,9 @@ def test_nor_is_one_that_was_killed_before_it_took_the_file(song):
     decoder.wait_until_ready()
     first = decoder.pid
     os.kill(first, signal.SIGSTOP)
+    # It may be running on another core: until it stands still, it may take the file.
+    while Path(f"/proc/{first}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        time.sleep(0.001)
 
     def told(share: float | None) -> None:
         if decoder.pid == first:
