@@ -31,7 +31,7 @@ COPY conf conf
 COPY soundmill soundmill
 
 ENV SOUNDMILL_WEIGHTS=/opt/soundmill/weights
-RUN python jobs/models.py fetch spleeter-2stems && chown -R 1000 weights
+RUN python jobs/models.py fetch spleeter-2stems musicnn beatnet && chown -R 1000 weights
 
 # A number, so that Kubernetes can see that it is not root. The two folders are there for the cluster launcher, which
 # mounts into them: Docker would make them as root.

@@ -212,8 +212,8 @@ class ExtractConfig(RunConfig):
     def questions(self) -> tuple[str, ...]:
         """The places, what is computed, and on what machine."""
         stems = ("separation.save_stems",) if self.separation.enabled else ()
-        stages = ("features.enabled", "clap.enabled", "separation.enabled", *stems)
-        return (*super().questions(), *stages, "hardware")
+        enabled = ("features.enabled", "clap.enabled", "separation.enabled", *stems, "tags.enabled", "beats.enabled")
+        return (*super().questions(), *enabled, "hardware")
 
     def check(self) -> None:
         """Refuse what cannot work, in words that name the key. Raises `UserError`."""

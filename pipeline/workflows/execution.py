@@ -316,10 +316,12 @@ def _write_numbers(run: Run, outcome: RunOutcome, numbers: dict[str, Any]) -> No
 
 
 def _on(numbers: dict[str, Any]) -> str:
-    """What the stages ran on, and how much of their work went on side by side."""
+    """What the stages ran on, and how much of their work went on side by side. A run so short that it mostly waited
+    for its workers to start says nothing of that."""
     cards = sorted({group(name) for name, s in numbers["stages"].items() if s["device"] != "cpu"})
     where = f"{', '.join(cards)} on the GPU" if cards else "no GPU"
-    return f"{where}, parallel speed-up {numbers['parallel_speedup'] or 0:.1f}×"
+    speedup = numbers["parallel_speedup"] or 0.0
+    return where + (f", parallel speed-up {speedup:.1f}×" if speedup >= 1 else "")
 
 
 def summary_text(progress: Progress, numbers: dict[str, Any]) -> str:

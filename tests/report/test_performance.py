@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+
 from pipeline.engine.progress import OTHERS, Progress
 from pipeline.report.performance import fallback_counts, markdown, performance
 from pipeline.workflows.execution import summary_text
@@ -94,3 +96,11 @@ def test_without_copies_nothing_is_said_of_them():
     text = summary_text(Progress(files=1, audio_s=60.0), numbers)
     assert "cop" not in text
     assert text.startswith("1 file (0 ok")
+
+
+@pytest.mark.parametrize(("compute_s", "said"), [(90.0, True), (6.0, False)])
+def test_a_run_that_mostly_waited_for_its_workers_says_nothing_of_a_speed_up(compute_s, said):
+    numbers = performance("r", Progress(files=1, audio_s=60.0), 60.0, 1.0, {}) | {"command_s": 70.0}
+    numbers["parallel_speedup"] = compute_s / 60.0
+    text = summary_text(Progress(files=1, audio_s=60.0), numbers)
+    assert text.endswith("no GPU, parallel speed-up 1.5×" if said else "; no GPU")

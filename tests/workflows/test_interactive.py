@@ -108,7 +108,8 @@ def test_what_is_typed_or_not_wanted_is_not_asked(modules):
     assert ask(modules, listed, "source.manifest=list.csv")[0] == "output.uri=out"
     modules[2]("extract")
     off = Answers("")
-    ask(modules, off, *BASE, "features.enabled=mel", "~clap", "separation={enabled: false}")
+    given = ("features.enabled=mel", "~clap", "separation={enabled: false}", "tags.enabled=false", "beats={}")
+    ask(modules, off, *BASE, *given)
     assert off.asked == ["hardware [cpu]: "]
 
 
