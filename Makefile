@@ -15,6 +15,10 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraint
 install = $(PIP) uv 2>/dev/null && $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e $(1) 2>/dev/null \
 	|| $(PIP) -e $(1)
 
+# Python keeps what it has compiled, whatever the environment says: each of the hundreds of processes of Ray and of the
+# tests would compile the same packages again, which doubles the time that Ray takes to start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test chaos lint format lock clean
 
 demo: $(VENV)/.installed

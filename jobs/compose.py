@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import Template
 from typing import Any, NoReturn
 
 import interactive
 import yaml
-from commandline import CONF, check_keys
+from commandline import CONF, check_keys, options_of
 from explaining import explain
 from hydra import compose, version
 from hydra._internal.hydra import Hydra
@@ -127,7 +128,11 @@ def load(
 
 
 def run_job(
-    job: Callable[[], None], afterwards: Callable[[], None] = lambda: None, *, asks: bool = False
+    job: Callable[[], None],
+    afterwards: Callable[[], None] = lambda: None,
+    *,
+    asks: bool = False,
+    about: str | None = None,
 ) -> None:
     """Check the command line, run ``job`` once or for every combination, and ``afterwards``.
 
@@ -135,10 +140,14 @@ def run_job(
 
     Args:
         asks: for what the command line does not say, on the terminal, and whether to run what comes of it.
+        about: the file in ``conf/`` that has the text of ``--help``; None for the job's own.
     """
     register()
     try:
         arguments = _arguments()
+        if arguments.help and (arguments.config_path, arguments.config_dir, arguments.config_name) == (None,) * 3:
+            print(as_typed(help_text(about or CURRENT.name, arguments.overrides)))
+            end(0)
         options = [word for word in sys.argv[1:] if word not in arguments.overrides]
         if asks and not arguments.help and not arguments.hydra_help:
             arguments.overrides += _answers(arguments)
@@ -161,6 +170,27 @@ def run_job(
             job()
     afterwards()
     end(max(EXIT_CODES, default=0))
+
+
+def help_text(name: str, overrides: Sequence[str]) -> str:
+    """What ``conf/<name>.yaml`` says of itself, with the groups of its keys and the composed config.
+
+    Hydra prints the same, and looks each group of every job up in a copy of all configs, which takes two seconds.
+
+    Raises:
+        UserError: an override cannot be composed.
+    """
+    primary = Primary(name)
+    try:
+        with primary.found():
+            config = compose(name, overrides=list(overrides), return_hydra_config=True)
+            template = config.hydra.help.template
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error, primary.folders(), overrides) from None
+    config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    options = {str(key): options_of(str(key), primary.folders()) for key in config}
+    groups = "".join(f"{key}: {', '.join(options[key])}\n" for key in sorted(options) if options[key])
+    return Template(template).substitute(APP_CONFIG_GROUPS=groups, CONFIG=OmegaConf.to_yaml(config))
 
 
 def carry_out(job: Job, config: Any, trials: Sweep) -> None:

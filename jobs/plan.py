@@ -76,4 +76,4 @@ def plan(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    compose.run_job(plan, asks=ASKS)
+    compose.run_job(plan, asks=ASKS, about=CONFIG)

@@ -319,9 +319,11 @@ def test_help_and_cfg_job_read_well(repo):
         "n_mels",
     ):
         assert word in done.stdout
-    done = job(repo, "--cfg", "job", "hardware=gpu")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: hardware=gpu is not one of")
+    assert "\nlistening: " not in done.stdout, "a group of keys of another job"
+    for looks in (["--help"], ["--cfg", "job"]):
+        done = job(repo, *looks, "hardware=gpu")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("error: hardware=gpu is not one of")
     done = job(repo, "--cfg", "job", "source.uri=x")
     assert done.returncode == 0
     assert "uri: x" in done.stdout
