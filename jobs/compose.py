@@ -145,7 +145,8 @@ def run_job(
     register()
     try:
         arguments = _arguments()
-        if arguments.help and (arguments.config_path, arguments.config_dir, arguments.config_name) == (None,) * 3:
+        own = arguments.config_path or arguments.config_dir or arguments.config_name
+        if arguments.help and not own:
             print(as_typed(help_text(about or CURRENT.name, arguments.overrides)))
             end(0)
         options = [word for word in sys.argv[1:] if word not in arguments.overrides]

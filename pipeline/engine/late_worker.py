@@ -17,6 +17,7 @@ import numpy as np
 from pipeline.audio.reader import PIECE
 from pipeline.audio.views import View
 from pipeline.engine.batch import Track
+from pipeline.engine.hung import HungFiles
 from pipeline.engine.passing import may_pass
 from pipeline.engine.process import note_started
 from pipeline.engine.time_limit import TimeLimit
@@ -30,13 +31,16 @@ class LateWorker(Worker):
     Args:
         idle: nothing of the stage is planned in this run. It may turn up all the same, in a file that has changed.
         time_limit: seconds of wall time that it may take for a second of audio; 0 is no limit.
+        hung: knows the files in which it hung before.
         common: see `pipeline.engine.worker.Worker`.
     """
 
-    def __init__(self, *, idle: bool = False, time_limit: float = 0.0, **common: Any) -> None:
+    def __init__(
+        self, *, idle: bool = False, time_limit: float = 0.0, hung: HungFiles | None = None, **common: Any
+    ) -> None:
         super().__init__(**common)
         self._idle, self._loaded, self._loading = idle, False, threading.Lock()
-        self._limit = TimeLimit(self.stage, time_limit)
+        self._limit = TimeLimit(self.stage, time_limit, hung=hung)
 
     def load(self) -> None:
         """Load what the work needs. Raises what ends the run, such as `BackendUnavailable`."""

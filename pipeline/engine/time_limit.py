@@ -1,8 +1,8 @@
 """How long a stage may be at work on one file. Whoever gets on notices it by itself, and says so by asking; who hangs,
 which is not to have asked for that long, takes its process along.
 
-A process that ends costs the files that it held a second try, one by one, and after some of those the file that hung
-is given up: see `pipeline.workflows.attempts`.
+A process that ends costs the files that it held a second try, and the one that hung is then given up at once: it is
+noted before, see `pipeline.engine.hung`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from pipeline.engine.hung import HungFiles
 from pipeline.engine.process import may_end
 
 LEAST_S = 600.0
@@ -45,10 +46,13 @@ class TimeLimit:
         stage: whose.
         factor: seconds of wall time for each second of audio; 0 is no limit.
         every_s: how often is looked whether something hangs.
+        hung: knows the files in which the stage hung before.
     """
 
-    def __init__(self, stage: str, factor: float, every_s: float = EVERY_S) -> None:
-        self._stage, self._factor, self._every_s = stage, factor, every_s
+    def __init__(
+        self, stage: str, factor: float, every_s: float = EVERY_S, hung: HungFiles | None = None
+    ) -> None:
+        self._stage, self._factor, self._every_s, self._hung = stage, factor, every_s, hung
         self._at_work: dict[int, _AtWork] = {}
         self._lock = threading.Lock()
         self._watch: threading.Thread | None = None
@@ -60,10 +64,17 @@ class TimeLimit:
         Args:
             index: of the file.
             duration_s: of its audio.
+
+        Raises:
+            TookTooLong: the stage hung in it before, and its process had to end.
         """
         if self._factor <= 0:
             yield
             return
+        if self._hung is not None and self._hung.has(self._stage, index):
+            raise TookTooLong(
+                f"{self._stage} hung in it, and its process was ended: hardware.time_limit says when that is done"
+            )
         allowed = max(LEAST_S, self._factor * duration_s)
         with self._lock:
             now = time.monotonic()
@@ -90,15 +101,17 @@ class TimeLimit:
                 "hardware.time_limit is their factor"
             )
 
-    def hangs(self) -> bool:
-        """Whether there is a file that has given no sign of life for too long."""
+    def hanging(self) -> list[int]:
+        """The files that have given no sign of life for too long."""
         now = time.monotonic()
         with self._lock:
-            return any(now - f.seen > 1.25 * f.allowed + GRACE_S for f in self._at_work.values())
+            return [i for i, f in self._at_work.items() if now - f.seen > 1.25 * f.allowed + GRACE_S]
 
     def _look(self) -> None:
         while True:
             time.sleep(self._every_s)
-            if self.hangs() and may_end():
+            if (hanging := self.hanging()) and may_end():
+                for index in hanging if self._hung is not None else ():
+                    self._hung.add(self._stage, index)
                 print(f"{self._stage} hangs: its process ends", file=sys.stderr, flush=True)
                 os._exit(EXIT)

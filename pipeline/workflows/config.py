@@ -212,7 +212,14 @@ class ExtractConfig(RunConfig):
     def questions(self) -> tuple[str, ...]:
         """The places, what is computed, and on what machine."""
         stems = ("separation.save_stems",) if self.separation.enabled else ()
-        enabled = ("features.enabled", "clap.enabled", "separation.enabled", *stems, "tags.enabled", "beats.enabled")
+        enabled = (
+            "features.enabled",
+            "clap.enabled",
+            "separation.enabled",
+            *stems,
+            "tags.enabled",
+            "beats.enabled",
+        )
         return (*super().questions(), *enabled, "hardware")
 
     def check(self) -> None:

@@ -32,8 +32,8 @@ class HardwareConfig:
     ``decode_memory_bytes`` is what the process that decodes may take besides the views; 0 is twice
     ``max_track_bytes`` and 1 GiB.
     A step of speech preparation may take ``time_limit`` seconds for each second of a file's audio, 10 minutes at
-    least: a file that takes longer is a failure of that step, and one that hangs ends the process. 0 is no limit. The
-    stages of other jobs have none.
+    least: a file that takes longer is a failure of that step, and one that hangs ends the process first. 0 is no limit.
+    The stages of other jobs have none.
     ``processes`` is how many work side by side at most where there is no Ray, each with all networks, and never more
     than the cores that the job may use; 0 goes by those alone.
     ``models.<stage>`` is the largest model that suits the machine, for jobs that let it decide.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from pipeline.engine.declare import DECODE, WRITE, Pipeline, Stage
 from pipeline.engine.driver import Cluster
 from pipeline.engine.earlier import Earlier
 from pipeline.engine.groups import by_group, group_stages, largest_of_group, name_of
+from pipeline.engine.hung import HungFiles
 from pipeline.engine.node import Node
 from pipeline.engine.packing import PlannedFile, estimated_seconds, pack
 from pipeline.engine.resources import DECODE_WEIGHT, WRITE_WEIGHT, StageResources, plan_resources
@@ -97,7 +98,8 @@ def build_graph(
     # What any machine may fill: the schema says what is written.
     pipeline = models.pipeline(config, output, everywhere=True, golden=golden)
     results = run_results(config, pipeline) if cached else None
-    nodes = _stages(config, pipeline, ledger, results, earlier=Earlier(output), idle=idle)
+    hung = HungFiles(output, run_id)
+    nodes = _stages(config, pipeline, ledger, results, earlier=Earlier(output), hung=hung, idle=idle)
     sink = {
         "output": output,
         "run_id": run_id,
@@ -131,12 +133,20 @@ def _stages(
     results: Results | None,
     *,
     earlier: Earlier | None = None,
+    hung: HungFiles | None = None,
     idle: Collection[str] = (),
 ) -> list[Node]:
     """Decoding and the job's stages."""
     decode = {**_decode_arguments(config, pipeline, ledger), "results": results}
+    common = {
+        "results": results,
+        "storage_options": config.source.storage_options,
+        "time_limit": config.hardware.time_limit,
+        "hung": hung,
+    }
     stages = [
-        _node(config, pipeline, stage, results, earlier, idle=stage.name in idle) for stage in pipeline.stages
+        _node(config, pipeline, stage, earlier, {**common, "idle": stage.name in idle})
+        for stage in pipeline.stages
     ]
     return [Node(DECODE, DECODE_WORKER, decode), *stages]
 
@@ -145,10 +155,8 @@ def _node(
     config: RunConfig,
     pipeline: Pipeline,
     stage: Stage,
-    results: Results | None,
     earlier: Earlier | None,
-    *,
-    idle: bool,
+    more: Mapping[str, Any],
 ) -> Node:
     """A stage with what all workers are told."""
     share = config.hardware.gpu_shares.get(stage.name) if stage.gpu is not None else None
@@ -166,10 +174,7 @@ def _node(
         "device": "cuda" if share else "cpu",
         "threads": config.perf.threads,
         "seed": config.seed,
-        "storage_options": config.source.storage_options,
-        "results": results,
-        "idle": idle,
-        "time_limit": config.hardware.time_limit,
+        **more,
     }
     return Node(stage.name, stage.worker, {**common, **stage.arguments})
 

@@ -209,31 +209,42 @@ def test_what_asks_is_alive_however_long_it_takes(monkeypatch):
     silent = 1.25 * 1000.0 + time_limit.GRACE_S
     with limit.of(1, 100.0):
         now[0] += silent - 1
-        assert not limit.hangs()
+        assert limit.hanging() == []
         with pytest.raises(TookTooLong):
             limit.check(1)
         now[0] += silent - 1
-        assert not limit.hangs(), "it is over its time, and has just said that it gets on"
+        assert limit.hanging() == [], "it is over its time, and has just said that it gets on"
         now[0] += 2
-        assert limit.hangs()
-    assert not limit.hangs()
+        assert limit.hanging() == [1]
+    assert limit.hanging() == []
 
 
-def test_a_process_in_which_a_file_hangs_ends_where_it_may():
+def test_a_process_in_which_a_file_hangs_ends_where_it_may(tmp_path):
+    """And the next one that is given the file says so, instead of hanging in it."""
     program = """
         import sys, time
+        from pipeline.dataset.store import Store
         from pipeline.engine import process, time_limit
+        from pipeline.engine.hung import HungFiles
         time_limit.LEAST_S = time_limit.GRACE_S = 0.0
         if sys.argv[1] == "may":
             process.allow_end()
-        limit = time_limit.TimeLimit("words", 0.01, every_s=0.05)
-        with limit.of(0, 1.0):
-            time.sleep(20 if sys.argv[1] == "may" else 0.5)
-        print("got there")
+        hung = HungFiles(Store(sys.argv[2]), "run")
+        limit = time_limit.TimeLimit("words", 0.01, every_s=0.05, hung=hung)
+        try:
+            with limit.of(7, 1.0):
+                time.sleep(20 if sys.argv[1] == "may" else 0.5)
+            print("got there")
+        except time_limit.TookTooLong:
+            print("hung before")
     """
-    for word, code, said in (("may", time_limit.EXIT, ""), ("must not", 0, "got there\n")):
+    for word, code, said in (
+        ("must not", 0, "got there\n"),
+        ("may", time_limit.EXIT, ""),
+        ("may", 0, "hung before\n"),
+    ):
         done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(program), word],
+            [sys.executable, "-c", textwrap.dedent(program), word, str(tmp_path)],
             capture_output=True,
             text=True,
             timeout=60,

@@ -19,6 +19,7 @@ import pytest
 from conftest import every_stage, one_actor_each
 from helpers.ray_head import REPO
 
+from pipeline.engine.hung import HungFiles
 from pipeline.engine.node import Node
 from pipeline.workflows import execution
 from pipeline.workflows.config import ExtractConfig
@@ -218,6 +219,28 @@ def test_a_file_that_kills_its_worker_every_time_costs_itself_only(demo, tmp_pat
     lost = [entry["text"] for entry in log(tmp_path / "out") if entry["event"] == "lost"]
     assert len(lost) == 3
     assert all("the worker process was ended by SIGKILL" in text for text in lost)
+
+
+def test_a_file_that_hangs_costs_itself_only_and_one_process(demo, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(REPO / "tests" / "engine")
+    config = small(demo, tmp_path / "out")
+    real = execution.build_graph
+
+    def with_a_stage_that_hangs(given, models, output, run_id, *more, **named):
+        *stages, sink = real(given, models, output, run_id, *more, **named)
+        [features] = [node for node in stages if node.name == "features"]
+        told = {**features.arguments, "hangs_at": 4, "hung": HungFiles(output, run_id)}
+        return [*stages[:-1], Node("features", "hanging_stage:HangingStage", told), sink]
+
+    monkeypatch.setattr(execution, "build_graph", with_a_stage_that_hangs)
+    config.features.enabled = ["loudness"]
+    config.ray.address = "inline"
+    assert extract.run(config, quiet=True).exit_code == 0
+    rows = sorted(table(tmp_path / "out", "tracks"), key=lambda row: row["uri"])
+    assert [row["status"] for row in rows] == ["partial" if n == 4 else "ok" for n in range(len(rows))]
+    [failure] = table(tmp_path / "out", "failures")
+    assert (failure["error_class"], failure["worker_died"]) == ("TookTooLong", False)
+    assert len([entry for entry in log(tmp_path / "out") if entry["event"] == "lost"]) == 1
 
 
 def test_equal_files_are_computed_once(demo, tmp_path):

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import tempfile
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +15,7 @@ from pipeline.audio.reader import AudioReader, blocks
 from pipeline.dataset.contents import Artifact
 from pipeline.dataset.output import Output
 from pipeline.engine.batch import Blob, Track
+from pipeline.engine.scratch import scratch_folder
 from pipeline.engine.uploading import uploaded
 from pipeline.errors import Fallback
 
@@ -84,8 +83,8 @@ class RecordingFiles:
             digest = hashlib.sha256(data).hexdigest()
             self._track.blobs.append(Blob(path, blob_name, shape, None, len(data), sha256=digest))
             return path
-        with tempfile.TemporaryDirectory(prefix="soundmill-part-") as folder:
-            file = Path(folder) / "part.flac"
+        with scratch_folder() as folder:
+            file = folder / "part.flac"
             with file.open("wb") as written:
                 write_flac24(piece, 1.0, self._track.sample_rate, written)
             self._track.blobs.append(uploaded(self._output, path, blob_name, shape, file))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from pipeline.dataset.output import Output
 from pipeline.engine.batch import Track
 from pipeline.engine.late_worker import LateWorker
 from pipeline.engine.made_views import MadeView
+from pipeline.engine.scratch import scratch_folder
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.engine.uploading import uploaded
 from pipeline.models.speech.denoise.choose import load_backend
@@ -97,7 +96,7 @@ class DenoiseWorker(LateWorker):
                 before += float(np.square(heard, dtype=np.float64).sum())
                 after += float(np.square(clean, dtype=np.float64).sum())
                 spool.write(clean[None])
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soundmill-denoised-")))
+            folder = stack.enter_context(scratch_folder())
             path = folder / f"{self.key_of(track, NAME)}-denoised.flac"
             with path.open("wb") as out:
                 gain = write_flac24(spool, spool.peak, rate, out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -20,6 +19,7 @@ from pipeline.audio.views import View
 from pipeline.dataset.output import Output
 from pipeline.dsp.true_peak import PEAK_CONTEXT, true_peak
 from pipeline.engine.batch import Track
+from pipeline.engine.scratch import scratch_folder
 from pipeline.engine.source_tags import tags_of
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.engine.uploading import uploaded
@@ -82,7 +82,7 @@ class InstrumentalWorker(Worker):
     def _write(self, track: Track, stack: ExitStack) -> None:
         song = _Song(self, track, stack)
         tags = self._tags(track)
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soundmill-song-")))
+        folder = stack.enter_context(scratch_folder())
         parts: dict[str, AudioReader] = {"instrumental": song.spool(taken_out=True)}
         if "vocals" in self.keep:
             parts["vocals"] = song.spool(taken_out=False)

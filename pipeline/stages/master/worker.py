@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ from pipeline.audio.song_tags import SongTags, made_by
 from pipeline.dataset.output import Output
 from pipeline.engine.batch import Track
 from pipeline.engine.made_views import MadeView
+from pipeline.engine.scratch import scratch_folder
 from pipeline.engine.source_tags import tags_of
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.engine.uploading import uploaded
@@ -145,7 +145,7 @@ class MasterWorker(Worker):
         return _Song(spool, rate)
 
     def _write(self, track: Track, song: _Song, mastering: Mastering, heard: Heard, stack: ExitStack) -> Plan:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soundmill-master-")))
+        folder = stack.enter_context(scratch_folder())
         tags = self._tags(track)
         file = folder / f"master{self.form.suffix}"
         delivered = Delivery(mastering, self.form, tags, self.encodes, self.preview_s).to(file, folder)
