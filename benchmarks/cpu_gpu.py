@@ -124,7 +124,9 @@ def run_job(overrides: Sequence[str], output: Path, into: Measurement) -> None:
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
-        into.problem = f"the job ended with exit code {done.returncode}: {lines[-1]}"
+        # Behind what is wrong there may be why, and what to type.
+        what = next((line for line in lines if line.startswith("error:")), lines[-1])
+        into.problem = f"the job ended with exit code {done.returncode}: {what}"
         return
     [report] = (output / "runs").glob("*/performance.json")
     numbers = json.loads(report.read_text())

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.dsp import bs1770
-from pipeline.dsp.onsets import LEAST_RISE_DB, LEAST_SECONDS, OnsetCurve, pick_onsets
+from pipeline.dsp.beat_period import LEAST_SECONDS
+from pipeline.dsp.onsets import LEAST_RISE_DB, OnsetCurve, pick_onsets
 from pipeline.features.base import Extraction, Extractor, Running, column, register
 from pipeline.features.fingerprint_parts import (
     BAND_EDGES_HZ,
@@ -199,7 +200,7 @@ class Fingerprint(Extractor):
     """
 
     name: ClassVar[str] = "fingerprint"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     views: ClassVar[tuple[str, ...]] = ("mono", "native")
     description: ClassVar[str] = (
         "25 numbers for mastering: balance, loudness, rhythm, timbre, dynamics and width"

@@ -8,14 +8,8 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
-from pipeline.dsp.onsets import (
-    LEAST_RISE_DB,
-    LEAST_SECONDS,
-    OnsetCurve,
-    Rhythm,
-    TempoSearch,
-    pick_onsets,
-)
+from pipeline.dsp.beat_period import LEAST_SECONDS, TempoSearch
+from pipeline.dsp.onsets import LEAST_RISE_DB, OnsetCurve, Rhythm, pick_onsets
 from pipeline.features.base import Extraction, Extractor, Running, column, register
 from pipeline.features.spectra import SharedSpectra
 from pipeline.features.track import TrackInfo
@@ -30,8 +24,8 @@ class Tempo(Extractor):
 
     Onsets are those of ``librosa.onset`` that raise the mel bands by a least amount, so that a steady tone has none,
     and no tempo; beats are those of ``librosa.beat`` at the same tempo. The tempo itself is found by
-    `pipeline.dsp.onsets.estimate_tempo`, finer than a frame and with fewer octave errors. Many tracks can be
-    counted at half or twice the tempo; ``tempo_confidence`` says how close the second choice is.
+    `pipeline.dsp.beat_period.estimate_tempo`, finer than a frame and with fewer errors of an octave, or of three for
+    two. Many tracks can be counted at half or twice the tempo; ``tempo_confidence`` says how sure the choice is.
 
     Args:
         n_fft: FFT length, samples.
@@ -45,7 +39,7 @@ class Tempo(Extractor):
     """
 
     name: ClassVar[str] = "tempo"
-    version: ClassVar[str] = "3"
+    version: ClassVar[str] = "4"
     views: ClassVar[tuple[str, ...]] = ("mono",)
     description: ClassVar[str] = "tempo, beats and the rate of onsets"
 
@@ -54,8 +48,8 @@ class Tempo(Extractor):
     n_mels: int = 128
     min_bpm: float = 40.0
     max_bpm: float = 300.0
-    prior_bpm: float = 120.0
-    prior_octaves: float = 1.0
+    prior_bpm: float = 130.0
+    prior_octaves: float = 0.6
     tightness: float = 100.0
 
     def check(self) -> None:
@@ -81,8 +75,8 @@ class Tempo(Extractor):
                 "tempo_confidence",
                 pa.float32(),
                 "ratio",
-                "autocorrelation of the onsets at the beat period, times 1 - score of the second choice over "
-                "that of the first; near 0 where half or twice the tempo is as good; undefined without a tempo",
+                "probability that tempo_bpm is the tempo that a listener would tap, 0..1, learnt on music with known "
+                "beats; low where half or twice the tempo is as good; undefined without a tempo",
             ),
             column(
                 "tempo_beats_s",

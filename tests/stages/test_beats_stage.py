@@ -12,8 +12,6 @@ from pipeline.dataset.sources.listing import list_source
 from pipeline.engine.packing import pack, planned
 from pipeline.errors import UserError
 from pipeline.models.beats.names import SAMPLE_RATE, BeatOptions
-from pipeline.models.beats.rhythm import rhythm
-from pipeline.stages.beats import worker as beats_worker
 from pipeline.stages.beats.spec import COLUMNS, VIEW, beats_key
 from pipeline.stages.beats.worker import BeatsWorker
 from pipeline.stages.decode.worker import DecodeWorker
@@ -145,8 +143,9 @@ def test_a_track_whose_beats_cannot_be_decoded_costs_its_neighbours_nothing(deco
     worker, calls = BeatsWorker(), []
     heard = worker.tracker.activations
     monkeypatch.setattr(worker.tracker, "activations", lambda *given: calls.append(1) or heard(*given))
+    found = worker.tracker.beats
     monkeypatch.setattr(
-        beats_worker, "rhythm", lambda odds, options: 1 / 0 if len(odds) < 50 else rhythm(odds, options)
+        worker.tracker, "beats", lambda track, odds: 1 / 0 if len(odds) < 50 else found(track, odds)
     )
     rows = by_name(worker(decoded).to_pylist())
     assert rows["clicks"]["beats_bpm"] == pytest.approx(120, rel=0.01)

@@ -10,12 +10,14 @@ import numpy as np
 from pipeline.models.beats.decoding import ZONES, Path, Space, decode, intervals_of, log_odds
 from pipeline.models.beats.front_end import FRAMES_PER_SECOND
 from pipeline.models.beats.names import BeatOptions
+from pipeline.models.beats.tapped import SAME, TappedTempi
 
 PATIENCE_FRAMES = int(600 * FRAMES_PER_SECOND)
 FEWEST_BEATS = 4
 """Fewer are no rhythm."""
-LEAST_STRENGTH = 0.35
-"""Less is no beat, see `Beats.strength`: noise, wind and steady tones have up to 0.25, music 0.4 and more."""
+LEAST_STRENGTH = 0.27
+"""Less is no beat, see `Beats.strength`: noise, wind and steady tones have up to 0.25, music with drums 0.4 and more,
+of music without half a quarter up to 0.37."""
 MOST_LACKING = 0.53
 """More is no beat, see `lacking`: speech lacks 0.59 and more, music up to 0.45. Both were chosen on material to develop
 on."""
@@ -26,9 +28,10 @@ _PIECE = 15000  # frames at a time
 _STEADY, _DRIFT = 0.1, 0.02
 # The other octave is looked for within this share of half and twice the tempo.
 _OCTAVE = 0.12
-# How the logarithm of the odds that the tempo is right falls with what speaks against it, see `confidence`: fitted to
-# 39 renderings of pieces to develop on.
-_CONFIDENCE = (1.70, 1.07, 1.15)
+# A path of the tapped tempo may change its tempo by so much.
+_GUIDED = 1.25
+# It may lack so much log probability per second; or any, where the other one is steady and so only of another octave.
+_MOST_LEAD, _STEADY_ENOUGH = 2.0, 0.95
 # How the logarithm of the odds of the other octave falls with the log probability that it lacks per second. Of 39
 # renderings to develop on it was right for three: it is seldom, and how much it lacks says little.
 _SECOND = (-1.5, 0.2)
@@ -61,12 +64,15 @@ class Beats:
     strength: float | None = None
 
 
-def rhythm(activations: np.ndarray, options: BeatOptions | None = None) -> Beats:
+def rhythm(
+    activations: np.ndarray, options: BeatOptions | None = None, tempi: TappedTempi | None = None
+) -> Beats:
     """The rhythm of a track.
 
     Args:
         activations: odds of beat and downbeat, float ``[frames, 2]``, 50 frames a second.
         options: meters and tempi that are considered.
+        tempi: that a listener would tap; None where nobody knows, and how sure the tempo is neither.
 
     Raises:
         ValueError: NaN or infinity among the odds.
@@ -77,7 +83,7 @@ def rhythm(activations: np.ndarray, options: BeatOptions | None = None) -> Beats
     if not np.isfinite(activations).all():
         raise ValueError("the odds of beats hold NaN or infinity")
     intervals = intervals_of(options.min_bpm, options.max_bpm, FRAMES_PER_SECOND)
-    best = _best(activations, intervals, options)
+    best = _guided(activations, intervals, options, tempi)
     times, strengths = beat_times(activations, best.nodes)
     there = np.isfinite(times)
     beats, downbeats = times[there], times[there & (best.nodes[:, 1] == 0)]
@@ -92,7 +98,7 @@ def rhythm(activations: np.ndarray, options: BeatOptions | None = None) -> Beats
         beats,
         downbeats,
         bpm,
-        bpm_confidence=confidence(bpm, steady),
+        bpm_confidence=tempi.confidence(bpm) if tempi is not None else None,
         meter=best.meter,
         stability=steady,
         second_bpm=second,
@@ -105,6 +111,29 @@ def _best(activations: np.ndarray, intervals: np.ndarray, options: BeatOptions) 
     """The likeliest path of any meter."""
     spaces = [Space(meter, intervals) for meter in options.meters]
     return max(decode(activations, spaces, PATIENCE_FRAMES), key=lambda path: path.log_probability)
+
+
+def _guided(
+    activations: np.ndarray, intervals: np.ndarray, options: BeatOptions, tempi: TappedTempi | None
+) -> Path:
+    """The likeliest path of the tempo that a listener would tap.
+
+    Without that, a path may as well be of half or twice the tempo: the networks' odds alone hardly tell. Where the
+    tempo itself changes on the way, no one tempo stands for the track, and the likeliest path of all is taken.
+    """
+    free = _best(activations, intervals, options)
+    times, _ = beat_times(activations, free.nodes)
+    beats = times[np.isfinite(times)]
+    tapped = tempi.likeliest if tempi is not None else None
+    if tapped is None or len(beats) < FEWEST_BEATS or abs(tempo(beats) / tapped - 1) <= SAME:
+        return free
+    lengths = intervals * (tapped / (60 * FRAMES_PER_SECOND))
+    near = intervals[(lengths <= _GUIDED) & (lengths >= 1 / _GUIDED)]
+    if not len(near):
+        return free
+    path = _best(activations, near, options)
+    lead = (free.log_probability - path.log_probability) * FRAMES_PER_SECOND / len(activations)
+    return path if lead <= _MOST_LEAD or stability(beats) >= _STEADY_ENOUGH else free
 
 
 def _second(
@@ -136,13 +165,6 @@ def lacking(activations: np.ndarray, path: Path) -> float:
         said = log_odds(activations[start : start + _PIECE])
         free += float(said.max(axis=0).sum())
     return (free - path.log_probability) / len(activations)
-
-
-def confidence(bpm: float, steady: float) -> float:
-    """Probability that a tempo is right: less for one far from 120 BPM, which may be that of another octave, and where
-    beats are not steady, see `stability`. How strong they are says nothing more where there are beats at all."""
-    base, by_octaves, by_steadiness = _CONFIDENCE
-    return _logistic(base - by_octaves * abs(math.log2(bpm / 120.0)) + by_steadiness * (steady - 0.95))
 
 
 def _logistic(value: float) -> float:

@@ -13,6 +13,7 @@ from pipeline.models.beats.front_end import INPUTS, FrontEnd, even_gain, frame_c
 from pipeline.models.beats.names import SAMPLE_RATE, BeatOptions
 from pipeline.models.beats.network import Ensemble, State, load_ensemble
 from pipeline.models.beats.rhythm import Beats, rhythm
+from pipeline.models.beats.tapped import tapped
 
 BLOCK_FRAMES = 1000
 """Frames of each track that the networks hear at once, 20 s."""
@@ -97,9 +98,14 @@ class BeatTracker:
                     progress(numbers[number], min(1.0, stop / frames[number]))
         return [np.concatenate([np.empty((0, 2), np.float32), *part]) for part in parts]
 
+    def beats(self, track: AudioReader, activations: np.ndarray) -> Beats:
+        """The beats of a track of which the networks said ``activations``."""
+        tempi = tapped(track, self.options.min_bpm, self.options.max_bpm)
+        return rhythm(activations, self.options, tempi)
+
     def track(self, tracks: Sequence[AudioReader]) -> list[Beats]:
         """The beats of each track; as `activations`."""
-        return [rhythm(odds, self.options) for odds in self.activations(tracks)]
+        return [self.beats(*each) for each in zip(tracks, self.activations(tracks), strict=True)]
 
 
 def track_beats(

@@ -15,7 +15,7 @@ from pipeline.engine.timing import Cost, StageClock
 from pipeline.engine.worker import Worker
 from pipeline.models.beats.names import BeatOptions
 from pipeline.models.beats.network import load_ensemble
-from pipeline.models.beats.rhythm import Beats, rhythm
+from pipeline.models.beats.rhythm import Beats
 from pipeline.models.beats.tracker import BeatTracker
 from pipeline.stages.beats.spec import NAME, VIEW, beats_key, beats_product
 
@@ -54,8 +54,8 @@ class BeatsWorker(Worker):
             except Exception:  # noqa: BLE001  each alone: one's trouble must not cost its neighbours
                 self.one_by_one(heard, NAME, self._alone(dict(zip(map(id, heard), readers, strict=True))))
                 return
-        found = dict(zip(map(id, heard), odds, strict=True))
-        self.one_by_one(heard, NAME, lambda track: self._decode(track, found.pop(id(track))))
+            found = dict(zip(map(id, heard), zip(readers, odds, strict=True), strict=True))
+            self.one_by_one(heard, NAME, lambda track: self._decode(track, *found.pop(id(track))))
         for track in heard:
             cost = Cost(
                 NAME, 0.0, self.device, self.tracker.backend, min(len(heard), self.tracker.batch_tracks)
@@ -65,18 +65,17 @@ class BeatsWorker(Worker):
 
     def _alone(self, readers: dict[int, AudioReader]) -> Any:
         def find(track: Track) -> None:
-            [odds] = self.tracker.activations(
-                [readers[id(track)]], lambda _, share: self._heard(track, share)
-            )
-            self._decode(track, odds)
+            reader = readers[id(track)]
+            [odds] = self.tracker.activations([reader], lambda _, share: self._heard(track, share))
+            self._decode(track, reader, odds)
 
         return find
 
     def _heard(self, track: Track, share: float) -> None:
         self.progress(track, HEARING * share)
 
-    def _decode(self, track: Track, odds: np.ndarray) -> None:
-        self._store(track, rhythm(odds, self.tracker.options))
+    def _decode(self, track: Track, reader: AudioReader, odds: np.ndarray) -> None:
+        self._store(track, self.tracker.beats(reader, odds))
 
     def _store(self, track: Track, beats: Beats) -> None:
         track.fallbacks.extend(self.standing)
