@@ -25,7 +25,7 @@ COLUMNS = (
     column("beats_bpm", pa.float32(), "1/min",
            "beats per minute of the longest steady part; null without a beat, as in speech and textures", _BEATNET),
     column("beats_bpm_confidence", pa.float32(), "ratio",
-           "probability that beats_bpm is the tempo that a listener would tap, 0..1"),
+           "probability that beats_bpm is the tempo that a listener would tap, 0..1, as tempo_confidence"),
     column("beats_s", pa.list_(pa.float64()), "s", "times of the beats, finer than the frame of 20 ms", _BEATNET),
     column("downbeats_s", pa.list_(pa.float64()), "s", "times of the first beats of the bars", _SPACE),
     column("beats_meter", pa.int32(), "1", "beats of a bar, of beats.meters", _SPACE),
