@@ -35,7 +35,7 @@ from pipeline.models.beats.decoding import ZONES, Space, decode, intervals_of
 from pipeline.models.beats.front_end import FRAMES_PER_SECOND, FrontEnd, frame_count
 from pipeline.models.beats.names import SAMPLE_RATE, BeatOptions
 from pipeline.models.beats.network import load_ensemble
-from pipeline.models.beats.rhythm import PATIENCE_FRAMES, rhythm
+from pipeline.models.beats.rhythm import PATIENCE_FRAMES
 from pipeline.models.beats.tracker import BeatTracker
 
 
@@ -67,7 +67,7 @@ def speeds(tracker: BeatTracker, samples: np.ndarray, song: np.ndarray | None) -
         "inputs": quickest(lambda: front_end.features(audio, 0, frames)),
         "three networks": quickest(lambda: tracker.ensemble(inputs, start)),
         "decoding, three meters": quickest(lambda: decode(odds, spaces, PATIENCE_FRAMES)),
-        "all that comes of the odds": quickest(lambda: rhythm(odds)),
+        "all that comes of the odds": quickest(lambda: tracker.beats(audio, odds)),
         "the whole product": whole,
     }
     print("| step | × real time |\n| --- | ---: |")
