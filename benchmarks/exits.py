@@ -21,7 +21,13 @@ import numpy as np
 import soundfile
 
 ROOT = Path(__file__).resolve().parents[1]
-QUICK = ["clap.enabled=false", "separation.enabled=false", "features.enabled=[loudness]"]
+QUICK = [
+    "clap.enabled=false",
+    "separation.enabled=false",
+    "tags.enabled=false",
+    "beats.enabled=false",
+    "features.enabled=[loudness]",
+]
 READERS = {
     "pq.read_table(file object), three times": "[pq.read_table(open(f, 'rb')) for _ in range(3)]",
     "pq.ParquetFile(file object).read(), three times": "[pq.ParquetFile(open(f, 'rb')).read() for _ in range(3)]",

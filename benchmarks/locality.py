@@ -108,7 +108,7 @@ def configure(source: Path, output: Path, actors: int) -> ExtractConfig:
     config = ExtractConfig()
     config.source.uri, config.output.uri, config.output.overwrite = str(source), str(output), True
     config.features.enabled = ["loudness", "quality"]
-    config.clap.enabled = config.separation.enabled = False
+    config.clap.enabled = config.separation.enabled = config.tags.enabled = config.beats.enabled = False
     config.hardware.max_files_per_block = 2
     config.hardware.actors.update(decode=actors, features=actors)
     return config

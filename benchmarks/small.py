@@ -31,8 +31,9 @@ from pipeline.models import weights
 
 RATE = 44100
 DRIVERS = ("inline", "local")
-TEN = ("clap.enabled=false", "separation.enabled=false")
-SPLEETER = ("clap.enabled=false", "separation.backends=[spleeter]")
+OFF = ("clap.enabled=false", "tags.enabled=false", "beats.enabled=false")
+TEN = (*OFF, "separation.enabled=false")
+SPLEETER = (*OFF, "separation.backends=[spleeter]")
 
 
 def make_up_files(folder: Path, count: int, seconds: float) -> None:

@@ -1,6 +1,6 @@
 """What the shell waits for besides the work: a timeline of a run, from its start in the shell to its return.
 
-    python benchmarks/starting.py --files 24 -- clap.enabled=false separation.enabled=false
+    python benchmarks/starting.py --files 24 -- {clap,separation,tags,beats}.enabled=false
 
 Every moment comes from what the run itself left behind: its log, ``performance.json``, and the times of the parts of
 `tracks`. ``--tree`` runs another checkout of the project, so that figures before and after a change come from one call

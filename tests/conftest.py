@@ -16,8 +16,9 @@ REPO = Path(__file__).resolve().parents[1]
 hide_music_weights()
 
 
-# The parts of a run with ``-n 3``, the longest first: whoever is through with one takes the next. Whole jobs stay
-# together, some of which share runs and ports, and so does all that is quick; the others are for whoever is free.
+# The parts of a run with ``-n 3``: whoever is through with one takes the next. Whole jobs stay together, some of which
+# share runs and ports, and so does all that is quick; the others are for whoever is free. The longest come first, and
+# the service, which waits for most of its time: at the end nobody would make use of that.
 PARTS = (
     ("speech", ("tests/integration/test_speech", "tests/models/speech/", "tests/speech/")),
     ("inline", ("tests/integration/test_inline_run.py", "tests/integration/test_karaoke.py",
@@ -28,7 +29,7 @@ PARTS = (
     ("kit", ("tests/benchmarks/",)),
     ("jobs", ("tests/integration/", "tests/pins/")),
 )  # fmt: skip
-ORDER = ("jobs", "others", "inline", "speech", "masters", "models", "service", "kit")
+ORDER = ("jobs", "others", "service", "inline", "speech", "masters", "models", "kit")
 
 
 def part_of(nodeid: str) -> str:

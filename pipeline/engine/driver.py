@@ -73,7 +73,13 @@ class Pass:
 
 
 class Driver(Protocol):
-    """Runs workers. It begins early, while the job lists its files, and is closed with the job."""
+    """Runs workers. It begins early, while the job lists its files, and is closed with the job.
+
+    Attributes:
+        writes_on_s: for about how long a worker may go on with what it is writing when `receipts` was closed.
+    """
+
+    writes_on_s: float
 
     def begin(self, calls: Sequence[tuple[Any, ...]] = ()) -> None:
         """Start what takes its time to start; a second call does nothing.

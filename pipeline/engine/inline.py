@@ -48,6 +48,8 @@ class InlineDriver:
         processes: most of them that work side by side, each with its own blocks; 1 until more are asked for.
     """
 
+    writes_on_s = 0.0
+
     def __init__(
         self,
         cpus: float | None = None,

@@ -26,6 +26,9 @@ class RayDriver:
         ask_cards: ask for the memory of the cards, too, as soon as Ray is up.
     """
 
+    writes_on_s = 0.5
+    """Ray has its actors ended, and does not wait for that."""
+
     def __init__(self, arguments: dict[str, Any], ask_cards: bool = False) -> None:
         self._arguments, self._ask_cards = arguments, ask_cards
         self._cluster: Future[Cluster] = Future()

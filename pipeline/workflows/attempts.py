@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
@@ -84,7 +85,7 @@ class Attempts:
                 self._until_settled([replace(f, shared=False) for f in left], {})
         except Stopped as stopped:
             with suppress(Exception):  # a store that is away: what was heard of is what can be said
-                self._missing(files)  # parts whose receipts were still on their way count
+                self._count_all(files)
             done, planned = len(self.progress.committed), self.progress.files
             self._folder.log(
                 "stopped",
@@ -180,6 +181,18 @@ class Attempts:
             if file.item.uri in there:
                 self.progress.add_unseen(file.index, there[file.item.uri])
         return missing_files(missing, self.progress.settled())
+
+    def _count_all(self, files: Sequence[PlannedFile]) -> None:
+        """Count the parts of a run that was stopped, also those whose receipts were still on their way, and those that
+        are being written while the workers are ended."""
+        counted = -1
+        until = time.monotonic() + 10 * self._driver.writes_on_s
+        while True:
+            self._missing(files)
+            if len(self.progress.committed) == counted or time.monotonic() >= until:
+                return
+            counted = len(self.progress.committed)
+            time.sleep(self._driver.writes_on_s)
 
     def _written(self, uris: set[str]) -> dict[str, str]:
         """Which of ``uris`` have a row of this run, and its status."""

@@ -178,6 +178,7 @@ def _seconds(output: Path, asset_id: str) -> dict[str, float]:
     return {row["stage"]: row["compute_s"] for row in timings if row["asset_id"] == asset_id}
 
 
+@pytest.mark.chaos
 def test_through_ray_the_files_are_the_same(masters, songs, tmp_path):
     assert run(songs, tmp_path / "out", address="local", preset="warm") == 0
     for name in ("cd.flac", "surround.wav"):

@@ -124,7 +124,8 @@ def own_environment():
             os.environ[name] = value
 
 
-@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.chaos)])
+@pytest.mark.chaos
+@pytest.mark.parametrize("threads", [1, 2])
 def test_actors_of_a_ray_started_here_run_so_many_threads(own_environment, threads):
     """Two actors on two cores run two threads, not four; and with two each they really would be four."""
     cluster = connect(num_cpus=2, threads=threads)
