@@ -58,10 +58,12 @@ def make_files(audio: Path, folder: Path, count: int, seconds: float) -> float:
 
 
 def configure(source: Path, output: Path) -> ExtractConfig:
-    """DSP features and Spleeter with its real weights; CLAP only where a trained checkpoint is fetched."""
+    """DSP features and Spleeter with its real weights; CLAP only where a trained checkpoint is fetched. Neither tags nor
+    beats, without which the figures before them were taken."""
     config = ExtractConfig()
     config.source.uri, config.output.uri, config.output.overwrite = str(source), str(output), True
     config.separation.backends = ["spleeter", "midside"]
+    config.tags.enabled = config.beats.enabled = False
     return config
 
 
