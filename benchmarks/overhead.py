@@ -31,6 +31,7 @@ from pipeline.dataset.output import Output
 from pipeline.dataset.sources.listing import SUFFIXES, list_source
 from pipeline.engine.packing import planned
 from pipeline.engine.session import connect, disconnect
+from pipeline.engine.starting import THREAD_VARIABLES
 from pipeline.workflows import stages
 from pipeline.workflows.config import ExtractConfig
 from pipeline.workflows.jobs import extract
@@ -58,8 +59,8 @@ def make_files(audio: Path, folder: Path, count: int, seconds: float) -> float:
 
 
 def configure(source: Path, output: Path) -> ExtractConfig:
-    """DSP features and Spleeter with its real weights; CLAP only where a trained checkpoint is fetched. Neither tags nor
-    beats, without which the figures before them were taken."""
+    """DSP features and Spleeter with its real weights; CLAP only where a trained checkpoint is fetched. Tags and beats
+    are left out: older figures are without them."""
     config = ExtractConfig()
     config.source.uri, config.output.uri, config.output.overwrite = str(source), str(output), True
     config.separation.backends = ["spleeter", "midside"]
@@ -80,7 +81,6 @@ def with_ray(config: ExtractConfig) -> float:
 
 
 def _start_worker(nodes: list) -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
     _STAGES[:] = [node.make() for node in nodes]
 
 
@@ -99,6 +99,8 @@ def with_pool(config: ExtractConfig, processes: int) -> float:
     nodes = stages.build_graph(config, find_models(config), output, "pool")
     nodes[-1] = nodes[-1].having(fenced=False)  # nobody else writes here, and nobody took a lock
     blocks = stages.plan_blocks(planned(list_source(config.source.uri)), config.hardware, processes)
+    # Before they are there: each loads its libraries before it is told anything, and these look once.
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     context = get_context("spawn")
     with ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(nodes,)) as pool:
         receipts = [json.loads(r) for found in pool.map(_run_block, blocks) for r in found]
