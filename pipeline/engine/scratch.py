@@ -24,12 +24,11 @@ def scratch_folder() -> Iterator[Path]:
     remove_abandoned()
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     try:
-        # The lock is there before its name is: a folder without that name has just been begun.
+        # The lock is there before its name is: a folder without that name has just been begun. The system lets go of it
+        # when this process ends, however it does.
         begun = folder / f"{_ALIVE}.tmp"
         with begun.open("w") as alive:
-            fcntl.flock(
-                alive, fcntl.LOCK_EX
-            )  # the system lets go of it when this process ends, however it does
+            fcntl.flock(alive, fcntl.LOCK_EX)
             begun.rename(folder / _ALIVE)
             yield folder
     finally:

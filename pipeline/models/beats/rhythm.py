@@ -16,11 +16,11 @@ PATIENCE_FRAMES = int(600 * FRAMES_PER_SECOND)
 FEWEST_BEATS = 4
 """Fewer are no rhythm."""
 LEAST_STRENGTH = 0.27
-"""Less is no beat, see `Beats.strength`: noise, wind and steady tones have up to 0.25, music with drums 0.4 and more,
-of music without half a quarter up to 0.37."""
+"""Less is no beat, see `Beats.strength`: noise, wind and steady tones have up to 0.25, music with drums 0.4 and more.
+Of music without drums a quarter has less than 0.37 (chorales) to 0.45 (sonatas)."""
 MOST_LACKING = 0.53
-"""More is no beat, see `lacking`: speech lacks 0.59 and more, music up to 0.45. Both were chosen on material to develop
-on."""
+"""More is no beat, see `lacking`: speech mostly lacks 0.58 and more, music with drums up to 0.45, some without as
+much as speech. Both were chosen on material to develop on."""
 # Frames on either side of a beat that belong to it; where odds are told from those between the beats.
 _NEAR = 2
 _PIECE = 15000  # frames at a time
