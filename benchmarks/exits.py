@@ -22,10 +22,7 @@ import soundfile
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = [
-    "clap.enabled=false",
-    "separation.enabled=false",
-    "tags.enabled=false",
-    "beats.enabled=false",
+    "stages=[]",
     "features.enabled=[loudness]",
 ]
 READERS = {

@@ -73,7 +73,7 @@ def run(files: list[Path], output: Path) -> tuple[float, dict[str, int], list[di
     listing.write_text("uri\n" + "".join(f"{f}\n" for f in files))
     command = [
         sys.executable, "jobs/extract_features.py", f"source.manifest={listing}", f"output.uri={output}",
-        "clap.enabled=false", "separation.enabled=false", "tags.enabled=false", "beats.enabled=false", "blobs.names=[]",
+        "stages=[]", "blobs.names=[]",
     ]  # fmt: skip
     started, peaks = time.perf_counter(), {}
     process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # noqa: S603

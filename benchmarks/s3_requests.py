@@ -53,8 +53,7 @@ def run(endpoint: str, source: str, output: str, per_block: int) -> None:
     """One job; leaves if it fails."""
     command = [
         sys.executable, "jobs/extract_features.py", f"source.uri={source}", f"output.uri={output}",
-        "features.enabled=[loudness,mel]", "clap.enabled=false", "separation.enabled=false",
-        "tags.enabled=false", "beats.enabled=false", "ray.address=local",
+        "features.enabled=[loudness,mel]", "stages=[]", "ray.address=local",
         f"hardware.max_files_per_block={per_block}",
         f"source.storage_options={{endpoint: '{endpoint}', key: {KEY}, secret: {SECRET}}}",
     ]  # fmt: skip

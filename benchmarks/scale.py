@@ -53,7 +53,7 @@ def run(source: Path, output: Path, features: str) -> tuple[float, list[tuple[fl
     """Wall seconds of a job, and (seconds, files committed, driver's memory) as it went."""
     command = [
         sys.executable, "jobs/extract_features.py", f"source.uri={source}", f"output.uri={output}",
-        "clap.enabled=false", "separation.enabled=false", "tags.enabled=false", "beats.enabled=false",
+        "stages=[]",
     ]  # fmt: skip
     if features:
         command.append(f"features.enabled=[{features}]")

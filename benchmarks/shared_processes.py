@@ -50,8 +50,8 @@ def measured(audio: Path, output: Path, groups: str) -> tuple[float, int, dict]:
     """Seconds and peak bytes of a run, and its ``performance.json``."""
     command = [
         sys.executable, "jobs/extract_features.py", f"source.uri={audio.resolve()}", f"output.uri={output}",
-        "ray.address=local", f"ray.groups=[{groups}]", "clap.enabled=false",
-        "tags.enabled=false", "beats.enabled=false", "separation.backends=[spleeter,midside]",
+        "ray.address=local", f"ray.groups=[{groups}]", "stages=[separation]",
+        "separation.backends=[spleeter,midside]",
     ]  # fmt: skip
     started, peak = time.perf_counter(), 0
     with tempfile.TemporaryFile() as errors:

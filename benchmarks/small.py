@@ -31,9 +31,8 @@ from pipeline.models import weights
 
 RATE = 44100
 DRIVERS = ("inline", "local")
-OFF = ("clap.enabled=false", "tags.enabled=false", "beats.enabled=false")
-TEN = (*OFF, "separation.enabled=false")
-SPLEETER = (*OFF, "separation.backends=[spleeter]")
+TEN = ("stages=[]",)
+SPLEETER = ("stages=[separation]", "separation.backends=[spleeter]")
 
 
 def make_up_files(folder: Path, count: int, seconds: float) -> None:

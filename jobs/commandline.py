@@ -102,9 +102,9 @@ def kind_and_default(key: str) -> tuple[Any, Any] | None:
 
 
 def takes_a_list(key: str) -> bool:
-    """Whether the values of ``key`` are lists."""
-    found = kind_and_default(key)
-    return found is not None and typing.get_origin(found[0]) is list
+    """Whether the values of ``key`` are lists, or null."""
+    kind, _ = kind_and_default(key) or (None, None)
+    return any(typing.get_origin(one) is list for one in (kind, *typing.get_args(kind)))
 
 
 def suggestion(key: str) -> str:
@@ -276,7 +276,7 @@ def _with_lists(override: Override, sweep: bool) -> str:
     if isinstance(value, ChoiceSweep) and not sweep:
         made = text(list(value.list))
     elif isinstance(value, ChoiceSweep):
-        made = ",".join(text(one if isinstance(one, list) else [one]) for one in value.list)
+        made = ",".join(text(one if one is None or isinstance(one, list) else [one]) for one in value.list)
     elif value is None or interpolated or isinstance(value, (list, dict)) or override.is_sweep_override():
         return override.input_line
     else:

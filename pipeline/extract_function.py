@@ -31,7 +31,7 @@ from pipeline.engine.packing import planned
 from pipeline.engine.worker_line import FATAL, MakingFailed, WorkerLine
 from pipeline.errors import UserError
 from pipeline.features import REGISTRY
-from pipeline.workflows.config import ExtractConfig
+from pipeline.workflows.config import NETWORKS, ExtractConfig
 from pipeline.workflows.config_checks import nearest, nearest_of
 from pipeline.workflows.jobs.extract import ExtractModels, find_models
 from pipeline.workflows.stages import build_graph, plan_blocks
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-STAGES = ("clap", "separation", "tags", "beats")
-"""Each a section of the config: whatever is not asked for is off, be its weights here or not."""
 RUN_ID = "extract"
 # What a row says of the run that wrote it.
 OF_A_RUN = frozenset(
@@ -120,12 +118,10 @@ def _settings(
     config = copy.deepcopy(given) if given is not None else ExtractConfig()
     if features is not None:
         config.features.enabled = _known("features", features, REGISTRY)
-    wanted = _known("stages", stages, STAGES)
-    for name in STAGES:
-        section = getattr(config, name)
-        section.enabled = name in wanted
-        if hasattr(section, "on_unavailable"):
-            section.on_unavailable = "fail"  # whoever asks by name wants it, or a word why not
+    config.stages = wanted = _known("stages", stages, NETWORKS)
+    for name in wanted:
+        getattr(config, name).enabled = True
+    config.run_only(wanted)
     if not config.features.enabled and not wanted:
         raise UserError("features=[] and no stages: there is nothing to compute", do='features=["loudness"]')
     config.hardware, config.ray = type(config.hardware)(), type(config.ray)()

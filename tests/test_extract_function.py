@@ -16,7 +16,7 @@ import pipeline.dataset
 from pipeline import extract_function
 from pipeline.errors import UserError
 from pipeline.extract_function import ExtractionFailed
-from pipeline.workflows.config import GPU_STAGES, POOLS, ExtractConfig
+from pipeline.workflows.config import GPU_STAGES, NETWORKS, POOLS, ExtractConfig
 from pipeline.workflows.demo_data import write_demo
 from pipeline.workflows.jobs import extract
 
@@ -184,7 +184,7 @@ def test_nothing_is_left_behind(music):
 
 def test_only_the_stages_that_are_asked_for_run_whatever_weights_are_here():
     networks = set(POOLS) - {"decode", "features"}
-    assert set(extract_function.STAGES) == networks >= set(GPU_STAGES)
+    assert set(NETWORKS) == networks >= set(GPU_STAGES)
     config = extract_function._settings(["loudness"], ("beats",), None)
     assert [name for name in sorted(networks) if getattr(config, name).enabled] == ["beats"]
     assert all(getattr(config, name).enabled is not None for name in networks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -21,7 +22,9 @@ from pipeline.workflows.hardware_config import HardwareConfig
 from pipeline.workflows.run_config import BlobsConfig, RunConfig
 
 GPU_STAGES = ("clap", "separation")
-POOLS = ("decode", "features", *GPU_STAGES, "tags", "beats")
+NETWORKS = (*GPU_STAGES, "tags", "beats")
+"""The stages with weights, each a section of the config."""
+POOLS = ("decode", "features", *NETWORKS)
 
 # Optional[...] rather than X | None below: OmegaConf reads these annotations at run time.
 # ruff: noqa: UP045
@@ -183,8 +186,13 @@ class BeatsConfig:
 
 @dataclass
 class ExtractConfig(RunConfig):
-    """Everything ``jobs/extract_features.py`` can be told."""
+    """Everything ``jobs/extract_features.py`` can be told.
 
+    ``stages`` are the networks that run, by name, each of which refuses to start without its weights; null is whatever
+    the sections of the networks say themselves.
+    """
+
+    stages: Optional[list[str]] = None
     blobs: BlobsConfig = field(default_factory=lambda: BlobsConfig(names=list(SERIES)))
     hardware: HardwareConfig = field(default_factory=lambda: HardwareConfig.for_stages(POOLS, GPU_STAGES))
     features: FeaturesConfig = field(default_factory=FeaturesConfig)  # type: ignore[valid-type]
@@ -192,6 +200,23 @@ class ExtractConfig(RunConfig):
     separation: SeparationConfig = field(default_factory=SeparationConfig)
     tags: TagsConfig = field(default_factory=TagsConfig)
     beats: BeatsConfig = field(default_factory=BeatsConfig)
+
+    def __post_init__(self) -> None:
+        """A config that names its stages is one in which no other is enabled."""
+        if self.stages is not None:
+            self.run_only(self.stages)
+
+    def run_only(self, networks: Sequence[str]) -> None:
+        """Turn the networks off that are not named; whoever names one wants it, or a word why not."""
+        for name in NETWORKS:
+            section = getattr(self, name)
+            if name not in networks:
+                section.enabled = False
+                continue
+            if section.enabled is None:
+                section.enabled = True
+            if hasattr(section, "on_unavailable"):
+                section.on_unavailable = "fail"
 
     def extractors(self) -> list[Extractor]:
         """The enabled extractors with their parameters, in the order of their names."""
@@ -212,24 +237,34 @@ class ExtractConfig(RunConfig):
     def questions(self) -> tuple[str, ...]:
         """The places, what is computed, and on what machine."""
         stems = ("separation.save_stems",) if self.separation.enabled else ()
-        enabled = (
-            "features.enabled",
-            "clap.enabled",
-            "separation.enabled",
-            *stems,
-            "tags.enabled",
-            "beats.enabled",
-        )
-        return (*super().questions(), *enabled, "hardware")
+        networks = ("clap.enabled", "separation.enabled", *stems, "tags.enabled", "beats.enabled")
+        named = self.stages is not None  # whoever named them has answered
+        return (*super().questions(), "features.enabled", *(stems if named else networks), "hardware")
 
     def check(self) -> None:
         """Refuse what cannot work, in words that name the key. Raises `UserError`."""
         super().check()
+        self._check_stages()
         self.features.check()
         self.clap.check()
         self.separation.check()
         self.tags.check()
         self.beats.check()
+
+    def _check_stages(self) -> None:
+        each_of("stages", self.stages or (), NETWORKS)
+        for name in self.stages or ():
+            if not getattr(self, name).enabled:
+                raise UserError(
+                    f"stages names {name}, and {name}.enabled=false",
+                    do=f"{name}.enabled=true, or stages=[{','.join(s for s in self.stages or () if s != name)}]",
+                )
+        if self.stages is not None and "clap" not in self.stages and self.clap.text_queries:
+            raise UserError(
+                "clap.text_queries need the audio embeddings",
+                f"they are compared with those, and stages=[{','.join(self.stages)}] leaves clap out",
+                f"stages=[{','.join(('clap', *self.stages))}] or clap.text_queries=[]",
+            )
 
 
 def config_from(values: dict[str, Any]) -> ExtractConfig:

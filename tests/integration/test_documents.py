@@ -82,13 +82,13 @@ CASES = (
     ),
     Case(
         PYTHON + EXTRACT[7:] + "source.uri=music output.uri=out/loud features.enabled=[loudness,quality] "
-        "clap.enabled=false separation.enabled=false",
+        "stages=[]",
         ROWS,
         "out/loud/tracks/*.parquet",
     ),
     Case(
-        PYTHON + EXTRACT[7:] + "source.uri=music output.uri=out/stems features.enabled=[] clap.enabled=false "
-        "separation.save_stems=true",
+        PYTHON + EXTRACT[7:] + "source.uri=music output.uri=out/stems features.enabled=[] "
+        "stages=[separation] separation.save_stems=true",
         ROWS,
         "out/stems/stems/*/*/vocals.flac",
     ),
@@ -466,8 +466,7 @@ def test_the_extractor_of_the_readme_is_one_file_and_nothing_else(place):
         done = subprocess.run(
             [
                 sys.executable, "jobs/extract_features.py", "source.uri=music", "output.uri=out/zcr",
-                "features.enabled=[zcr]", "features.zcr.threshold=0.1", "clap.enabled=false",
-                "separation.enabled=false",
+                "features.enabled=[zcr]", "features.zcr.threshold=0.1", "stages=[]",
             ],
             cwd=place.folder, env=place.environment | {"PYTHONPATH": str(place.folder)}, timeout=200, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

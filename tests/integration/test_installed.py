@@ -28,7 +28,7 @@ BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, sys.
 DOCUMENTED = sorted(
     {c.line for c in all_commands() if c.line.startswith("soundmill ") and re.search(r"=|--", c.line)}
 )
-QUICK = "features.enabled=[loudness] clap.enabled=false separation.enabled=false"
+QUICK = "features.enabled=[loudness] stages=[]"
 
 
 def sources() -> list[Path]:

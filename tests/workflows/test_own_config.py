@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from pipeline.errors import UserError
 from pipeline.stages.clap.spec import clap_key
+from pipeline.workflows.config import NETWORKS, config_from
 from pipeline.workflows.jobs.extract import find_models
 
 BASE = ["source.uri=/in", "output.uri=/out"]
@@ -122,6 +123,9 @@ def test_the_command_of_a_plan_names_it(compose, monkeypatch):
         ("clap.text_queries=a sad piano", "clap.text_queries", ["a sad piano"]),
         ('clap.text_queries="rain, and wind"', "clap.text_queries", ["rain, and wind"]),
         ("clap.text_queries=a sad piano, applause", "clap.text_queries", ["a sad piano", "applause"]),
+        ("stages=tags", "stages", ["tags"]),
+        ("stages=clap,beats", "stages", ["clap", "beats"]),
+        ("stages=null", "stages", None),
         ("features.band_energy.edges_hz=[20,200]", "features.band_energy.edges_hz", [20, 200]),
     ],
 )
@@ -172,9 +176,24 @@ def test_a_stage_that_is_taken_out_is_off(compose, typed, off):
     assert on == {"clap", "separation", "cache"} - {off}
 
 
+@pytest.mark.parametrize("named", [[], ["tags"], ["beats", "clap"], ["separation"]])
+def test_networks_that_are_named_are_those_that_run(compose, named):
+    config = compose.load([*BASE, f"stages=[{','.join(named)}]"])
+    on = {name: getattr(config, name).enabled for name in NETWORKS}
+    assert on == {name: name in named for name in NETWORKS}
+    for name in {"clap", "separation"} & set(named):
+        assert getattr(config, name).on_unavailable == "fail", (
+            "whoever names one wants a word why it cannot run"
+        )
+    asked = set(config.questions())
+    assert not asked & {f"{name}.enabled" for name in NETWORKS}, "that was answered"
+    again = config_from(dataclasses.asdict(config))
+    assert {name: getattr(again, name).enabled for name in NETWORKS} == on
+    again.check()
+
+
 def test_a_run_that_computes_nothing_says_so(compose):
-    off = ("clap", "separation", "tags", "beats")
-    nothing = [*BASE, "features.enabled=[]", *(f"{stage}.enabled=false" for stage in off)]
+    nothing = [*BASE, "features.enabled=[]", "stages=[]"]
     [said] = find_models(compose.load(nothing)).warnings
     assert "describe the files only" in said
     assert "features.enabled=[loudness]" in said
