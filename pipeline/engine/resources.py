@@ -15,12 +15,32 @@ from pipeline.errors import UserError
 DECODE_WEIGHT, WRITE_WEIGHT = 1.0, 0.6
 # Core seconds per second of audio that a weight of 1 stands for: one core decodes at 450 times real time.
 CORE_SECONDS = 1 / 450
+PER_FILE_S = 0.05
+"""Of one core through all stages, whatever is in the file: rows, parts, a process's turn."""
+
 # An actor takes two to four seconds of a core to start: it is for this much work, at least.
 LEAST_WORK_S = 1.0
 # This share of the CPUs no actor reserves: Ray's own tasks must find a slot or nothing moves.
 SPARE = 0.1
 # Actors with less of a core than this spend their memory and start-up for nothing.
 SMALLEST_CPU_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is to be computed, roughly.
+
+    Args:
+        audio_s: seconds of audio.
+        files: so many of them: of very many tiny ones it is they that take the time.
+    """
+
+    audio_s: float
+    files: int = 0
+
+    def core_seconds(self, weight: float) -> float:
+        """What one core would take for it through stages of this weight in all."""
+        return self.audio_s * weight * CORE_SECONDS + PER_FILE_S * self.files
 
 
 @dataclass(frozen=True)
@@ -48,7 +68,7 @@ def plan_resources(
     blocks: int,
     threads: int = 1,
     node_cpus: Sequence[float] = (),
-    audio_s: float | None = None,
+    work: Workload | None = None,
     weights: Mapping[str, float] | None = None,
 ) -> dict[str, StageResources]:
     """Size the pools of ``stages`` for a cluster.
@@ -66,7 +86,7 @@ def plan_resources(
         blocks: a pool larger than this would idle.
         threads: of each actor; so many cores take one actor.
         node_cpus: of each node, for an actor does not lie across two; empty for one node with all of them.
-        audio_s: to be computed, roughly; None where it is not known.
+        work: to be done, roughly; None where it is not known.
         weights: stage → relative cost of a second of audio on a CPU; 1 where nothing is said.
 
     Raises:
@@ -87,7 +107,7 @@ def plan_resources(
     weigh = {stage: costs.get(stage, 1.0) for stage in stages if stage not in on_gpu}
     total = sum(weigh.values())
     for stage, weight in weigh.items():
-        actors[stage] = fixed_actors.get(stage) or _automatic(stage, weight, total, cores, audio_s)
+        actors[stage] = fixed_actors.get(stage) or _automatic(stage, weight / total, cores, work, total)
     actors = {stage: min(actors[stage], max(1, blocks)) for stage in stages}
     needed = sum(actors[s] / n for s, n in on_gpu.items())
     if needed > cluster_gpus:
@@ -108,16 +128,16 @@ def plan_resources(
     }
 
 
-def _automatic(stage: str, weight: float, total: float, cores: float, audio_s: float | None) -> int:
+def _automatic(stage: str, share: float, cores: float, work: Workload | None, total: float) -> int:
     """Actors of a stage on CPUs, where the config fixes none.
 
     All pools together have an eighth more than there are cores, one at least: a stage that waits for another one
     leaves its own idle.
     """
-    wanted = math.ceil(max(1.125 * cores, cores + 1) * weight / total - 0.35)
+    wanted = math.ceil(max(1.125 * cores, cores + 1) * share - 0.35)
     most = [math.ceil(cores / 4) if stage == "write" else math.ceil(cores)]
-    if audio_s is not None:
-        most.append(math.ceil(audio_s * weight * CORE_SECONDS / LEAST_WORK_S))
+    if work is not None:
+        most.append(math.ceil(work.core_seconds(total) * share / LEAST_WORK_S))
     return max(1, min(wanted, *most))
 
 

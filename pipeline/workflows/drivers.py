@@ -15,7 +15,7 @@ from pipeline.engine.driver import INLINE, Driver, has_card, local_cpus
 from pipeline.engine.inline import DoesNotStart, InlineDriver
 from pipeline.engine.packing import estimated_seconds
 from pipeline.engine.ray_driver import RayDriver
-from pipeline.engine.resources import CORE_SECONDS
+from pipeline.engine.resources import Workload
 from pipeline.engine.worker_process import end_ahead
 from pipeline.workflows.job import Found, Job
 from pipeline.workflows.run_config import RunConfig
@@ -23,9 +23,6 @@ from pipeline.workflows.stages import DECODE_WORKER, SINK, stage_weights
 
 RAY_START_S = 11.0
 """What Ray, its actors and their imports take longer to be up than one process, and to end: `benchmarks/small.py`."""
-
-PER_FILE_S = 0.05
-"""Of one core, whatever is in the file: rows, parts, a process's turn."""
 
 PROCESS_WORK_S = 6.0
 """A process takes three to four seconds of a core to start: another one is for this much work, at least."""
@@ -86,7 +83,7 @@ def by_work(items: Sequence[SourceItem], weights: Mapping[str, float], cores: fl
             from afar it waits for several at once, and so it counts as two.
     """
     audio_s = sum(map(estimated_seconds, items))
-    core_s = audio_s * sum(weights.values()) * CORE_SECONDS + PER_FILE_S * len(items)
+    core_s = Workload(audio_s, len(items)).core_seconds(sum(weights.values()))
     choice = DriverChoice(True, "", processes_for(core_s, len(items), cores))
     alone, together = core_s / choice.processes, RAY_START_S + core_s / max(2.0, cores)
     why = (

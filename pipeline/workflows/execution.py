@@ -22,6 +22,7 @@ from pipeline.engine.groups import JOINED
 from pipeline.engine.node import Node
 from pipeline.engine.packing import PlannedFile, estimated_seconds
 from pipeline.engine.progress import Progress
+from pipeline.engine.resources import Workload
 from pipeline.engine.starting import ahead
 from pipeline.engine.within import BOARD
 from pipeline.report.formatting import clock, plural
@@ -143,7 +144,7 @@ def _execute(run: Run) -> Result:
             idle=idle,
         )
 
-    pools = plan_pools(config, models, cluster, len(blocks), audio_s)
+    pools = plan_pools(config, models, cluster, len(blocks), Workload(audio_s, len(work.files)))
     _log_plan(run, cluster, blocks, pools)
     if config.output.overwrite:
         output.clear()  # only now: whatever could be refused has been

@@ -20,7 +20,7 @@ from pipeline.engine.groups import by_group, group_stages, largest_of_group, nam
 from pipeline.engine.hung import HungFiles
 from pipeline.engine.node import Node
 from pipeline.engine.packing import PlannedFile, estimated_seconds, pack
-from pipeline.engine.resources import DECODE_WEIGHT, WRITE_WEIGHT, StageResources, plan_resources
+from pipeline.engine.resources import DECODE_WEIGHT, WRITE_WEIGHT, StageResources, Workload, plan_resources
 from pipeline.engine.results import Results
 from pipeline.features.golden import Golden
 from pipeline.workflows.caching import run_results
@@ -215,13 +215,13 @@ class Pools:
         return {name: self.resources[name_of(group)] for group in self.groups for name in group}
 
 
-def plan_pools(config: RunConfig, models: Found, cluster: Cluster, blocks: int, audio_s: float) -> Pools:
+def plan_pools(config: RunConfig, models: Found, cluster: Cluster, blocks: int, work: Workload) -> Pools:
     """The pools of a run under Ray.
 
     Args:
         config: with its hardware resolved.
         cluster: what there is to run on.
-        audio_s: to be computed, roughly.
+        work: to be done, roughly.
 
     Raises:
         UserError: see `group_stages` and `plan_resources`.
@@ -241,7 +241,7 @@ def plan_pools(config: RunConfig, models: Found, cluster: Cluster, blocks: int, 
         blocks=blocks,
         threads=threads,
         node_cpus=cluster.node_cpus,
-        audio_s=audio_s,
+        work=work,
         weights=by_group(stage_weights(config, models), groups),
     )
     return Pools(groups, why, resources)

@@ -17,7 +17,7 @@ from pipeline.engine.batch import Track, add_stage, collect, pcm_array, tracks_o
 from pipeline.engine.packing import PlannedFile, pack, part_name, planned
 from pipeline.engine.progress import FALLBACK_KINDS, OTHERS, Progress
 from pipeline.engine.reconcile import lost_rows, missing_files, one_by_one
-from pipeline.engine.resources import DECODE_WEIGHT, WRITE_WEIGHT
+from pipeline.engine.resources import DECODE_WEIGHT, WRITE_WEIGHT, Workload
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.engine.worker import fields_of
 from pipeline.errors import Fallback, UserError
@@ -118,12 +118,20 @@ def test_an_actor_on_a_card_has_a_core_of_its_own():
 
 def test_a_handful_of_files_feeds_a_handful_of_actors():
     """120 files of 30 s are eight seconds of decoding: sixteen processes for it would only be in each other's way."""
-    few = plan_resources(["decode", "write"], 16, 0, {}, {}, blocks=120, audio_s=600)
+    few = plan_resources(["decode", "write"], 16, 0, {}, {}, blocks=120, work=Workload(600))
     assert (few["decode"].actors, few["write"].actors) == (2, 1)
-    many = plan_resources(["decode", "write"], 16, 0, {}, {}, blocks=1200, audio_s=36_000)
+    many = plan_resources(["decode", "write"], 16, 0, {}, {}, blocks=1200, work=Workload(36_000))
     assert many == plan_resources(["decode", "write"], 16, 0, {}, {}, blocks=1200)
-    fixed = plan_resources(["decode", "write"], 16, 0, {}, {"decode": 7}, blocks=120, audio_s=600)
+    fixed = plan_resources(["decode", "write"], 16, 0, {}, {"decode": 7}, blocks=120, work=Workload(600))
     assert fixed["decode"].actors == 7, "what the config fixes stays"
+
+
+def test_very_many_tiny_files_have_every_core():
+    """10,000 files of a tenth of a second are little audio, and hundreds of seconds of work."""
+    tiny = plan_resources(["decode+features+write"], 2, 0, {}, {}, blocks=40, work=Workload(93.0, 10_000))
+    assert tiny["decode+features+write"].actors == 2
+    as_many_as_ever = plan_resources(STAGES, 16, 0, {}, {}, blocks=400)
+    assert plan_resources(STAGES, 16, 0, {}, {}, blocks=400, work=Workload(93.0, 10_000)) == as_many_as_ever
 
 
 def test_a_stage_that_costs_little_takes_few_cores():

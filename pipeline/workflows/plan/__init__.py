@@ -24,7 +24,7 @@ from pipeline.engine.cpu_contention import slowdown
 from pipeline.engine.driver import Cluster
 from pipeline.engine.groups import name_of
 from pipeline.engine.packing import estimated_seconds
-from pipeline.engine.resources import StageResources
+from pipeline.engine.resources import StageResources, Workload
 from pipeline.report.formatting import clock
 from pipeline.workflows.job import Job
 from pipeline.workflows.listing import list_items
@@ -124,7 +124,8 @@ def _find_out(config: RunConfig, given: Sequence[str], work: Work, prepared: flo
     place = Cluster(
         resources.address, resources.cpus, resources.gpus, resources.nodes, node_cpus=resources.node_cpus
     )
-    shared = plan_pools(config, work.models, place, blocks, sum(estimated_seconds(f.item) for f in files))
+    to_do = Workload(sum(estimated_seconds(f.item) for f in files), len(files))
+    shared = plan_pools(config, work.models, place, blocks, to_do)
     pools = shared.by_stage
     picked = pick(seen, config.plan)
     if picked.files or picked.broken:
