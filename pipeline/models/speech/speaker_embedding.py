@@ -180,8 +180,10 @@ class _Front(nn.Module):
         self.bn2 = nn.BatchNorm2d(32)
 
     def forward(self, bands: Tensor) -> Tensor:
-        x = functional.relu(self.bn1(self.conv1(bands[:, None])))
-        x = functional.relu(self.bn2(self.conv2(self.layer2(self.layer1(x)))))
+        # Channels last: a CPU is a sixth faster so.
+        x = bands[:, None].contiguous(memory_format=torch.channels_last)
+        x = _normed(self.conv1, self.bn1, x).relu_()
+        x = _normed(self.conv2, self.bn2, self.layer2(self.layer1(x))).relu_()
         return x.flatten(1, 2)
 
 
@@ -198,8 +200,21 @@ class _Residual(nn.Module):
             self.shortcut = nn.Sequential(shortcut, nn.BatchNorm2d(32))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
-        return functional.relu(out + self.shortcut(x))
+        out = _normed(self.conv2, self.bn2, _normed(self.conv1, self.bn1, x).relu_())
+        return out.add_(_normed(*self.shortcut, x) if len(self.shortcut) else x).relu_()
+
+
+def _normed(convolution: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """A convolution without a bias and the batch norm after it, at once: both are linear."""
+    scale, shift = _scale_and_shift(norm)
+    weight = (convolution.weight * scale[:, None, None, None]).contiguous(memory_format=torch.channels_last)
+    return functional.conv2d(x, weight, shift, convolution.stride, convolution.padding)
+
+
+def _scale_and_shift(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """What a batch norm does in evaluation: ``x * scale + shift``."""
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator, arg-type]
+    return scale, norm.bias - norm.running_mean * scale  # type: ignore[operator]
 
 
 def _norm_relu(channels: int) -> nn.Sequential:
@@ -250,7 +265,19 @@ class _DenseLayer(nn.Module):
         self.cam_layer = _MaskedConvolution(dilation)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.cam_layer(self.nonlinear2(_pointwise(self.linear1, self.nonlinear1(x))))
+        """``[channels, batch, frames]`` → ``[batch, 32, frames]``."""
+        scale, shift = _scale_and_shift(self.nonlinear2.batchnorm)
+        # What a convolution over one frame is followed by is made a part of it: both are linear.
+        mixed = torch.addmm(
+            shift[:, None], self.linear1.weight[..., 0] * scale[:, None], _flat(self.nonlinear1, x)
+        )
+        return self.cam_layer(mixed.relu_().unflatten(1, x.shape[1:]).transpose(0, 1))
+
+
+def _flat(norm_relu: nn.Sequential, x: Tensor) -> Tensor:
+    """``[channels, batch, frames]`` after batch norm and ReLU, as the matrix ``[channels, batch * frames]``."""
+    scale, shift = _scale_and_shift(norm_relu.batchnorm)
+    return torch.addcmul(shift[:, None], x.flatten(1), scale[:, None]).relu_()
 
 
 def _pointwise(layer: nn.Conv1d, x: Tensor) -> Tensor:
@@ -260,7 +287,10 @@ def _pointwise(layer: nn.Conv1d, x: Tensor) -> Tensor:
 
 
 class _DenseBlock(nn.Module):
-    """Layers that each see what went into the block and what all before them made of it."""
+    """Layers that each see what went into the block and what all before them made of it.
+
+    Channels come first within it, so that all that a layer sees lies in one piece and is one product of matrices.
+    """
 
     def __init__(self, channels: int, count: int, dilation: int) -> None:
         super().__init__()
@@ -268,9 +298,13 @@ class _DenseBlock(nn.Module):
             self.add_module(f"tdnnd{index + 1}", _DenseLayer(channels + index * _GROWTH, dilation))
 
     def forward(self, x: Tensor) -> Tensor:
+        batch, channels, frames = x.shape
+        seen = x.new_empty(channels + _GROWTH * len(self._modules), batch, frames)
+        seen[:channels] = x.transpose(0, 1)
         for layer in self.children():
-            x = torch.cat([x, layer(x)], dim=1)
-        return x
+            seen[channels : channels + _GROWTH] = layer(seen[:channels]).transpose(0, 1)
+            channels += _GROWTH
+        return seen.transpose(0, 1)
 
 
 class _Transit(nn.Module):
@@ -280,7 +314,8 @@ class _Transit(nn.Module):
         self.linear = nn.Conv1d(channels, out, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _pointwise(self.linear, self.nonlinear(x))
+        product = self.linear.weight[..., 0] @ _flat(self.nonlinear, x.transpose(0, 1))
+        return product.unflatten(1, (x.shape[0], x.shape[2])).transpose(0, 1)
 
 
 class _Statistics(nn.Module):
