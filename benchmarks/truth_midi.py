@@ -2,6 +2,7 @@
 
     python benchmarks/truth_midi.py files openttd out/truth/openttd FOLDER      # of MIDI files as they are
     python benchmarks/truth_midi.py scores chorales out/truth/chorales          # of scores of the music21 corpus
+    python benchmarks/truth_midi.py program 24 OUT.mid FILE.mid                 # a file played by one instrument
 
 It runs in the virtual environment of `truth_peers.py`, which has pretty_midi and music21, and needs nothing of the
 project. Beats of MIDI files are those of ``pretty_midi``; of scores those of the time signature, where the whole
@@ -276,9 +277,21 @@ def scores(style: Style, out: Path) -> Iterator[dict[str, Any]]:
             return
 
 
+def by_one_instrument(path: Path, program: int, out: Path) -> None:
+    """Write the file again, with all that is no drum played by one program of General MIDI, from 0."""
+    midi = pretty_midi.PrettyMIDI(str(path))
+    midi.instruments = [i for i in midi.instruments if not i.is_drum]
+    for instrument in midi.instruments:
+        instrument.program = program
+    midi.write(str(out))
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
     kind, name, out = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    if kind == "program":
+        by_one_instrument(Path(sys.argv[4]), int(name), out)
+        return
     out.mkdir(parents=True, exist_ok=True)
     found = files(Path(sys.argv[4]), out) if kind == "files" else scores(STYLES[name], out)
     (out / "midi.json").write_text(json.dumps(list(found)))
