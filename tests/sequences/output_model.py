@@ -424,6 +424,12 @@ class Replayed:
         return call
 
 
+def _concerns(stage: str, wanted: set[str], contents: Contents) -> bool:
+    """Whether a stage has a product that is wanted, or none at all."""
+    products = contents.products_of(stage)
+    return not products or bool(wanted.intersection(products))
+
+
 def assert_same(found: Found, expected: Found, wanted: set[str], contents: Contents) -> None:
     """As far as the present settings go: what an earlier config computed besides stays, and is not compared."""
     owners = contents.owners
@@ -435,6 +441,10 @@ def assert_same(found: Found, expected: Found, wanted: set[str], contents: Conte
         elif name == "artifacts":
             there = {a["path"]: a for a in found.row[name] or ()}
             assert {a["path"]: a for a in value or ()}.items() <= there.items()
+        elif name == "fallbacks":
+            assert [f for f in found.row[name] or () if _concerns(f["stage"], wanted, contents)] == (
+                value or []
+            )
         elif name != "status" and owners.get(name, None) not in (None, *wanted):
             continue
         else:

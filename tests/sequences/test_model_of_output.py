@@ -215,6 +215,32 @@ def test_a_copy_does_not_say_that_the_other_file_could_not_be_reached(of_toy):
     of_toy.run()
 
 
+@pytest.mark.parametrize("state", ["of_toy", "of_extraction"])
+@pytest.mark.parametrize("then", ["damage", "other parameters", "other content"])
+def test_what_a_pruned_file_leaves_behind_is_its_copys(request, state, then):
+    state = request.getfixturevalue(state)
+    state.begin(names=["low", "low"])
+    state.delete(number=0)
+    state.run()
+    state.prune()
+    if then == "damage":
+        state.damage(damage="lost rows", number=0)
+    elif then == "other content":
+        state.put(name="b.wav", what="high")
+    elif isinstance(state.settings, OfExtraction):
+        state.choose_clap(clap=True, hop=0.1)
+    else:
+        state.choose_parameters(factor=0.5, loud=0.2)
+    state.run_twice()
+
+
+def test_what_an_earlier_config_fell_back_on_is_not_the_present_ones(of_extraction):
+    of_extraction.choose_separation(separation=True, stems=False)
+    of_extraction.begin(names=["low"])
+    of_extraction.choose_separation(separation=False, stems=False)
+    of_extraction.run()
+
+
 def draw(model: type[Model], number: int, steps: int, seed: int) -> None:
     """So many sequences of so many steps, the same for the same ``seed``."""
     run_state_machine_as_test(

@@ -11,10 +11,13 @@ import pyarrow as pa
 
 from pipeline.dataset.output import Output, read_part
 from pipeline.dataset.tables.merge import conform
+from pipeline.dataset.tables.rehome import rehome
+from pipeline.dataset.tables.row_index import read_state
 from pipeline.dataset.tables.schemas import FAILURES
 from pipeline.dataset.verify.files import is_ours, is_temporary
 from pipeline.dataset.verify.findings import Edit, Finding
 from pipeline.dataset.verify.runs import PROBE
+from pipeline.errors import UserError
 
 
 def mend(output: Output, findings: Iterable[Finding]) -> list[Finding]:
@@ -35,7 +38,28 @@ def mend(output: Output, findings: Iterable[Finding]) -> list[Finding]:
     for finding in mended:
         if finding.remove is not None:
             _remove(output, finding.remove)
+    _rehome(output, edits)
     return mended
+
+
+def _rehome(output: Output, edits: Mapping[str, Sequence[Edit]]) -> None:
+    """Move what a removed row of `tracks` leaves behind to where another file with its content is.
+
+    A run writes a part anew with what lies in it: it would compute what is left behind a second time.
+    """
+    folder = "tracks/"
+    left = {
+        part.removeprefix(folder)
+        for part, some in edits.items()
+        if part.startswith(folder) and any(e.drop for e in some)
+    }
+    if not left:
+        return
+    try:
+        state = read_state(output)
+    except UserError:
+        return  # a part that cannot be read is a finding of its own, and may have been the home of any row
+    rehome(output, left, state)
 
 
 def _add_failures(output: Output, part: str, rows: Sequence[Mapping[str, Any]]) -> None:
