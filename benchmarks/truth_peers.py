@@ -171,11 +171,11 @@ def our_tuning(audio: np.ndarray) -> Answer:
 def our_onsets(audio: np.ndarray) -> Answer:
     """The onsets that ``onset_rate_hz`` counts."""
     spectra = _spectra(audio)
-    from pipeline.dsp.onsets import LEAST_RISE_DB, OnsetCurve, pick_onsets
+    from pipeline.dsp.onsets import OnsetCurve, note_onsets
 
     curve, hop = OnsetCurve(2048, 512), 512
     curve.add(spectra.rises(2048, hop, 128))
-    return {"onsets": _times(pick_onsets(curve.strength(), OUR_RATE / hop, LEAST_RISE_DB) * (hop / OUR_RATE))}
+    return {"onsets": _times(note_onsets(curve.strength(), OUR_RATE / hop))}
 
 
 def our_beats(audio: np.ndarray) -> Answer:

@@ -22,6 +22,12 @@ _PEAK_SECONDS = 0.03
 _MEAN_SECONDS = 0.1
 _PEAK_OVER_MEAN = 0.07
 
+# Of the onsets of notes: what counts as a large rise, and how far a peak stands out of its surroundings, as a part of
+# that. Chosen on music with known onsets (`benchmarks/truth.py`, the half to develop on). librosa compares with the
+# largest rise of all, which is one loud beat: where there was one, softer notes were no onsets any more.
+_LARGE_RISE_PERCENTILE = 95.0
+_NOTE_OVER_MEAN = 0.12
+
 LEAST_RISE_DB = 0.7
 """An onset raises the mel bands by so much, on average. The ripple of windows over a steady sine, chord, organ tone or
 slow sweep stays below 0.65 dB; of the onsets of orchestral music 0.2 % do, of other music none."""
@@ -150,13 +156,37 @@ def pick_onsets(envelope: np.ndarray, frame_rate: float, least: float = 0.0) -> 
     if not len(envelope) or not envelope.max() > envelope.min():
         return np.zeros(0, dtype=np.int64)
     x = (envelope - envelope.min()) / (envelope.max() - envelope.min())
+    return _peaks(x, frame_rate, _PEAK_OVER_MEAN, envelope >= least)
+
+
+def note_onsets(strength: np.ndarray, frame_rate: float) -> np.ndarray:
+    """When notes begin, s: peaks as `pick_onsets` has them, by what is a large rise in this music and not the largest.
+
+    The rise is largest one frame after a note begins: that is taken back.
+
+    Args:
+        strength: from `OnsetCurve.strength`, ``[frames]``.
+        frame_rate: frames per second.
+
+    Returns:
+        float64 ``[onsets]``, ascending.
+    """
+    rising = strength[strength > 0]
+    if not len(rising):
+        return np.zeros(0)
+    large = max(float(np.percentile(rising, _LARGE_RISE_PERCENTILE)), LEAST_RISE_DB)
+    frames = _peaks(strength / large, frame_rate, _NOTE_OVER_MEAN, strength >= LEAST_RISE_DB)
+    return np.maximum(frames - 1, 0) / frame_rate
+
+
+def _peaks(x: np.ndarray, frame_rate: float, over_mean: float, may: np.ndarray) -> np.ndarray:
+    """Frames of the peaks, int64: the largest of what came just before, and by ``over_mean`` above what is around."""
     before, around = int(_PEAK_SECONDS * frame_rate), int(_MEAN_SECONDS * frame_rate)
     largest = sliding_window_view(np.pad(x, (before, 0)), before + 1).max(axis=1)
     total = sliding_window_view(np.pad(x, around), 2 * around + 1).sum(axis=1)
     count = sliding_window_view(np.pad(np.ones(len(x)), around), 2 * around + 1).sum(axis=1)
     onsets: list[int] = []
-    peaks = (x == largest) & (x >= total / count + _PEAK_OVER_MEAN) & (envelope >= least)
-    for frame in np.flatnonzero(peaks):
+    for frame in np.flatnonzero((x == largest) & (x >= total / count + over_mean) & may):
         if not onsets or frame - onsets[-1] > before:
             onsets.append(int(frame))
     return np.array(onsets, dtype=np.int64)

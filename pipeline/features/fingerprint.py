@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.dsp import bs1770
 from pipeline.dsp.beat_period import LEAST_SECONDS
-from pipeline.dsp.onsets import LEAST_RISE_DB, OnsetCurve, pick_onsets
+from pipeline.dsp.onsets import OnsetCurve, note_onsets
 from pipeline.features.base import Extraction, Extractor, Running, column, register
 from pipeline.features.fingerprint_parts import (
     BAND_EDGES_HZ,
@@ -200,7 +200,7 @@ class Fingerprint(Extractor):
     """
 
     name: ClassVar[str] = "fingerprint"
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     views: ClassVar[tuple[str, ...]] = ("mono", "native")
     description: ClassVar[str] = (
         "25 numbers for mastering: balance, loudness, rhythm, timbre, dynamics and width"
@@ -309,7 +309,7 @@ class _FingerprintRun(Running):
         if track.seconds < LEAST_SECONDS or not strength.any():
             return found
         frame_rate = track.sample_rate / tempo.hop_length
-        found["onset_rate_hz"] = len(pick_onsets(strength, frame_rate, LEAST_RISE_DB)) / track.seconds
+        found["onset_rate_hz"] = len(note_onsets(strength, frame_rate)) / track.seconds
         found["rhythm_stability"] = 0.0
         rhythm = shared_rhythm(
             track, self.onsets, tempo.n_fft, tempo.hop_length, tempo.n_mels, search=tempo.search()

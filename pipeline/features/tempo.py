@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.dsp.beat_period import LEAST_SECONDS, TempoSearch
-from pipeline.dsp.onsets import LEAST_RISE_DB, OnsetCurve, Rhythm, pick_onsets
+from pipeline.dsp.onsets import LEAST_RISE_DB, OnsetCurve, Rhythm, note_onsets
 from pipeline.features.base import Extraction, Extractor, Running, column, register
 from pipeline.features.spectra import SharedSpectra
 from pipeline.features.track import TrackInfo
@@ -39,7 +39,7 @@ class Tempo(Extractor):
     """
 
     name: ClassVar[str] = "tempo"
-    version: ClassVar[str] = "4"
+    version: ClassVar[str] = "5"
     views: ClassVar[tuple[str, ...]] = ("mono",)
     description: ClassVar[str] = "tempo, beats and the rate of onsets"
 
@@ -91,8 +91,8 @@ class Tempo(Extractor):
                 "Hz",
                 f"onsets per second, rises of the mel bands by {LEAST_RISE_DB:g} dB on average or more; 0 for a steady "
                 f"sound, undefined for silence and under {LEAST_SECONDS:g} s",
-                "Böck, Krebs and Schedl, Evaluating the online capabilities of onset detection methods, 2012; "
-                "librosa.onset.onset_detect",
+                "Böck, Krebs and Schedl, Evaluating the online capabilities of onset detection methods, 2012; as "
+                "librosa.onset.onset_detect, by what is a large rise in the track and not the largest",
             ),
         )
 
@@ -123,7 +123,7 @@ class _TempoRun(Running):
         frame_rate = track.sample_rate / tempo.hop_length
         strength = self.curve.strength()
         if strength.any():
-            values["onset_rate_hz"] = len(pick_onsets(strength, frame_rate, LEAST_RISE_DB)) / track.seconds
+            values["onset_rate_hz"] = len(note_onsets(strength, frame_rate)) / track.seconds
         rhythm = shared_rhythm(
             track, self.curve, tempo.n_fft, tempo.hop_length, tempo.n_mels, search=tempo.search()
         )

@@ -60,7 +60,7 @@ def test_what_is_wide_or_out_of_phase_is_not_widened(width, correlation, wanted)
 
 def test_many_onsets_get_a_longer_attack():
     attacks = [
-        adapt(PRESET, OPEN, {"onset_rate_hz": rate}, CEILING).preset.attack_ms for rate in (1.0, 3.5, 9.0)
+        adapt(PRESET, OPEN, {"onset_rate_hz": rate}, CEILING).preset.attack_ms for rate in (1.0, 4.5, 9.0)
     ]
     assert attacks == pytest.approx([20.0, 25.0, 30.0])
 

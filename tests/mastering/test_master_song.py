@@ -19,7 +19,7 @@ from pipeline.mastering.presets import Preset
 from pipeline.mastering.processor import run
 from pipeline.mastering.song import Mastering, chain, listen, reference, shaping
 from pipeline.mastering.spectrum import spectral_distance_db
-from pipeline.mastering.wish import Wish
+from pipeline.mastering.wish import VERSION, Wish
 
 RATE = 44100
 EVERYTHING = Preset(
@@ -123,7 +123,7 @@ def test_a_plan_is_the_same_as_json(everything):
     assert again.to_json() == plan.to_json()
     assert np.array_equal(np.concatenate(list(run(chain(again), [samples])), axis=1), master)
     with pytest.raises(ValueError, match="version"):
-        Plan.from_json(plan.to_json().replace('"version": 1', '"version": 0'))
+        Plan.from_json(plan.to_json().replace(f'"version": {VERSION}', '"version": 0'))
     with pytest.raises(ValueError, match="no plan"):
         Plan.from_json("[]")
 
