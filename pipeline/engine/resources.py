@@ -106,8 +106,10 @@ def plan_resources(
     costs = weights or {}
     weigh = {stage: costs.get(stage, 1.0) for stage in stages if stage not in on_gpu}
     total = sum(weigh.values())
+    work_s = work.core_seconds(total) if work is not None else math.inf
     for stage, weight in weigh.items():
-        actors[stage] = fixed_actors.get(stage) or _automatic(stage, weight / total, cores, work, total)
+        part = weight / total
+        actors[stage] = fixed_actors.get(stage) or _automatic(stage, part, cores, work_s * part)
     actors = {stage: min(actors[stage], max(1, blocks)) for stage in stages}
     needed = sum(actors[s] / n for s, n in on_gpu.items())
     if needed > cluster_gpus:
@@ -128,17 +130,15 @@ def plan_resources(
     }
 
 
-def _automatic(stage: str, share: float, cores: float, work: Workload | None, total: float) -> int:
-    """Actors of a stage on CPUs, where the config fixes none.
+def _automatic(stage: str, part: float, cores: float, work_s: float) -> int:
+    """Actors of a stage on CPUs that does this part of the work, where the config fixes none.
 
     All pools together have an eighth more than there are cores, one at least: a stage that waits for another one
     leaves its own idle.
     """
-    wanted = math.ceil(max(1.125 * cores, cores + 1) * share - 0.35)
-    most = [math.ceil(cores / 4) if stage == "write" else math.ceil(cores)]
-    if work is not None:
-        most.append(math.ceil(work.core_seconds(total) * share / LEAST_WORK_S))
-    return max(1, min(wanted, *most))
+    wanted = math.ceil(max(1.125 * cores, cores + 1) * part - 0.35)
+    most = math.ceil(cores / 4 if stage == "write" else cores)
+    return max(1, math.ceil(min(wanted, most, work_s / LEAST_WORK_S)))
 
 
 def _largest_share(actors: int, node_cpus: Sequence[float]) -> float:

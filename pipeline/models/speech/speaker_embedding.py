@@ -180,7 +180,7 @@ class _Front(nn.Module):
         self.bn2 = nn.BatchNorm2d(32)
 
     def forward(self, bands: Tensor) -> Tensor:
-        # Channels last: a CPU is a sixth faster so.
+        # Channels last: a CPU convolves faster so.
         x = bands[:, None].contiguous(memory_format=torch.channels_last)
         x = _normed(self.conv1, self.bn1, x).relu_()
         x = _normed(self.conv2, self.bn2, self.layer2(self.layer1(x))).relu_()
