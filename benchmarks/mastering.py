@@ -81,7 +81,7 @@ def limiters(all_: Contenders, music: dict[str, np.ndarray]) -> Iterator[Table]:
     header = ["limiter", *over, "loudness reached, LUFS", *tones, "IMD, dB"]
     table = Table(f"Limiters, ceiling {CEILING_DB:g} dB: largest of the songs, median loudness", header)
     driven = {lufs: [at_loudness(audio, lufs) for audio in music.values()] for lufs in DRIVES_LUFS}
-    for name in LIMITERS:
+    for name in all_.among(*LIMITERS):
         table.row(name, lambda name=name: _limited(all_, name, driven, table.notes))
     yield table
 
@@ -168,7 +168,7 @@ def loud(all_: Contenders, music: dict[str, np.ndarray]) -> Iterator[Table]:
             return [f"{max(errors):.2f}", peak, *_after_codecs(made), f"{statistics.median(changes):+.2f}",
                     f"{max(map(abs, changes)):.2f}"]  # fmt: skip
 
-        for name in (*peers.LOUD, peers.OURS, peers.CHECKED):
+        for name in all_.among(*peers.LOUD, peers.OURS, peers.CHECKED):
             table.row(name, lambda name=name, row=row: row(name))
         yield table
 
@@ -199,7 +199,7 @@ def match(all_: Contenders, music: dict[str, np.ndarray]) -> Iterator[Table]:
         peak = worst([measures.true_peak_db(audio) for audio in made.values()])
         return [*distances, f"{max(errors):.2f}", peak, *_after_codecs(list(made.values()))]
 
-    for name in (*peers.MATCH, peers.OURS):
+    for name in all_.among(*peers.MATCH, peers.OURS):
         table.row(name, lambda name=name: row(name))
     yield table
 
@@ -235,6 +235,10 @@ def arguments(typed: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--songs", type=int, help="at most so many; 0, the default: all")
     parser.add_argument("--seconds", type=float, help="of each song; 0, the default: all of it")
     parser.add_argument("--only", nargs="+", choices=ALL)
+    known = dict.fromkeys((*LIMITERS, *peers.LOUD, *peers.MATCH, peers.CHECKED))
+    parser.add_argument(
+        "--contenders", nargs="+", choices=known, default=[], help="of limiters, loud and match, these alone"
+    )
     parser.add_argument(
         "--whole-songs", action="store_true", help=f"{WHOLE_SONGS} songs, whole; all but memory"
     )
@@ -268,7 +272,7 @@ def main() -> None:
     python = peers.install(options.peers)
     tables: list[Table] = []
     with tempfile.TemporaryDirectory(prefix="soundmill-bench-") as folder:
-        all_ = Contenders(Path(folder), python)
+        all_ = Contenders(Path(folder), python, options.contenders)
         length = sum(audio.shape[1] for audio in music.values()) / RATE
         print(
             f"{machine(all_.workers)}\n\n{len(music)} songs, {length:.0f} s: {', '.join(music)}\n", flush=True

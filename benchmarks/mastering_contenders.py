@@ -88,10 +88,17 @@ class Worker:
 
 
 class Contenders:
-    """All who are compared. Audio goes to them through files in ``folder``."""
+    """All who are compared. Audio goes to them through files in ``folder``.
 
-    def __init__(self, folder: Path, python: str) -> None:
+    Args:
+        folder: for those files.
+        python: interpreter of the peers.
+        wanted: the names of those that take part where not all of them do.
+    """
+
+    def __init__(self, folder: Path, python: str, wanted: Sequence[str] = ()) -> None:
         self.folder, self.pythons = folder, {True: sys.executable, False: python}
+        self._wanted = wanted
         self.workers = {ours: Worker(interpreter) for ours, interpreter in self.pythons.items()}
 
     def do(
@@ -116,6 +123,10 @@ class Contenders:
         }
         said = self.workers[contender in (peers.OURS, peers.CHECKED)].ask(**asked, options=options)
         return np.load(paths["out"]), said
+
+    def among(self, *names: str) -> list[str]:
+        """Those of the names that take part."""
+        return [name for name in names if not self._wanted or name in self._wanted]
 
     def close(self) -> None:
         for worker in self.workers.values():

@@ -29,15 +29,20 @@ def oversampling(sample_rate: int) -> int:
     return 2 if sample_rate >= 96000 else 4
 
 
-def interpolator(factor: int) -> torch.Tensor:
+def interpolator(factor: int, zeros: int = _PEAK_ZEROS, beta: float = _PEAK_KAISER_BETA) -> torch.Tensor:
     """Windowed-sinc filters of the samples between two input samples, float32 ``[factor - 1, taps]``.
 
     The gap lies between the two taps in the middle. Each filter passes a constant unchanged.
+
+    Args:
+        factor: of oversampling.
+        zeros: zero crossings of the sinc on either side, half the taps.
+        beta: shape of its Kaiser window.
     """
     phase = torch.arange(1, factor, dtype=torch.float64)[:, None] / factor
-    time = torch.arange(-_PEAK_ZEROS + 1, _PEAK_ZEROS + 1, dtype=torch.float64)[None, :] - phase
-    ratio = (1.0 - (time / _PEAK_ZEROS).square()).clamp(min=0.0)
-    window = torch.special.i0(_PEAK_KAISER_BETA * ratio.sqrt())
+    time = torch.arange(-zeros + 1, zeros + 1, dtype=torch.float64)[None, :] - phase
+    ratio = (1.0 - (time / zeros).square()).clamp(min=0.0)
+    window = torch.special.i0(beta * ratio.sqrt())
     kernel = torch.sinc(time) * window
     return (kernel / kernel.sum(dim=1, keepdim=True)).float()
 

@@ -18,8 +18,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.dsp.true_peak import PEAK_CONTEXT
-from pipeline.mastering.peak_envelope import PeakEnvelope, block_size, level_db, pieces, sliding_extreme
+from pipeline.mastering.peak_envelope import (
+    PEAK_REACH,
+    PeakEnvelope,
+    block_size,
+    level_db,
+    pieces,
+    sliding_extreme,
+)
 
 # For what is rounded afterwards. That the gain bends between samples lifts nothing that could be measured.
 _MARGIN_DB = 0.005
@@ -166,7 +172,7 @@ class Limiter:
         self._position = origin
         self._waiting = np.zeros((channels, 0), np.float32)
         self._reductions: dict[int, float] = {}
-        self.context = 0 if levels is not None else (windows.before + 4) * windows.block + PEAK_CONTEXT
+        self.context = 0 if levels is not None else (windows.before + 4) * windows.block + 2 * PEAK_REACH
 
     @property
     def max_gain_reduction_db(self) -> float:

@@ -1,6 +1,8 @@
 """How high the true peaks of a song are, block by block of some 0.7 ms: what a limiter's gain follows from.
 
-Only those blocks are oversampled that can be the highest within a hold of the limiter; of music a fifth or fewer.
+Only those blocks are oversampled that can be the highest within a hold of the limiter; of music a fifth or fewer. Of
+those, the ones that come near to it are oversampled again by filters four times as long, which count: near half the
+rate, of which clipped and distorted songs are full, the shorter ones miss up to 0.15 dB.
 """
 
 from __future__ import annotations
@@ -22,11 +24,21 @@ LOWEST_LEVEL_DB = -120.0
 """Levels are whole numbers: dBTP above this, times `LEVELS_PER_DB`, rounded up."""
 
 _BLOCK_SECONDS = 0.75e-3
-# Samples that the interpolator sees on either side of a block.
+# Samples that the shorter interpolator sees on either side of a block, and the longer one.
 _REACH = (PEAK_CONTEXT + 1) // 2
+_LONG_REACH = 64
+# Flat within 0.001 dB up to 0.48 of the rate, 21.1 kHz at 44.1 kHz; the shorter filters are 0.4 dB low at 0.45.
+_LONG_BETA = 8.0
+# How much higher the longer filters can find a peak than the shorter ones: 0.5 dB. White noise has no more, and songs
+# had 0.14 dB at most.
+_MISSED = 10.0 ** (0.5 / 20.0)
+PEAK_REACH = _LONG_REACH
+"""Samples on either side of a block that have a say in its level."""
 # Blocks that are analysed at once, at least: each time their neighbours are, too. Longer pieces are cut to as many, so
 # that what is worked on stays in the processor's cache.
 _QUANTUM = 4096
+Taps = Callable[[], np.ndarray]
+"""Filters, float32 ``[OVERSAMPLING - 1, taps]``: a function, so that they are computed where they are used."""
 
 
 def block_size(sample_rate: int) -> int:
@@ -43,7 +55,8 @@ class PeakEnvelope:
     """A meter of the levels of blocks, `level_db`, on the grid of a song; uint16.
 
     A level is exact wherever it can be the highest of ``hold`` blocks in a row, so that the highest of as many or more
-    always is. Others may be those of the samples, which are lower. Beyond both ends there is silence.
+    always is; but what a loud block rings in its quiet neighbours, up to `PEAK_REACH` samples away, may be left out, as
+    its own level is higher. Others may be those of the samples, which are lower. Beyond both ends there is silence.
 
     Args:
         block: samples per block, see `block_size`.
@@ -56,7 +69,7 @@ class PeakEnvelope:
         self._block, self._hold = block, hold
         # Blocks whose peaks have a say in one's level, and those that its bound is made of.
         self._bent = -(-_REACH // block)
-        self._margin = hold - 1 + self._bent
+        self._margin = hold - 1 + -(-_LONG_REACH // block)
         self._channels = channels
         before = self._margin * self._block + origin % self._block
         self._samples = np.zeros((channels, before), np.float32)
@@ -98,9 +111,13 @@ class PeakEnvelope:
         known = peaks.max(axis=0)
         if float(known.max()) > 0.0:
             bound = self._bound(peaks, bends, count)
-            channel, number = np.nonzero(bound > _closed(known, self._hold)[inner])
+            least = _closed(known, self._hold)[inner]
+            channel, number = np.nonzero(bound > least)
             known = known[inner].copy()
-            np.maximum.at(known, number, self._between(channel, number + margin))
+            short = self._between(channel, number + margin, _short_taps)
+            near = np.maximum(short, peaks[channel, number + margin]) * np.float32(_MISSED) > least[number]
+            channel, number = channel[near], number[near]
+            np.maximum.at(known, number, self._between(channel, number + margin, _long_taps))
         else:
             known = known[inner]
         self._samples = self._samples[:, count * self._block :].copy()
@@ -114,11 +131,11 @@ class PeakEnvelope:
         highest = np.maximum(peaks[:, start : start + count], peaks[:, start + 1 : start + count + 1])
         return highest * np.float32(1.0 + 1e-5) + bends * np.float32(_bend_weight())
 
-    def _between(self, channel: np.ndarray, number: np.ndarray) -> np.ndarray:
-        """True peaks of the numbered blocks of the channels."""
-        row = self._samples.shape[1]
-        starts = np.ascontiguousarray(channel * row + number * self._block - _REACH + 1, dtype=np.int64)
-        return _true_peaks(np.ascontiguousarray(self._samples).reshape(-1), starts, self._block)
+    def _between(self, channel: np.ndarray, number: np.ndarray, taps: Taps) -> np.ndarray:
+        """True peaks of the numbered blocks of the channels, by these filters."""
+        first = channel * self._samples.shape[1] + number * self._block - taps().shape[1] // 2 + 1
+        samples = np.ascontiguousarray(self._samples).reshape(-1)
+        return _true_peaks(samples, np.ascontiguousarray(first, dtype=np.int64), self._block, taps)
 
 
 def pieces(samples: np.ndarray, block: int) -> list[np.ndarray]:
@@ -147,8 +164,13 @@ def sliding_extreme(extreme: Callable, values: np.ndarray, window: int) -> np.nd
 
 
 @functools.cache
-def _taps() -> np.ndarray:
+def _short_taps() -> np.ndarray:
     return interpolator(OVERSAMPLING).numpy()
+
+
+@functools.cache
+def _long_taps() -> np.ndarray:
+    return interpolator(OVERSAMPLING, _LONG_REACH, _LONG_BETA).numpy()
 
 
 @functools.cache
@@ -158,29 +180,29 @@ def _bend_weight() -> float:
     return float(interpolated_bound(interpolator(OVERSAMPLING), flat, bent)[0, 0]) * (1.0 + 1e-6)
 
 
-def _true_peaks(samples: np.ndarray, starts: np.ndarray, block: int) -> np.ndarray:
+def _true_peaks(samples: np.ndarray, starts: np.ndarray, block: int, taps: Taps) -> np.ndarray:
     """Largest interpolated value of blocks; ``starts`` are the first samples that their interpolators see."""
     peaks = np.empty(len(starts) + LANES - 1, np.float32)
     if not len(starts):
         return peaks[:0]
-    kernel = _compiled_peaks(block)
+    kernel = _compiled_peaks(block, taps)
     if kernel is not None:
         kernel(samples.ctypes.data, starts.ctypes.data, peaks.ctypes.data, len(starts))
         return peaks[: len(starts)]
-    taps = _taps()
-    frames = samples[starts[:, None] + np.arange(block + taps.shape[1] - 1)]
+    filters = taps()
+    frames = samples[starts[:, None] + np.arange(block + filters.shape[1] - 1)]
     # Tap by tap: a matrix product may round one and the same row differently among others.
     highest = np.zeros(len(starts), np.float32)
-    for phase in taps:
+    for phase in filters:
         values = sum(tap * frames[:, place : place + block] for place, tap in enumerate(phase))
         np.maximum(highest, np.abs(values).max(axis=1), out=highest)
     return highest
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled_peaks(block: int) -> Callable[..., None] | None:
+def _compiled_peaks(block: int, taps: Taps) -> Callable[..., None] | None:
     """Addresses of samples, of starts (int64) and of the peaks, with `LANES` - 1 floats to spare, then how many."""
-    taps = _taps()
+    filters = taps()
 
     def write(kernel: Kernel) -> None:
         build, index = kernel.build, kernel.index
@@ -191,10 +213,10 @@ def _compiled_peaks(block: int) -> Callable[..., None] | None:
 
             def one_vector(offset: Any, peak: Any) -> list[Any]:
                 place = build.add(start, offset)
-                sums = [kernel.constant(0.0)] * len(taps)
-                for position in range(taps.shape[1]):
+                sums = [kernel.constant(0.0)] * len(filters)
+                for position in range(filters.shape[1]):
                     sample = kernel.load(samples, build.add(place, index(position)))
-                    for phase, column in enumerate(taps[:, position]):
+                    for phase, column in enumerate(filters[:, position]):
                         sums[phase] = kernel.multiply_add(sample, kernel.constant(float(column)), sums[phase])
                 for value in sums:
                     peak = kernel.extreme(True, peak, kernel.absolute(value))

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.mastering.presets import Preset
 
-VERSION = 2
+VERSION = 3
 """Of plans: raised whenever the same plan would be rendered otherwise, or another one be made of the same song."""
 
 

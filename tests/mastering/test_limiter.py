@@ -41,8 +41,8 @@ def limited(
 
 def oversampled(row: np.ndarray) -> np.ndarray:
     """All phases of the 8x interpolation of one channel between zeros: ``[8, n]``, by whole convolutions, float64."""
-    padded = np.pad(row.astype(np.float64), 16)
-    phases = [np.convolve(padded, taps[::-1], "valid") for taps in interpolator(8).double().numpy()]
+    padded = np.pad(row.astype(np.float64), 64)
+    phases = [np.convolve(padded, taps[::-1], "valid") for taps in interpolator(8, 64, 8.0).double().numpy()]
     return np.stack([row, *(phase[1 : 1 + len(row)] for phase in phases)])
 
 
@@ -93,6 +93,19 @@ def test_true_peak_is_met_on_the_hardest_material(name, samples):
         assert found <= -1.0 + 0.002
         # And nothing is given away: the highest peak comes to the ceiling.
         assert found >= -1.0 - 0.02
+
+
+def test_true_peak_next_to_half_the_rate_is_that_of_the_spectrum():
+    # Clipped songs are full of what lies there, and filters that are too short miss a part of it.
+    generator = np.random.default_rng(8)
+    clipped = np.zeros(RATE)
+    clipped[3000:-3000] = np.clip(generator.standard_normal(RATE - 6000) * 2.0, -0.7, 0.7)
+    spectrum = np.fft.rfft(clipped)
+    spectrum[20800:] = 0.0
+    made = limited(np.fft.irfft(spectrum)[None].astype(np.float32), 6.0)[0].astype(np.float64)
+    # Of what repeats itself the spectrum knows all that is between the samples.
+    dense = np.fft.irfft(np.pad(np.fft.rfft(made), (0, 7 * RATE // 2)), 8 * RATE) * 8
+    assert 20.0 * np.log10(np.abs(dense[RATE:-RATE]).max()) == pytest.approx(-1.0, abs=0.05)
 
 
 def test_true_peak_is_met_on_music(music):  # noqa: F811
@@ -162,11 +175,13 @@ def test_levels_are_those_of_whole_convolutions(rate):
     expected = 20.0 * np.log10(np.pad(peaks, (0, 3)).reshape(-1, windows.block).max(axis=1))
     found = level_db(measured(samples, rate))
     assert len(found) == 400
-    # None too high; and what is the highest of a hold is exact, but for the rounding upwards.
+    # None too high, but for the rounding upwards; and the highest of a hold is none too low, but for the ringing of
+    # what lies beyond its ends.
     assert (found <= expected + 1.001 / 256).all()
-    held, wanted = (sliding_extreme(np.maximum, values, windows.hold) for values in (found, expected))
-    assert (held >= wanted - 1e-5).all()
-    assert (held <= wanted + 1.001 / 256).all()
+    ringing = -(-module.PEAK_REACH // windows.block)
+    held = sliding_extreme(np.maximum, found, windows.hold)
+    inner = sliding_extreme(np.maximum, expected[ringing:-ringing], windows.hold - 2 * ringing)
+    assert (held >= inner - 1e-5).all()
 
 
 def test_few_blocks_of_music_are_oversampled(music, monkeypatch):  # noqa: F811
@@ -181,7 +196,7 @@ def test_few_blocks_of_music_are_oversampled(music, monkeypatch):  # noqa: F811
 def test_without_a_compiler_levels_are_the_same(monkeypatch):
     samples = noise(2, 20000)
     expected = measured(samples)
-    monkeypatch.setattr(module, "_compiled_peaks", lambda block: None)
+    monkeypatch.setattr(module, "_compiled_peaks", lambda block, taps: None)
     # Sums are rounded otherwise, which may carry a level over the next step.
     assert np.abs(measured(samples).astype(int) - expected).max() <= 1
 
