@@ -1,7 +1,8 @@
 """All that a file says of its song, whole and in any script, with its cover: to be written into another file.
 
 `pipeline.audio.tags` reads short texts for columns of a table; here they are for listeners. FFmpeg reads the tags, and
-names them: ID3v1 and ID3v2 (in MP3, WAV, AIFF), Vorbis comments (FLAC, Ogg, Opus), MP4 atoms, RIFF INFO, Matroska.
+names them: ID3v1 and ID3v2 (in MP3, WAV, AIFF), Vorbis comments (FLAC, Ogg, Opus), MP4 atoms, RIFF INFO, Matroska;
+APEv2 behind an MP3, which it does not, is read beside it.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import BinaryIO
 import av
 from av.stream import Disposition
 
+from pipeline.audio.ape_tags import ape_pictures, ape_tags
 from pipeline.audio.containers import ffmpeg_reason
 from pipeline.audio.song_dialects import FRONT_COVER, Picture
 from pipeline.audio.stream import SeekableBytes, recognise
-from pipeline.audio.tags import ape_tags
 from pipeline.audio.validate import EmptyAudio
 
 TEXT_BYTES = 1 << 16
@@ -143,7 +144,7 @@ def _read(data: bytes | mmap.mmap, opened: Callable[[], BinaryIO]) -> SongTags:
         with opened() as file, av.open(file, format=kind.demuxer, metadata_errors="replace") as container:
             said = _said(container, data)
             texts, dropped = _sorted(said)
-            pictures, left = _pictures(container)
+            pictures, left = _few(_with_ape(_pictures(container), container, data))
             return SongTags(texts, pictures, {**dropped, **left})
     except (av.FFmpegError, UnicodeError, ValueError) as error:
         words = ffmpeg_reason(error) if isinstance(error, av.FFmpegError) else str(error)
@@ -157,7 +158,7 @@ def _said(container: av.container.InputContainer, data: bytes | mmap.mmap) -> li
         # Ogg keeps the tags of the file with its stream; elsewhere those of a stream are the container's own.
         said += container.streams.audio[0].metadata.items()
     if container.format.name == "mp3":
-        said += ape_tags(data).items()
+        said += ape_tags(data, TEXT_BYTES + 1).items()
     return [(name.lower(), text) for name, text in said]
 
 
@@ -180,23 +181,48 @@ def _sorted(said: list[tuple[str, str]]) -> tuple[dict[str, str], dict[str, str]
     return texts, dropped
 
 
-def _pictures(container: av.container.InputContainer) -> tuple[tuple[Picture, ...], dict[str, str]]:
+def _few(pictures: list[Picture]) -> tuple[tuple[Picture, ...], dict[str, str]]:
+    """The first pictures up to the limits, and what was left out."""
+    size, left = 0, {}
+    kept: list[Picture] = []
+    for picture in pictures:
+        size += len(picture.data)
+        if size > PICTURE_BYTES or len(kept) == PICTURES:
+            left["picture"] = f"more than {PICTURES} pictures, or {PICTURE_BYTES} bytes of them"
+            break
+        kept.append(picture)
+    return tuple(kept), left
+
+
+def _pictures(container: av.container.InputContainer) -> list[Picture]:
     streams = [s for s in container.streams.video if s.disposition & Disposition.attached_pic]
     found: dict[int, Picture] = {}
-    size, left = 0, {}
+    size = 0
     wanted = {stream.index for stream in streams}
     # FFmpeg hands them out in front of all sound.
     for packet in container.demux(streams) if streams else ():
         if not packet.size:
             break
-        size += packet.size
-        if size > PICTURE_BYTES or len(found) == PICTURES:
-            left["picture"] = f"more than {PICTURES} pictures, or {PICTURE_BYTES} bytes of them"
-            break
         found[packet.stream_index] = _picture(bytes(packet), packet.stream)
-        if found.keys() == wanted:
+        size += packet.size
+        if found.keys() == wanted or size > PICTURE_BYTES or len(found) > PICTURES:
             break
-    return tuple(found[index] for index in sorted(found)), left
+    return [found[index] for index in sorted(found)]
+
+
+def _with_ape(
+    pictures: list[Picture], container: av.container.InputContainer, data: bytes | mmap.mmap
+) -> list[Picture]:
+    """With those of an APEv2 tag that are of another kind: a cover that stands in both tags is one."""
+    if container.format.name != "mp3":
+        return pictures
+    kinds = {picture.kind for picture in pictures}
+    more = [
+        Picture(found.data, _mime(found.data), found.kind, clean(found.title)[:256])
+        for found in ape_pictures(data)
+        if found.kind not in kinds
+    ]
+    return pictures + more
 
 
 def _picture(data: bytes, stream: av.VideoStream) -> Picture:

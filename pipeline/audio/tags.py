@@ -2,14 +2,13 @@
 
 FFmpeg reads the tags, of files that libsndfile decodes, too: ID3v1 and ID3v2 (in MP3, WAV, AIFF), Vorbis comments
 (FLAC, Ogg, Opus), MP4 atoms, RIFF INFO, Matroska tags, APEv2 in WavPack and Monkey's Audio. It passes over APEv2 behind
-MP3, where mp3gain and foobar2000 write it; `ape_tags` reads that.
+MP3, where mp3gain and foobar2000 write it; `pipeline.audio.ape_tags` reads that.
 """
 
 from __future__ import annotations
 
 import math
 import re
-import struct
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,6 +16,8 @@ from typing import Any, BinaryIO
 
 import av
 from av.stream import Disposition
+
+from pipeline.audio.ape_tags import ape_tags
 
 TEXT_BYTES = 512
 """A longer text is cut, at the end of a character. Counted in UTF-8."""
@@ -39,7 +40,6 @@ _R128 = {"replaygain_track_gain": "r128_track_gain", "replaygain_album_gain": "r
 _GAIN = re.compile(r"\s*([+-]?\d{1,4}(?:[.,]\d{1,9})?)\s*(?:dB)?\s*", re.IGNORECASE)
 # Tags stand in front of a stream; nothing has to be decoded to find them.
 _HEADERS_ONLY = {"analyzeduration": "1", "probesize": "32"}
-_APE_BYTES, _APE_ITEMS = 1 << 24, 256
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def container_tags(
     own = {name.lower(): value for name, value in stream.metadata.items()}
     # Ogg keeps the tags of the file with its stream; elsewhere a stream's title is that of the stream.
     shared = own if container.format.name == "ogg" else {k: own[k] for k in ("encoder", *GAINS) if k in own}
-    behind = ape_tags(data) if container.format.name == "mp3" else {}
+    behind = ape_tags(data, 8 * TEXT_BYTES) if container.format.name == "mp3" else {}
     cover = "cover art" in behind or any(map(_is_cover, container.streams.video))
     return tags_of({**shared, **behind, **said}, cover)
 
@@ -162,36 +162,6 @@ def _r128_db(text: str) -> float | None:
     except ValueError:
         return None
     return value if abs(value) <= GAIN_DB else None
-
-
-def ape_tags(data: bytes) -> dict[str, str]:
-    """The texts of an APEv2 tag at the end of ``data``, or in front of an ID3v1 tag there, under lower-case names.
-
-    Source: APEv2, hydrogenaud.io wiki.
-    """
-    end = len(data) - 128 if data[-128:-125] == b"TAG" else len(data)
-    footer = data[end - 32 : end] if end >= 32 else b""
-    if footer[:8] != b"APETAGEX":
-        return {}
-    _version, size, count = struct.unpack_from("<III", footer, 8)
-    if not 32 <= size <= min(end, _APE_BYTES):
-        return {}
-    body, found, at = data[end - size : end - 32], {}, 0
-    for _ in range(min(count, _APE_ITEMS)):
-        if at + 8 > len(body):
-            break
-        length, flags = struct.unpack_from("<II", body, at)
-        stop = body.find(b"\0", at + 8, at + 8 + 256)
-        if stop < 0:
-            break
-        # Several values of one name have a zero between them.
-        value = body[stop + 1 : stop + 1 + min(length, 8 * TEXT_BYTES)].replace(b"\0", b"; ")
-        if not flags >> 1 & 3:
-            found[body[at + 8 : stop].decode("ascii", "replace").lower()] = value.decode("utf-8", "replace")
-        elif body[at + 8 : stop].lower().startswith(b"cover art"):
-            found["cover art"] = ""
-        at = stop + 1 + length
-    return found
 
 
 def read_tags(opened: Callable[[], BinaryIO], demuxer: str, data: bytes = b"") -> dict[str, Any]:

@@ -6,11 +6,12 @@ import struct
 
 import numpy as np
 import pytest
+from helpers.ape import ape
 from helpers.av_files import RATE, av_file, tone
 
 from pipeline.audio.encode import encode
 from pipeline.audio.stream import AudioFile
-from pipeline.audio.tags import TEXT_BYTES, FileFacts, ape_tags, clean_text, facts_of, gain_db, tags_of
+from pipeline.audio.tags import TEXT_BYTES, FileFacts, clean_text, facts_of, gain_db, tags_of
 from pipeline.audio.views import View, Wanted, decode_views
 
 SAID = {
@@ -112,17 +113,6 @@ def test_id3v1_behind_an_mp3():
     assert (tags["title"], tags["artist"], tags["date"]) == ("Old title", "Old artist", "1987")
 
 
-def ape(*items: tuple[str, bytes, int]) -> bytes:
-    body = b"".join(
-        struct.pack("<II", len(value), flags) + name.encode() + b"\0" + value for name, value, flags in items
-    )
-    head = struct.pack("<III", 2000, len(body) + 32, len(items))
-    return (
-        b"APETAGEX" + head + struct.pack("<I", 0xA0000000) + bytes(8)
-        + body + b"APETAGEX" + head + struct.pack("<I", 0x80000000) + bytes(8)
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("behind", [b"", b"TAG" + bytes(124) + b"\xff"])
 def test_ape_tags_behind_an_mp3(behind):
     tag = ape(
@@ -139,16 +129,6 @@ def test_ape_tags_behind_an_mp3(behind):
         "replaygain_track_gain": -2.0,
         "has_cover": True,
     }
-
-
-@pytest.mark.parametrize("cut", range(0, 120, 7))
-def test_a_damaged_ape_tag_says_what_it_can(cut):
-    tag = ape(("Artist", b"A", 0), ("Title", b"B", 0))
-    broken = tag[:cut] + b"\xff\xff\xff\xff" + tag[cut + 4 :]
-    found = ape_tags(bytes(1000) + broken)
-    assert len(found) <= 2
-    assert all(len(text) <= len(tag) for text in found.values())
-    assert ape_tags(tag[-(cut + 1) :]) in ({}, {"artist": "A", "title": "B"})
 
 
 def test_texts_are_one_line_without_control_characters_and_bounded():
