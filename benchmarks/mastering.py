@@ -9,7 +9,7 @@
 Songs are files of that name with their guitars added, or any other sound files, as stereo at 44.1 kHz with a peak of
 -6 dBFS: a mix before its master. The peers are installed into a virtual environment of their own (--peers), since some
 are GPL; nothing of the product uses them. Meters are pyloudnorm (loudness), FFmpeg's ebur128 (loudness range) and
-scipy's resample_poly (true peak, 8x oversampled): see `mastering_measures.py`.
+a filter of scipy (true peak, 8x oversampled): see `mastering_measures.py`.
 
 limiters   the limiters alone, at a ceiling of -1 dB: songs brought to -9 and to -6 LUFS before them; "loudness reached"
            is of the latter, turned down by whatever is above -1 dBTP. THD+N of sines and IMD (SMPTE, 60 Hz and 7 kHz,

@@ -1,7 +1,7 @@
 """Meters of `benchmarks/mastering.py`, none of them the project's own.
 
-Loudness is pyloudnorm's, the loudness range that of FFmpeg's ebur128 filter, the true peak that of
-`scipy.signal.resample_poly`, eight times oversampled; lossy encodings are FFmpeg's. The rest is written out here.
+Loudness is pyloudnorm's, the loudness range that of FFmpeg's ebur128 filter, the true peak that between the samples by
+a filter of scipy, eight times oversampled; lossy encodings are FFmpeg's. The rest is written out here.
 Audio is float ``[channels, samples]``, full scale ±1, the rate in Hz.
 """
 
@@ -83,7 +83,10 @@ def true_peak_db(audio: np.ndarray) -> float:
     for start in range(0, audio.shape[1], _PIECE):
         # The ends of a stretch are the ringing of its cut: they belong to the neighbours.
         stretch = padded[:, start : start + _PIECE + 2 * _REACH]
-        dense = scipy.signal.resample_poly(stretch, OVERSAMPLING, 1, axis=1, window=_TAPS)
+        sparse = np.zeros((len(stretch), OVERSAMPLING * stretch.shape[1]))
+        sparse[:, ::OVERSAMPLING] = stretch
+        # What scipy.signal.resample_poly gives, by spectra, which is several times faster with so many taps.
+        dense = scipy.signal.oaconvolve(sparse, OVERSAMPLING * _TAPS[None], mode="same", axes=1)
         inner = dense[:, _REACH * OVERSAMPLING : -_REACH * OVERSAMPLING]
         peak = max(peak, float(np.max(np.abs(inner), initial=0.0)))
     return decibels(peak)
