@@ -52,15 +52,15 @@ class Run:
     peak: int
 
 
-def watched(command: Sequence[str]) -> Run:
-    """Run a command and look at its memory. Raises `OSError` where it cannot be started."""
+def watched(command: Sequence[str], *, every_s: float = 0.2) -> Run:
+    """Run a command and look at its memory so often. Raises `OSError` where it cannot be started."""
     started, peak = time.perf_counter(), 0
     with tempfile.TemporaryFile() as errors:
         job = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=errors)  # noqa: S603
         try:
             while job.poll() is None:
                 peak = max(peak, sum(memory(job.pid)))
-                time.sleep(0.2)
+                time.sleep(every_s)
         finally:
             job.kill()  # nothing where it has ended
             job.wait()

@@ -13,6 +13,7 @@ included, with nothing around the borders of turns left out (collar 0) and with 
 
     apt-get download klettres-data asterisk-core-sounds-{en,fr,it,es,ru}-g722   # then dpkg-deb -x each
     python benchmarks/speech_diarization.py --voices FOLDER --call sample.wav --set held_out
+    python benchmarks/speech_diarization.py --voices FOLDER --set held_out --backend resemblyzer
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from pyannote.core import Annotation, Segment, Timeline
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
 
-from pipeline.models.speech.diarize import Diarizer, load_backend
-from pipeline.speech.diarization import diarize
+from pipeline.models.speech.diarize import BACKEND_NAMES, DiarizationBackend, load_backend
+from pipeline.stages.diarize.turns import turns_of
 
 RATE = 16000
 FRAME = RATE // 100
@@ -261,13 +262,15 @@ def annotation(turns: Turns) -> Annotation:
     return made
 
 
-def diarized(conversation: Conversation, backend: Diarizer) -> Turns:
+def diarized(conversation: Conversation, backend: DiarizationBackend) -> Turns:
     stream = backend.stream()
     stream.push(conversation.samples)
-    return [(turn.start_s, turn.end_s, turn.speaker) for turn in diarize(stream.finish()).turns()]
+    return [(turn.start_s, turn.end_s, turn.speaker) for turn in turns_of(stream.finish()).turns()]
 
 
-def measure(recordings: Iterator[Conversation], backend: Diarizer, *, verbose: bool) -> dict[str, Score]:
+def measure(
+    recordings: Iterator[Conversation], backend: DiarizationBackend, *, verbose: bool
+) -> dict[str, Score]:
     scores: dict[str, Score] = {}
     for conversation in recordings:
         begin = time.process_time()
@@ -293,6 +296,8 @@ def main() -> None:
     parser.add_argument(
         "--set", choices=SETS, default="develop", help="held_out is for the last figures only"
     )
+    parser.add_argument("--backend", choices=BACKEND_NAMES, default=BACKEND_NAMES[0])
+    parser.add_argument("--model", help="of ecapa and pyannote: a folder, or owner/name in the hub's cache")
     parser.add_argument("--each", type=int, default=3, help="conversations for each number of speakers")
     parser.add_argument("--seconds", type=float, default=60, help="length of a conversation, at least")
     parser.add_argument(
@@ -303,7 +308,7 @@ def main() -> None:
     if given.voices is None and given.call is None:
         parser.error("give --voices, --call, or both")
     torch.set_num_threads(1)
-    backend = load_backend("campplus")
+    backend = load_backend(given.backend, model=given.model)
     each, seconds = (1, 30.0) if given.quick else (given.each, given.seconds)
     recordings: list[Iterator[Conversation]] = [iter([call(given.call)])] if given.call else []
     if given.voices:

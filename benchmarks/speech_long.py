@@ -7,7 +7,7 @@
 A recording is conversations of `speech_talks.py` one after another, in another order each time they are through,
 FLAC at 16 kHz. Calls last two minutes: a stretch of the same conversations that begins anywhere, at 8 kHz, u-law WAV as
 a telephone exchange writes it; no two have the same content. Memory is the largest sum of the proportional set sizes of
-all processes of the job, looked at five times a second. Times say little unless nothing else ran.
+all processes of the job, looked at once a second. Times say little unless nothing else ran.
 
 Bounded means: ten hours take at most `AIM` times the memory of the first length, ten thousand calls of the first count.
 All steps on ten thousand calls would take days on two cores, so that `--steps vad --keys vad.backend=energy` is what is
@@ -71,7 +71,8 @@ def write_calls(folder: Path, parts: Sequence[np.ndarray], count: int) -> None:
 def prepare(source: Path, output: Path, keys: Sequence[str]) -> Run:
     """The job on all files of a folder. Raises `SystemExit` where it failed."""
     run = watched(
-        [sys.executable, "jobs/prepare_speech.py", f"source.uri={source}", f"output.uri={output}", *keys]
+        [sys.executable, "jobs/prepare_speech.py", f"source.uri={source}", f"output.uri={output}", *keys],
+        every_s=1.0,
     )
     if run.code:
         raise SystemExit(f"{source}: exit code {run.code}: {run.errors[-2000:]}")

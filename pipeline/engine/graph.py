@@ -57,6 +57,9 @@ def build_dataset(
     # Only dead workers drop blocks, see `pipeline.engine.guard`.
     context.max_errored_blocks = -1
     context.actor_prefetcher_enabled = True
+    # Ray ends a run in which no block has moved for half an hour: a recording of ten hours takes longer than that in
+    # one stage. What hangs is ended by its own time limit, see `pipeline.engine.time_limit`.
+    context.execution_no_progress_timeout_s = -1
     if WatchStages not in context.custom_execution_callback_classes:
         context.custom_execution_callback_classes.append(WatchStages)
     watch({node.name: node.class_name for node in nodes})

@@ -4,10 +4,12 @@ import json
 import os
 import sys
 import threading
+import time
 
 import pyarrow as pa
 import pytest
 import ray
+from ray.data import DataContext
 
 from pipeline.engine.driver import root_cause
 from pipeline.engine.graph import build_dataset, receipts
@@ -37,6 +39,14 @@ class Meeting:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         self.both.wait(60)
+        return pa.table({"receipt": [json.dumps({"rows": table["index"].to_pylist()})]})
+
+
+class Slow:
+    """A stand-in stage that takes longer than Ray waits."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        time.sleep(4)
         return pa.table({"receipt": [json.dumps({"rows": table["index"].to_pylist()})]})
 
 
@@ -99,6 +109,14 @@ def test_an_actor_on_a_gpu_works_on_several_blocks_at_once(two_cpus_and_a_gpu):
     share = StageResources(actors=1, num_cpus=0.0, num_gpus=0.5)
     dataset = build_dataset(blocks([1, 1, 1, 1]), [Node("meeting", Meeting)], {"meeting": share})
     assert sorted(tuple(r["rows"]) for r in receipts(dataset)) == [(0,), (1,), (2,), (3,)]
+
+
+def test_a_block_may_take_longer_than_ray_waits_for_progress(two_cpus_and_a_gpu, monkeypatch):
+    # Half an hour unless it is told otherwise: a recording of ten hours takes longer in a stage.
+    monkeypatch.setattr(DataContext.get_current(), "execution_no_progress_timeout_s", 1.0)
+    share = StageResources(actors=1, num_cpus=0.5)
+    dataset = build_dataset(blocks([1]), [Node("slow", Slow)], {"slow": share})
+    assert [r["rows"] for r in receipts(dataset)] == [[0]]
 
 
 def test_the_cause_of_a_broken_stage_is_found_below_rays_layers(two_cpus_and_a_gpu):
