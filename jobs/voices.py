@@ -37,7 +37,8 @@ class Options(keyvalue.OfAnOutput):
         default="",
         metadata={
             "key": "threshold",
-            "help": "the least similarity (cosine) of voices of one person; 0.65 where nothing is said",
+            "help": "the least similarity (cosine) of voices of one person; 0.65 where nothing is said, of "
+            "voices that campplus told apart",
         },
     )
 
@@ -50,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         from pipeline.workflows import voices  # after the command line, which may be wrong
 
         try:
-            least = float(options.threshold) if options.threshold else voices.THRESHOLD
+            least = float(options.threshold) if options.threshold else None
         except ValueError:
             raise UserError(
                 f"threshold={options.threshold} must be a number within -1..1", do="threshold=0.65"

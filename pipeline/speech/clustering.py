@@ -22,15 +22,40 @@ MOST = 500
 """Of more embeddings, near ones are averaged first: time and memory grow with the square."""
 WINDOWS_PER_SPEAKER = 8
 MOST_SPEAKERS = 20
-ALIKE = 0.5
-"""The similarity of stretches of 1.5 s of one speaker in clean recordings; noise makes it less."""
 
-# Groups that are alike by less than this part of what one speaker's embeddings are, are two speakers.
-_STOP = 0.7
-_SAME = 0.62
 _FEWEST = 3
 _LEAST_SHARE = 0.01
 _ROUNDS = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosines:
+    """What the similarities of voice embeddings mean, which is another thing for each network; here those of CAM++.
+
+    Args:
+        alike: of stretches of 1.5 s of one speaker in clean recordings; noise makes it less.
+        alike_least, alike_most: what that is taken to lie in, whatever a recording says.
+        stop: groups that are alike by less than this part of what one speaker's stretches are, are two speakers.
+        same: groups whose means are alike by this are one speaker.
+        trust: two local speakers of a chunk are two people unless their voices say otherwise by more than this.
+        against: a stretch speaks against its local speaker's being one person when it is nearer to another by more
+            than this.
+        unlike: of stretches of two speakers: what takes the place of the second speaker's where there is one only.
+        steepness: of confidence by the difference of cosines: with 10, 0.2 gives 0.88.
+    """
+
+    alike: float = 0.5
+    alike_least: float = 0.3
+    alike_most: float = 0.7
+    stop: float = 0.7
+    same: float = 0.62
+    trust: float = 0.2
+    against: float = 0.1
+    unlike: float = 0.2
+    steepness: float = 10.0
+
+
+CAMPPLUS = Cosines()
 
 
 @dataclass(frozen=True)
@@ -75,14 +100,19 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def cluster(
-    embeddings: np.ndarray, counts: SpeakerCounts | None = None, *, alike: float = ALIKE
+    embeddings: np.ndarray,
+    counts: SpeakerCounts | None = None,
+    *,
+    alike: float | None = None,
+    cosines: Cosines = CAMPPLUS,
 ) -> np.ndarray:
     """Which speaker each embedding is of.
 
     Args:
         embeddings: ``[n, d]`` of stretches of about the same length, any n.
         counts: what is known of the number of speakers.
-        alike: how similar (cosine) embeddings of one speaker are in this recording.
+        alike: how similar (cosine) embeddings of one speaker are in this recording; None where nobody knows.
+        cosines: what similarities mean.
 
     Returns:
         int64 ``[n]``: groups from 0 in the order in which they first appear.
@@ -100,10 +130,10 @@ def cluster(
     groups = condensed(vectors, MOST)
     means = unit(centroids(vectors, groups))
     sizes = np.bincount(groups)
-    labels = (
-        agglomerative(means, least, most, alike * _STOP) if len(means) < FEW else spectral(means, least, most)
-    )
-    labels = without_strays(means, merged(means, labels, sizes, least), sizes, least)
+    stop = (cosines.alike if alike is None else alike) * cosines.stop
+    labels = agglomerative(means, least, most, stop) if len(means) < FEW else spectral(means, least, most)
+    labels = merged(means, labels, sizes, least, same=cosines.same)
+    labels = without_strays(means, labels, sizes, least)
     return renumbered(labels[groups])
 
 
@@ -226,15 +256,17 @@ def k_means(points: np.ndarray, groups: int) -> np.ndarray:
     return np.unique(labels, return_inverse=True)[1]
 
 
-def merged(vectors: np.ndarray, labels: np.ndarray, sizes: np.ndarray, least: int) -> np.ndarray:
-    """Labels from 0 in which no two groups have means alike by `_SAME`, unless that leaves too few."""
+def merged(
+    vectors: np.ndarray, labels: np.ndarray, sizes: np.ndarray, least: int, *, same: float = CAMPPLUS.same
+) -> np.ndarray:
+    """Labels from 0 in which no two groups have means alike by ``same``, unless that leaves too few."""
     labels = np.unique(labels, return_inverse=True)[1]
     while (groups := int(labels.max()) + 1) > least:
         means = unit(centroids(vectors, labels, sizes))
         alike = means @ means.T
         np.fill_diagonal(alike, -1.0)
         one, other = divmod(int(np.argmax(alike)), groups)
-        if alike[one, other] < _SAME:
+        if alike[one, other] < same:
             break
         labels = np.unique(np.where(labels == other, one, labels), return_inverse=True)[1]
     return labels

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from pipeline.dsp.runs import runs, without_gaps
-from pipeline.speech.clustering import ALIKE, SpeakerCounts, centroids, cluster, unit
+from pipeline.speech.clustering import CAMPPLUS, Cosines, SpeakerCounts, centroids, cluster, unit
 from pipeline.speech.segments import Turn
 
 CLOSED_GAP_S = 0.5
@@ -23,11 +23,6 @@ CLOSED_GAP_S = 0.5
 SHORTEST_TURN_S = 0.1
 ALL = 255
 """The probability one in the evidence."""
-TRUST = 0.2
-"""Two local speakers of a chunk are two people unless their voices say otherwise by more than this (cosine)."""
-
-AGAINST = 0.1
-"""A stretch speaks against its local speaker's being one person when it is nearer to another by more than this."""
 SEVERAL_S = 0.5
 """With so many seconds against it, a local speaker is several people, told apart by what was embedded."""
 NEAR_S = 1.0
@@ -35,13 +30,6 @@ NEAR_S = 1.0
 FIRM_S = 1.0
 """Speakers are found from stretches of at least this length; shorter ones are only given to them."""
 FEWEST_FIRM = 8
-ALIKE_RANGE = (0.3, 0.7)
-"""What the similarity of one speaker's stretches is taken to lie in, whatever a recording says."""
-
-_STEEPNESS = 10.0
-"""Of confidence by the difference of cosines: 0.2 gives 0.88."""
-_LIKELY_SIMILARITY = 0.2
-"""What takes the place of the second speaker's similarity where there is one speaker only."""
 
 
 class Evidence(Protocol):
@@ -88,7 +76,8 @@ class Diarization:
         starts_s: float64 ``[turns]``, rising.
         ends_s: float64 ``[turns]``.
         speakers: int64 ``[turns]``.
-        confidences: float64 ``[turns]``, 0..1: how much nearer the voice is to this speaker than to the next one.
+        confidences: float64 ``[turns]``, 0..1: how much nearer the voice is to this speaker than to the next one; NaN
+            where nobody can say.
         overlaps: bool ``[turns]``: somebody else speaks at some time of the turn.
         centroids: float32 ``[speakers, d]`` of unit length; zero where nothing could be embedded.
         seconds: float64 ``[speakers]``: how long each speaks.
@@ -111,15 +100,22 @@ class Diarization:
         """The turns in order, under the names of the speakers."""
         columns = (self.starts_s, self.ends_s, self.speakers, self.confidences, self.overlaps)
         rows = zip(*(column.tolist() for column in columns), strict=True)
-        return [Turn(start, end, self.names[who], sure, overlap) for start, end, who, sure, overlap in rows]
+        names = self.names
+        return [
+            Turn(start, end, names[who], None if np.isnan(sure) else sure, overlap)
+            for start, end, who, sure, overlap in rows
+        ]
 
 
-def diarize(evidence: Evidence, counts: SpeakerCounts | None = None) -> Diarization:
+def diarize(
+    evidence: Evidence, counts: SpeakerCounts | None = None, cosines: Cosines = CAMPPLUS
+) -> Diarization:
     """Put a name to each stretch of speech.
 
     Args:
         evidence: of the whole recording.
         counts: what is known of the number of speakers.
+        cosines: what similarities of these embeddings mean.
 
     Raises:
         ValueError: embeddings that are not finite, or not as many as spans.
@@ -127,13 +123,15 @@ def diarize(evidence: Evidence, counts: SpeakerCounts | None = None) -> Diarizat
     if len(evidence.spans) != len(evidence.embeddings):
         raise ValueError(f"{len(evidence.embeddings)} embeddings for {len(evidence.spans)} spans")
     vectors = np.asarray(evidence.embeddings, np.float64)
-    means = _mean_voices(vectors, evidence, counts)
-    assigned, sure = _assign(evidence, means)
+    means = _mean_voices(vectors, evidence, counts, cosines)
+    assigned, sure = _assign(evidence, means, cosines)
     speaking = _recording_activity(evidence, assigned, len(means))
     return _turns(speaking, sure, means, evidence)
 
 
-def _mean_voices(vectors: np.ndarray, evidence: Evidence, counts: SpeakerCounts | None) -> np.ndarray:
+def _mean_voices(
+    vectors: np.ndarray, evidence: Evidence, counts: SpeakerCounts | None, cosines: Cosines
+) -> np.ndarray:
     """The mean voice of each speaker, ``[speakers, d]``; one of zeros where nothing was embedded."""
     if not len(vectors):
         return np.zeros((1, vectors.shape[1]))
@@ -141,11 +139,12 @@ def _mean_voices(vectors: np.ndarray, evidence: Evidence, counts: SpeakerCounts 
     firm = (spans[:, 3] - spans[:, 2]) * evidence.frame_s >= FIRM_S
     if firm.sum() < FEWEST_FIRM:
         firm[:] = True
-    labels = cluster(vectors[firm], counts, alike=_alike(vectors[firm], spans[firm]))
+    alike = _alike(vectors[firm], spans[firm], cosines)
+    labels = cluster(vectors[firm], counts, alike=alike, cosines=cosines)
     return unit(centroids(vectors[firm], labels))
 
 
-def _alike(vectors: np.ndarray, spans: np.ndarray) -> float:
+def _alike(vectors: np.ndarray, spans: np.ndarray, cosines: Cosines) -> float:
     """How similar stretches of one speaker are in this recording: the median of those of one local speaker of one chunk
     that share no time."""
     found = []
@@ -154,10 +153,12 @@ def _alike(vectors: np.ndarray, spans: np.ndarray) -> float:
         one = (first[:, :2] == second[:, :2]).all(axis=1) & (first[:, 3] <= second[:, 2] + 2)
         found.append(np.einsum("nd,nd->n", vectors[:-apart][one], vectors[apart:][one]))
     similar = np.concatenate(found)
-    return float(np.clip(np.median(similar), *ALIKE_RANGE)) if len(similar) >= FEWEST_FIRM else ALIKE
+    if len(similar) < FEWEST_FIRM:
+        return cosines.alike
+    return float(np.clip(np.median(similar), cosines.alike_least, cosines.alike_most))
 
 
-def _assign(evidence: Evidence, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _assign(evidence: Evidence, means: np.ndarray, cosines: Cosines) -> tuple[np.ndarray, np.ndarray]:
     """Which speaker each local one is in each frame, int8 ``[chunks, frames, locals]``, -1 for nobody; and how sure
     that is, ``[chunks, speakers]``, NaN where the voice was not heard."""
     chunks, length, locals_ = evidence.activities.shape
@@ -173,11 +174,11 @@ def _assign(evidence: Evidence, means: np.ndarray) -> tuple[np.ndarray, np.ndarr
         if not len(heard):
             continue
         voices = unit(shared[:, heard].T.astype(np.float64) @ evidence.embeddings[near]) @ means.T
-        for local, voice, who in zip(heard, voices, _choose(voices), strict=True):
+        for local, voice, who in zip(heard, voices, _choose(voices, cosines.trust), strict=True):
             others = np.delete(voice, who)
-            margin = voice[who] - (others.max() if len(others) else _LIKELY_SIMILARITY)
-            sure[chunk, who] = np.fmax(sure[chunk, who], 1 / (1 + np.exp(-_STEEPNESS * margin)))
-            against = scores.max(axis=1) - scores[:, who] > AGAINST
+            margin = voice[who] - (others.max() if len(others) else cosines.unlike)
+            sure[chunk, who] = np.fmax(sure[chunk, who], 1 / (1 + np.exp(-cosines.steepness * margin)))
+            against = scores.max(axis=1) - scores[:, who] > cosines.against
             if shared[against, local].sum() * evidence.frame_s < SEVERAL_S:
                 assigned[chunk, :, local] = who
             else:
@@ -207,14 +208,15 @@ def _nearness(middles: np.ndarray, frames: int, frame_s: float) -> np.ndarray:
     return np.maximum(1 - distance / NEAR_S, 0) + 1e-3 / (1 + distance)
 
 
-def _choose(scores: np.ndarray) -> np.ndarray:
-    """The speaker of each local one by similarity ``[locals, speakers]``: different ones unless that costs too much."""
+def _choose(scores: np.ndarray, trust: float) -> np.ndarray:
+    """The speaker of each local one by similarity ``[locals, speakers]``: different ones where that costs less than
+    ``trust``."""
     nearest = scores.argmax(axis=1)
     if len(scores) > scores.shape[1] or len(set(nearest.tolist())) == len(nearest):
         return nearest
     rows, columns = linear_sum_assignment(-scores)
     lost = scores[rows, nearest].sum() - scores[rows, columns].sum()
-    return columns if lost < TRUST else nearest
+    return columns if lost < trust else nearest
 
 
 def _assign_unheard(evidence: Evidence, assigned: np.ndarray, speakers: int) -> None:

@@ -9,6 +9,8 @@ from typing import Any, Optional
 from pipeline.errors import UserError
 from pipeline.models.speech.denoise.names import BACKEND_NAMES as DENOISERS
 from pipeline.models.speech.denoise.names import LEAST_DB, MOST_DB
+from pipeline.models.speech.diarize_names import BACKEND_NAMES as DIARIZERS
+from pipeline.models.speech.diarize_names import OWN_MODELS
 from pipeline.models.speech.transcribe.names import BACKEND_NAMES as TRANSCRIBERS
 from pipeline.models.speech.transcribe.names import PRECISIONS, SIZES
 from pipeline.models.speech.voice_activity.names import BACKEND_NAMES as DETECTORS
@@ -25,7 +27,6 @@ STEPS = ("split", "denoise", "vad", "diarize", "transcribe", "clips")
 MOST_CLIP_S = 600.0
 LISTENING = ("vad", "diarize", "transcribe")
 """Of which clips and parts are made."""
-DIARIZERS = ("campplus",)
 AUTO = "auto"
 WITHHELD = ("text", "words")
 HEARD = ("raw", "denoised")
@@ -106,20 +107,25 @@ class DenoiseOptions:
 
 @dataclass
 class DiarizeOptions:
-    """How many speak in a recording: ``num_speakers`` is exact, the others are bounds; null is unknown. ``link`` names
-    the same voice alike in all recordings of the output, at the end of a run: voices are one from a similarity
-    (cosine) of ``link_threshold`` on."""
+    """``model`` is of the backends that have several: a folder, or a name in the hub's cache; null is their own. How
+    many speak in a recording: ``num_speakers`` is exact, the others are bounds; null is unknown. ``link`` names the
+    same voice alike in all recordings of the output, at the end of a run: voices are one from a similarity (cosine) of
+    ``link_threshold`` on; null is that of the first backend, which nobody knows of the others."""
 
     backend: str = DIARIZERS[0]
+    model: Optional[str] = None
     num_speakers: Optional[int] = None
     min_speakers: Optional[int] = None
     max_speakers: Optional[int] = None
     link: bool = False
-    link_threshold: float = THRESHOLD
+    link_threshold: Optional[float] = None
 
     def check(self) -> None:
         """Refuse what cannot work. Raises `UserError`."""
         one_of("diarize.backend", self.backend, DIARIZERS)
+        if self.model is not None and self.backend not in OWN_MODELS:
+            why = f"is for diarize.backend={' and '.join(OWN_MODELS)}: {self.backend} has one model only"
+            raise refused(self, "diarize.model", why)
         for name in ("num_speakers", "min_speakers", "max_speakers"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -136,8 +142,18 @@ class DiarizeOptions:
                 f"diarize.min_speakers={low} is more than diarize.max_speakers={high}",
                 do=f"diarize.max_speakers={low}",
             )
-        if not -1 <= self.link_threshold <= 1:
+        if not -1 <= self.threshold() <= 1:
             raise refused(self, "diarize.link_threshold", "must lie within -1..1: it is a cosine")
+        if self.link and self.link_threshold is None and self.backend != DIARIZERS[0]:
+            raise UserError(
+                f"diarize.link=true needs diarize.link_threshold with diarize.backend={self.backend}",
+                f"{THRESHOLD:g} is for the voices of {DIARIZERS[0]}",
+                "diarize.link_threshold=0.85",
+            )
+
+    def threshold(self) -> float:
+        """From which similarity on two voices are one."""
+        return THRESHOLD if self.link_threshold is None else self.link_threshold
 
     def parameters(self) -> dict[str, Any]:
         """Of `pipeline.speech.clustering.SpeakerCounts`."""

@@ -23,6 +23,7 @@ from pipeline.dataset.storage import explain
 from pipeline.dataset.tables.rewrite import read_if_there, write_or_discard
 from pipeline.dataset.tables.schemas import table_schema
 from pipeline.errors import UserError
+from pipeline.models.speech.diarize_names import BACKEND_NAMES
 from pipeline.speech.linking import THRESHOLD, likeness, link, names
 from pipeline.stages.diarize.spec import NAME, SPEAKERS, VOICES, diarize_product
 
@@ -80,13 +81,18 @@ class _Found:
     parts: list[str] = field(default_factory=list)
 
 
-def run(output: Output, threshold: float = THRESHOLD) -> Linked:
+def run(output: Output, threshold: float | None = None) -> Linked:
     """Name the voices of an output that no job is writing to.
 
+    Args:
+        threshold: see `link_voices`; None is `THRESHOLD`, for the voices of the first backend alone.
+
     Raises:
-        UserError: there is no output of speech preparation with speakers, a job is writing there, or a threshold that
-            cannot be.
+        UserError: there is no output of speech preparation with speakers, a job is writing there, a threshold that
+            cannot be, or none for voices of another backend.
     """
+    known = threshold is not None
+    threshold = THRESHOLD if threshold is None else threshold
     if not -1 <= threshold <= 1:
         raise UserError(f"threshold={threshold:g} must lie within -1..1: it is a cosine", do="threshold=0.65")
     try:
@@ -95,6 +101,13 @@ def run(output: Output, threshold: float = THRESHOLD) -> Linked:
                 f"{output.uri} has no table of speakers",
                 "voices are those that the step diarize told apart in each recording",
                 "the output.uri of python jobs/prepare_speech.py",
+            )
+        others = set() if known else _backends(output) - {BACKEND_NAMES[0]}
+        if others:
+            raise UserError(
+                f"{output.uri} has voices of {', '.join(sorted(others))}, and no threshold is given",
+                f"{THRESHOLD:g} is for those of {BACKEND_NAMES[0]}",
+                "threshold=0.85",
             )
         lock = OutputLock(output, "voices")
         lock.acquire(lambda text: None)
@@ -169,6 +182,17 @@ def _of_tracks(output: Output) -> tuple[dict[str, str], dict[str, str]]:
             first[asset] = min(uri, first.get(asset, uri))
             model[asset] = networks or model.get(asset, "")
     return first, model
+
+
+def _backends(output: Output) -> set[str]:
+    """What told the voices of an output apart."""
+    found: set[str] = set()
+    for part in output.parts("tracks"):
+        with output.fs.open(output.path(part), "rb") as handle:
+            file = pq.ParquetFile(handle)
+            if "diarize_backend" in file.schema_arrow.names:
+                found |= set(file.read(columns=["diarize_backend"])["diarize_backend"].to_pylist())
+    return found - {None}
 
 
 def _names_before(output: Output) -> dict[Key, str]:

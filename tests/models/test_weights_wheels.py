@@ -231,6 +231,7 @@ def test_catalogue_of_speech_is_complete():
         "firered-vad",
         "segmentation-3.0",
         "campplus-zh-en",
+        "resemblyzer",
         "whisper-base",
         "whisper-tiny.en",
         "dtln",

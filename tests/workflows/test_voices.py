@@ -64,6 +64,20 @@ def add(output: Output, part: str, recordings: dict[str, dict[str, str | None]],
     output.write_table(f"tracks/{part}", pa.Table.from_pylist(tracks, schema=TRACKS))
 
 
+def test_voices_of_another_backend_need_a_threshold(output):
+    add(output, "part-1.parquet", {"a": {"S1": "ann"}, "b": {"S1": "ann"}})
+    with_backend = pq.read_table(Path(output.uri) / "tracks" / "part-1.parquet")
+    for backend in ("resemblyzer", "campplus"):
+        column = pa.array([None, backend], pa.string())
+        output.write_table("tracks/part-1.parquet", with_backend.append_column("diarize_backend", column))
+        if backend == "resemblyzer":
+            with pytest.raises(UserError, match="voices of resemblyzer, and no threshold is given"):
+                voices.run(output)
+            assert voices.run(output, 0.8).voices == 1
+        else:
+            assert voices.run(output).voices == 1
+
+
 def called(output: Output) -> dict[tuple[str, str], str | None]:
     rows = pq.read_table(Path(output.uri) / "voices").to_pylist()
     return {(row["asset_id"], row["speaker"]): row["voice"] for row in rows}

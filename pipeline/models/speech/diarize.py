@@ -1,22 +1,25 @@
 """What the networks say of who speaks when: activities of local speakers, and embeddings of their voices.
 
-Segmentation hears 10 s, and then 10 s that begin 2.5 s later; CAM++ hears stretches of up to 1.5 s in which one of its
-local speakers speaks alone. `pipeline.speech.diarization` makes turns of it, once for a whole recording: of ten hours
-that is some 60 MB. Audio is held for less than half a minute.
+Segmentation hears 10 s, and then 10 s that begin 2.5 s later; an embedder hears stretches of up to 1.5 s in which one
+of its local speakers speaks alone. `pipeline.speech.diarization` makes turns of it, once for a whole recording: of ten
+hours that is some 60 MB. Audio is held for less than half a minute. Pyannote.audio alone does it all by itself.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from pipeline.dsp.runs import runs, without_gaps
 from pipeline.errors import UserError
-from pipeline.models.speech.base import BackendUnavailable
+from pipeline.models.backends import no_backend
+from pipeline.models.speech.base import Backend, BackendUnavailable
+from pipeline.models.speech.diarize_names import BACKEND_NAMES, OWN_MODELS
+from pipeline.models.speech.pyannote_pipeline import Told
+from pipeline.models.speech.pyannote_pipeline import load as load_pyannote
 from pipeline.models.speech.segmentation_network import (
     FRAME_STEP,
     FRAMES,
@@ -47,9 +50,16 @@ _MARGIN = (FRAMES - HOP_FRAMES) // 2
 
 
 class Embedder(Protocol):
-    """A network that makes a vector of a stretch of speech."""
+    """A network that makes a vector of a stretch of speech.
+
+    Attributes:
+        dimensions: of a vector.
+        cosines: what similarities of its vectors mean, of `pipeline.speech.clustering.Cosines`, where that is something
+            else than with CAM++.
+    """
 
     dimensions: int
+    cosines: Mapping[str, float]
 
     def model_id(self) -> str:
         """Name and weights hash."""
@@ -57,6 +67,33 @@ class Embedder(Protocol):
 
     def embed(self, windows: Sequence[np.ndarray]) -> np.ndarray:
         """float32 ``[windows, dimensions]`` of unit length, of float32 ``[n]`` at 16 kHz each."""
+        ...
+
+
+class RecordingStream(Protocol):
+    """One recording of a backend."""
+
+    def push(self, samples: np.ndarray) -> None:
+        """Take the next samples, float ``[n]`` within -1..1, any n."""
+        ...
+
+    def finish(self) -> Heard | Told:
+        """What there is to cluster; or turns, of a backend that clusters by itself."""
+        ...
+
+
+class DiarizationBackend(Backend, Protocol):
+    """A backend that hears who speaks when; `pipeline.stages.diarize.turns` makes turns of what it hears."""
+
+    def stream(
+        self, *, num: int | None = None, minimum: int = 1, maximum: int | None = None
+    ) -> RecordingStream:
+        """Begin a recording.
+
+        Args:
+            num, minimum, maximum: of speakers, see `pipeline.speech.clustering.SpeakerCounts`; for one that clusters by
+                itself.
+        """
         ...
 
 
@@ -73,6 +110,7 @@ class Heard:
         hop_frames: frames from one chunk to the next.
         frame_s: from one frame to the next.
         first_s: where the first frame begins.
+        cosines: of the embedder.
     """
 
     activities: np.ndarray
@@ -82,10 +120,11 @@ class Heard:
     hop_frames: int = HOP_FRAMES
     frame_s: float = FRAME_STEP / SAMPLE_RATE
     first_s: float = _FIRST_SAMPLE / SAMPLE_RATE
+    cosines: Mapping[str, float] = field(default_factory=dict)
 
 
 class Diarizer:
-    """A backend that hears who speaks when.
+    """A backend that hears what is clustered.
 
     Args:
         name: of the backend.
@@ -105,8 +144,10 @@ class Diarizer:
         """Names and weights hashes of both networks."""
         return f"{self.segmentation.model_id()}+{self.embedder.model_id()}"
 
-    def stream(self) -> DiarizationStream:
-        """Begin a recording."""
+    def stream(
+        self, *, num: int | None = None, minimum: int = 1, maximum: int | None = None
+    ) -> DiarizationStream:
+        """Begin a recording. How many speak matters only to clustering."""
         return DiarizationStream(self.segmentation, self.embedder)
 
 
@@ -170,6 +211,7 @@ class DiarizationStream:
             np.array(self._spans, np.int64).reshape(-1, 4),
             np.concatenate([np.zeros((0, self._embedder.dimensions), np.float32), *self._embeddings]),
             self._samples / SAMPLE_RATE,
+            cosines=self._embedder.cosines,
         )
 
     def _require_open(self) -> None:
@@ -233,36 +275,59 @@ def _alone(activity: np.ndarray) -> np.ndarray:
     return np.stack([column | (without_gaps(column, most) & silent) for column in alone.T], axis=1)
 
 
-def _load_campplus(device: str) -> Diarizer:
+def _load_campplus(device: str, model: str | None) -> Diarizer:
     return Diarizer("campplus", SegmentationNetwork.load(), SpeakerEmbedder.load(device))
 
 
-REGISTRY: dict[str, Callable[[str], Diarizer]] = {"campplus": _load_campplus}
-"""Name → how to load it for a device."""
-BACKEND_NAMES = tuple(REGISTRY)
+def _load_resemblyzer(device: str, model: str | None) -> Diarizer:
+    from pipeline.models.speech.voice_encoder import VoiceEmbedder
+
+    return Diarizer("resemblyzer", SegmentationNetwork.load(), VoiceEmbedder.load(device))
 
 
-def load_backend(name: str, device: str = "cpu") -> Diarizer:
+def _load_ecapa(device: str, model: str | None) -> Diarizer:
+    from pipeline.models.speech.ecapa_embedding import EcapaEmbedder
+
+    return Diarizer("ecapa", SegmentationNetwork.load(), EcapaEmbedder.load(device, model))
+
+
+REGISTRY: dict[str, Callable[[str, str | None], DiarizationBackend]] = {
+    "campplus": _load_campplus,
+    "resemblyzer": _load_resemblyzer,
+    "ecapa": _load_ecapa,
+    "pyannote": load_pyannote,
+}
+"""Name → how to load it for a device, with a model where it has several."""
+
+
+def load_backend(name: str, device: str = "cpu", model: str | None = None) -> DiarizationBackend:
     """The backend called ``name``.
+
+    Args:
+        name: one of `BACKEND_NAMES`.
+        device: ``cpu`` or ``cuda``.
+        model: of those in `OWN_MODELS`: a folder, or ``owner/name`` in the hub's cache; None is the one named there.
 
     Raises:
         BackendUnavailable: it cannot run here; the message says what to type.
-        UserError: there is no such name.
+        UserError: there is no such name, or it has one model only.
     """
     if name not in REGISTRY:
-        near = difflib.get_close_matches(name, REGISTRY, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(REGISTRY)}"
-        raise UserError(f"there is no diarization backend {name!r}", do=hint)
-    return REGISTRY[name](device)
+        raise no_backend("there is no diarization backend {}", name, BACKEND_NAMES)
+    if model is not None and name not in OWN_MODELS:
+        raise UserError(f"the diarization backend {name} has one model only", do="diarize.model=null")
+    return REGISTRY[name](device, model)
 
 
 __all__ = [
     "BACKEND_NAMES",
     "REGISTRY",
     "BackendUnavailable",
+    "DiarizationBackend",
     "DiarizationStream",
     "Diarizer",
     "Heard",
+    "Told",
     "load_backend",
     "to_embed",
 ]

@@ -8,7 +8,7 @@ its names of layers, so that its checkpoint loads as it is. The features are Kal
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from torchaudio.compliance import kaldi
 
 from pipeline.models import weights
 from pipeline.models.speech.base import BackendUnavailable
+from pipeline.models.speech.embedding_batches import checked, in_batches
 
 WEIGHTS = "campplus-zh-en"
 SAMPLE_RATE = 16000
@@ -27,7 +28,6 @@ MEL_BANDS = 80
 SHORTEST_S = 0.1
 """Less is repeated until it is so long: a vector of it says next to nothing."""
 
-_BATCH = 16
 _GROWTH = 32
 _BOTTLENECK = 128
 _BLOCKS = ((12, 1), (24, 2), (16, 2))
@@ -47,6 +47,8 @@ class SpeakerEmbedder:
     version = "1"
     sample_rate = SAMPLE_RATE
     dimensions = DIMENSIONS
+    cosines: Mapping[str, float] = {}
+    """Those of `pipeline.speech.clustering.Cosines`."""
 
     def __init__(self, network: CamPlusPlus, digest: str = "") -> None:
         self.network = network.eval()
@@ -80,15 +82,7 @@ class SpeakerEmbedder:
         Raises:
             ValueError: a window is empty, or holds what is no finite number.
         """
-        result = np.zeros((len(windows), DIMENSIONS), np.float32)
-        by_length: dict[int, list[int]] = {}
-        for index, window in enumerate(windows):
-            by_length.setdefault(len(window), []).append(index)
-        for indices in by_length.values():
-            for at in range(0, len(indices), _BATCH):
-                batch = indices[at : at + _BATCH]
-                result[batch] = self._batch([windows[index] for index in batch])
-        return result / np.maximum(np.linalg.norm(result, axis=1, keepdims=True), 1e-12)
+        return in_batches(windows, DIMENSIONS, self._batch)
 
     def _batch(self, windows: list[np.ndarray]) -> np.ndarray:
         device = next(self.network.parameters()).device
@@ -106,16 +100,12 @@ def fbank(samples: np.ndarray) -> Tensor:
     Raises:
         ValueError: there are none, or they hold what is no finite number.
     """
-    samples = np.asarray(samples, np.float32)
-    if samples.ndim != 1 or not len(samples):
-        raise ValueError(f"speech to embed is [n] with n above 0, not {list(samples.shape)}")
-    if not np.isfinite(samples).all():
-        raise ValueError("speech to embed holds NaN or infinity")
+    samples = checked(samples)
     shortest = round(SHORTEST_S * SAMPLE_RATE)
     if len(samples) < shortest:
         samples = np.resize(samples, shortest)
     bands = kaldi.fbank(
-        torch.from_numpy(np.ascontiguousarray(samples))[None],
+        torch.from_numpy(samples)[None],
         num_mel_bins=MEL_BANDS,
         sample_frequency=SAMPLE_RATE,
         dither=0.0,

@@ -75,7 +75,13 @@ COLUMNS = (
 
 
 def diarize_stage(
-    backend: str, model: str, options: Mapping[str, Any], *, threads: int = 1, linked: bool = False
+    backend: str,
+    model: str,
+    options: Mapping[str, Any],
+    *,
+    source: str | None = None,
+    threads: int = 1,
+    linked: bool = False,
 ) -> Stage:
     """The stage that tells voices apart.
 
@@ -83,6 +89,7 @@ def diarize_stage(
         backend: its name.
         model: its version and weights.
         options: of the backend: ``num_speakers``, ``min_speakers``, ``max_speakers``.
+        source: the folder or the name on the hub of its model; None is its own. What lies there is a part of ``model``.
         threads: with which torch rounds the last bits of centroids.
         linked: whether the voices of all recordings are compared in the end, which changes nothing in this stage.
     """
@@ -100,7 +107,7 @@ def diarize_stage(
         WORKER,
         (diarize_product(key, linked=linked),),
         (VIEW,),
-        arguments={"backend": backend, "options": dict(options)},
+        arguments={"backend": backend, "options": dict(options), "source": source},
         weight=WEIGHT,
         kept={"threads": threads},
     )

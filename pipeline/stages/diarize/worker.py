@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ from pipeline.engine.late_worker import LateWorker
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.models.speech.diarize import load_backend
 from pipeline.speech.clustering import SpeakerCounts
-from pipeline.speech.diarization import Diarization, diarize
-from pipeline.speech.segments import Turn, overlaps, total_s
+from pipeline.speech.segments import overlaps, total_s
 from pipeline.stages.diarize.spec import NAME
+from pipeline.stages.diarize.turns import turns_of
 from pipeline.stages.vad.spec import VIEW
 
 
@@ -25,20 +26,23 @@ class DiarizeWorker(LateWorker):
     Args:
         backend: its name.
         options: of `SpeakerCounts`.
+        source: the folder or the name on the hub of its model; None is its own.
         common: see `pipeline.engine.late_worker.LateWorker`.
 
     Raises:
         BackendUnavailable: it cannot run here.
     """
 
-    def __init__(self, backend: str, options: Mapping[str, Any], **common: Any) -> None:
+    def __init__(
+        self, backend: str, options: Mapping[str, Any], source: str | None = None, **common: Any
+    ) -> None:
         super().__init__(**{"stage": NAME, **common})
-        self.backend, self.counts = backend, SpeakerCounts(**options)
+        self.backend, self.source, self.counts = backend, source, SpeakerCounts(**options)
         self.load_unless_idle()
 
     def load(self) -> None:
         """Load the networks."""
-        self.diarizer = load_backend(self.backend, self.device)
+        self.diarizer = load_backend(self.backend, self.device, self.source)
 
     def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
         """Tell the voices of each track apart."""
@@ -46,13 +50,13 @@ class DiarizeWorker(LateWorker):
         self.one_by_one(tracks, NAME, self._diarize)
 
     def _diarize(self, track: Track) -> None:
-        stream = self.diarizer.stream()
+        stream = self.diarizer.stream(**asdict(self.counts))
         for block in self.blocks(track, VIEW):
             stream.push(block[0])
-        evidence = stream.finish()
+        heard = stream.finish()
         self.in_time(track)
-        found = diarize(evidence, self.counts)
-        turns = _turns(found)
+        found = turns_of(heard, self.counts)
+        turns = found.turns()
         spoken = total_s(turns)
         track.values.update(
             diarize_turns=len(turns),
@@ -73,12 +77,3 @@ class DiarizeWorker(LateWorker):
         )
         track.costs.append(cost)
         self.done(track, NAME, Entry({**track.values, **track.rows}, backend=self.diarizer.name))
-
-
-def _turns(found: Diarization) -> list[Turn]:
-    names = found.names
-    columns = (found.starts_s, found.ends_s, found.speakers, found.confidences, found.overlaps)
-    return [
-        Turn(start, end, names[who], None if np.isnan(confidence) else confidence, overlap)
-        for start, end, who, confidence, overlap in zip(*(c.tolist() for c in columns), strict=True)
-    ]

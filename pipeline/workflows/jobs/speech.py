@@ -82,6 +82,7 @@ class SpeechModels(Found):
                 b.name,
                 b.model,
                 config.diarize.parameters(),
+                source=config.diarize.model,
                 threads=config.perf.threads,
                 linked=config.diarize.link,
             ),
@@ -233,7 +234,7 @@ def _find_denoise(config: SpeechConfig) -> tuple[FoundBackend, Fallback | None]:
 def _find_diarize(config: SpeechConfig) -> tuple[FoundBackend, Fallback | None]:
     from pipeline.models.speech.diarize import load_backend
 
-    return _described(load_backend(config.diarize.backend), ""), None
+    return _described(load_backend(config.diarize.backend, model=config.diarize.model), ""), None
 
 
 def _find_transcribe(config: SpeechConfig) -> tuple[FoundBackend, Fallback | None]:
@@ -302,9 +303,9 @@ def _afterwards(config: SpeechConfig, output: Output) -> tuple[str, ...]:
     from pipeline.workflows.voices import link_voices  # reads tables and computes: not for --help
 
     try:
-        return (link_voices(output, config.diarize.link_threshold).text(),)
+        return (link_voices(output, config.diarize.threshold()).text(),)
     except Exception as error:
-        keys = f"output.uri={output.uri} threshold={config.diarize.link_threshold:g}"
+        keys = f"output.uri={output.uri} threshold={config.diarize.threshold():g}"
         raise UserError(
             "the voices of all recordings were not linked", one_line(error), f"python jobs/voices.py {keys}"
         ) from error

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from helpers.speech_like import SAMPLE_RATE, stored, syllables
@@ -8,6 +10,7 @@ from pipeline.errors import UserError
 from pipeline.models.speech import diarize
 from pipeline.models.speech.base import BackendUnavailable
 from pipeline.models.speech.diarize import HOP, HOP_FRAMES, DiarizationStream, Heard, load_backend, to_embed
+from pipeline.models.speech.diarize_names import BACKEND_NAMES, OWN_MODELS
 from pipeline.models.speech.segmentation_network import FRAME_STEP, FRAMES, WINDOW
 from pipeline.speech import diarization
 
@@ -31,6 +34,7 @@ class Mean:
     """In place of CAM++: a vector of what the stretch is like on the whole."""
 
     dimensions = 2
+    cosines: ClassVar = {}
 
     def __init__(self) -> None:
         self.windows: list[np.ndarray] = []
@@ -168,3 +172,14 @@ def test_without_weights_it_says_what_to_type(tmp_path, monkeypatch):
 def test_an_unknown_backend_is_refused():
     with pytest.raises(UserError, match="no diarization backend 'camplus'"):
         load_backend("camplus")
+
+
+def test_each_name_has_a_loader():
+    assert tuple(diarize.REGISTRY) == BACKEND_NAMES
+    assert set(OWN_MODELS) < set(BACKEND_NAMES)
+
+
+@pytest.mark.parametrize("name", ["campplus", "resemblyzer"])
+def test_a_backend_with_one_model_takes_no_other(name):
+    with pytest.raises(UserError, match=f"{name} has one model only"):
+        load_backend(name, model="some/other")

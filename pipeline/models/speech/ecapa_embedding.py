@@ -1,0 +1,116 @@
+"""ECAPA-TDNN speaker embeddings, of the package speechbrain and with weights that its user has.
+
+Network and features are SpeechBrain's own, put together as its model ``spkrec-ecapa-voxceleb`` describes them: 80 mel
+bands without their mean over the stretch, and 192 values. Built here and not by the model's own description, which
+would be run as code and would ask the hub. Of the model nothing but ``embedding_model.ckpt`` is read.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.models import weights
+from pipeline.models.speech.base import BackendUnavailable
+from pipeline.models.speech.diarize_names import OWN_MODELS
+from pipeline.models.speech.embedding_batches import checked, in_batches
+from pipeline.models.speech.hub_model import model_folder
+from pipeline.optional import look_up
+
+NAME = "ecapa"
+PACKAGE = "speechbrain>=1,<2"
+WEIGHTS_FILE = "embedding_model.ckpt"
+DIMENSIONS = 192
+MEL_BANDS = 80
+
+_SHORTEST = 1600
+"""Samples, 0.1 s: less is repeated until it is so long."""
+_SHAPE = {
+    "channels": [1024, 1024, 1024, 1024, 3072],
+    "kernel_sizes": [5, 3, 3, 3, 1],
+    "dilations": [1, 2, 3, 4, 1],
+    "attention_channels": 128,
+    "lin_neurons": DIMENSIONS,
+}
+
+
+class EcapaEmbedder:
+    """SpeechBrain's ECAPA-TDNN with its weights, on the CPU or a GPU.
+
+    Args:
+        features: samples ``[batch, n]`` → log mel energies ``[batch, frames, 80]``.
+        network: those → ``[batch, 1, 192]``; in evaluation mode.
+        digest: sha256 of its weights, hex.
+    """
+
+    dimensions = DIMENSIONS
+    cosines: Mapping[str, float] = {}
+    """Nobody has measured them here: those of CAM++."""
+
+    def __init__(self, features: Any, network: Any, digest: str = "") -> None:
+        self.features, self.network, self.digest = features, network, digest
+
+    @classmethod
+    def load(cls, device: str = "cpu", model: str | None = None) -> EcapaEmbedder:
+        """Build it with the weights of a folder, or of the hub's cache.
+
+        Args:
+            device: ``cpu`` or ``cuda``.
+            model: a folder with `WEIGHTS_FILE`, or ``owner/name``; None is SpeechBrain's own.
+
+        Raises:
+            BackendUnavailable: the package or the weights are missing, or do not fit; what to type.
+            UserError: there can be no model of that name.
+        """
+        package = look_up("speechbrain", load=True)
+        if not package.available:
+            raise BackendUnavailable(f"{package.reason.split(';')[0]}; type `pip install '{PACKAGE}'`")
+        path = model_folder(model or OWN_MODELS[NAME], [WEIGHTS_FILE]) / WEIGHTS_FILE
+        from speechbrain.lobes.features import Fbank
+        from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
+
+        features, network = Fbank(n_mels=MEL_BANDS), ECAPA_TDNN(MEL_BANDS, **_SHAPE)
+        _read_into(network, path)
+        digest = weights.file_sha256(path.resolve())
+        return cls(features.to(device).eval(), network.to(device).eval(), digest)
+
+    def model_id(self) -> str:
+        """Name and weights hash."""
+        return f"{NAME}:{self.digest}"
+
+    def embed(self, windows: Sequence[np.ndarray]) -> np.ndarray:
+        """One vector for each stretch of speech; stretches of one length share batches.
+
+        Args:
+            windows: float32 ``[n]`` within -1..1 at 16 kHz each, any n above 0; 1 to 3 s are best.
+
+        Returns:
+            float32 ``[windows, 192]`` of unit length.
+
+        Raises:
+            ValueError: a window is empty, or holds what is no finite number.
+        """
+        return in_batches(windows, DIMENSIONS, self._batch)
+
+    def _batch(self, windows: list[np.ndarray]) -> np.ndarray:
+        device = next(self.network.parameters()).device
+        long = [w if len(w) >= _SHORTEST else np.resize(w, _SHORTEST) for w in map(checked, windows)]
+        with torch.inference_mode():
+            bands = self.features(torch.from_numpy(np.stack(long)).to(device))
+            return self.network(bands - bands.mean(dim=1, keepdim=True))[:, 0].cpu().numpy()
+
+
+def _read_into(network: Any, path: Path) -> None:
+    """Give a network the weights of a checkpoint. Raises `BackendUnavailable` where the file holds something else."""
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (RuntimeError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise BackendUnavailable(
+            f"{path} does not hold the weights of {OWN_MODELS[NAME]} ({why}): give another folder"
+        ) from error
