@@ -92,16 +92,6 @@ def test_embeddings_are_those_of_the_package(embedder, samples, gain):
     assert vector.max() == pytest.approx(max(expected.values()), abs=1e-5)
 
 
-def test_the_package_itself_says_the_same(embedder):
-    resemblyzer = pytest.importorskip("resemblyzer", reason="the package resemblyzer is not installed")
-    window = syllables(4.0)[:24000]
-    loud = resemblyzer.audio.normalize_volume(window, -30, increase_only=True)
-    mels = resemblyzer.audio.wav_to_mel_spectrogram(loud)
-    with torch.inference_mode():
-        expected = resemblyzer.VoiceEncoder("cpu", verbose=False)(torch.from_numpy(mels)[None])[0].numpy()
-    np.testing.assert_allclose(embedder.embed([window])[0], expected, atol=1e-5)
-
-
 def test_features_are_powers_in_librosa_s_bands():
     window = syllables(4.0)[:24000]
     padded = np.pad(window.astype(np.float64), 200)
