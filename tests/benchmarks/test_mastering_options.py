@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +51,9 @@ def test_what_an_option_stands_for(typed, only, songs, seconds, minutes):
 class Alone(mastering.Contenders):
     """Our side only, and no process that waits for work."""
 
-    def __init__(self, folder: Path, python: str) -> None:
+    def __init__(self, folder: Path, python: str, wanted: Sequence[str] = ()) -> None:
         self.folder, self.pythons, self.workers = folder, {True: sys.executable}, {}
+        self._wanted = wanted
 
 
 def seconds(all_: mastering.Contenders, music: dict[str, np.ndarray]) -> Iterator[mastering.Table]:
