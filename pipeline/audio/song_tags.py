@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -144,7 +144,7 @@ def _read(data: bytes | mmap.mmap, opened: Callable[[], BinaryIO]) -> SongTags:
         with opened() as file, av.open(file, format=kind.demuxer, metadata_errors="replace") as container:
             said = _said(container, data)
             texts, dropped = _sorted(said)
-            pictures, left = _few(_with_ape(_pictures(container), container, data))
+            pictures, left = _within_limits(_pictures(container, data))
             return SongTags(texts, pictures, {**dropped, **left})
     except (av.FFmpegError, UnicodeError, ValueError) as error:
         words = ffmpeg_reason(error) if isinstance(error, av.FFmpegError) else str(error)
@@ -181,8 +181,8 @@ def _sorted(said: list[tuple[str, str]]) -> tuple[dict[str, str], dict[str, str]
     return texts, dropped
 
 
-def _few(pictures: list[Picture]) -> tuple[tuple[Picture, ...], dict[str, str]]:
-    """The first pictures up to the limits, and what was left out."""
+def _within_limits(pictures: Iterable[Picture]) -> tuple[tuple[Picture, ...], dict[str, str]]:
+    """The first pictures up to the limits, and what was left out; what lies behind them is not read."""
     size, left = 0, {}
     kept: list[Picture] = []
     for picture in pictures:
@@ -194,35 +194,31 @@ def _few(pictures: list[Picture]) -> tuple[tuple[Picture, ...], dict[str, str]]:
     return tuple(kept), left
 
 
-def _pictures(container: av.container.InputContainer) -> list[Picture]:
+def _pictures(container: av.container.InputContainer, data: bytes | mmap.mmap) -> Iterator[Picture]:
+    """Those of the container, and behind an MP3 those of its APEv2 tag that are of another kind: a cover that stands in
+    both is one."""
+    kinds = set()
+    for picture in _attached(container):
+        kinds.add(picture.kind)
+        yield picture
+    if container.format.name == "mp3":
+        for found in ape_pictures(data):
+            if found.kind not in kinds:
+                yield Picture(found.data, _mime(found.data), found.kind, clean(found.title)[:256])
+
+
+def _attached(container: av.container.InputContainer) -> Iterator[Picture]:
+    """The pictures that FFmpeg finds, in the order of their streams."""
     streams = [s for s in container.streams.video if s.disposition & Disposition.attached_pic]
-    found: dict[int, Picture] = {}
-    size = 0
     wanted = {stream.index for stream in streams}
-    # FFmpeg hands them out in front of all sound.
+    # FFmpeg hands them out in that order, in front of all sound.
     for packet in container.demux(streams) if streams else ():
         if not packet.size:
             break
-        found[packet.stream_index] = _picture(bytes(packet), packet.stream)
-        size += packet.size
-        if found.keys() == wanted or size > PICTURE_BYTES or len(found) > PICTURES:
+        yield _picture(bytes(packet), packet.stream)
+        wanted.discard(packet.stream_index)
+        if not wanted:
             break
-    return [found[index] for index in sorted(found)]
-
-
-def _with_ape(
-    pictures: list[Picture], container: av.container.InputContainer, data: bytes | mmap.mmap
-) -> list[Picture]:
-    """With those of an APEv2 tag that are of another kind: a cover that stands in both tags is one."""
-    if container.format.name != "mp3":
-        return pictures
-    kinds = {picture.kind for picture in pictures}
-    more = [
-        Picture(found.data, _mime(found.data), found.kind, clean(found.title)[:256])
-        for found in ape_pictures(data)
-        if found.kind not in kinds
-    ]
-    return pictures + more
 
 
 def _picture(data: bytes, stream: av.VideoStream) -> Picture:

@@ -73,7 +73,6 @@ class PeakEnvelope:
         self._channels = channels
         before = self._margin * self._block + origin % self._block
         self._samples = np.zeros((channels, before), np.float32)
-        self._last = False
 
     def push(self, samples: np.ndarray) -> np.ndarray:
         """The levels that are settled by the next samples, float32 ``[channels, n]``.

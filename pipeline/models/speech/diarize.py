@@ -20,6 +20,7 @@ from pipeline.models.speech.base import Backend, BackendUnavailable
 from pipeline.models.speech.diarize_names import BACKEND_NAMES, OWN_MODELS
 from pipeline.models.speech.pyannote_pipeline import Told
 from pipeline.models.speech.pyannote_pipeline import load as load_pyannote
+from pipeline.models.speech.samples import mono_samples
 from pipeline.models.speech.segmentation_network import (
     FRAME_STEP,
     FRAMES,
@@ -177,15 +178,11 @@ class DiarizationStream:
             ValueError: another shape or type, samples that are not finite, or the recording is finished.
         """
         self._require_open()
-        samples = np.asarray(samples)
-        if samples.ndim != 1 or samples.dtype.kind != "f":
-            raise ValueError(f"samples must be mono floats [n], not {samples.dtype} {samples.shape}")
-        if not np.isfinite(samples).all():
-            raise ValueError("there are samples that are no finite numbers")
+        samples = mono_samples(samples)
         self._samples += len(samples)
         for first in range(0, len(samples), _GROUP_SAMPLES):
             # A copy: the caller may go on to use its array.
-            self._pieces.append(samples[first : first + _GROUP_SAMPLES].astype(np.float32))
+            self._pieces.append(samples[first : first + _GROUP_SAMPLES].copy())
             self._held += len(self._pieces[-1])
             # One more than that, so that another chunk follows for certain.
             while self._held > _GROUP_SAMPLES:

@@ -2,13 +2,13 @@
 
 Network and features are SpeechBrain's own, put together as its model ``spkrec-ecapa-voxceleb`` describes them: 80 mel
 bands without their mean over the stretch, and 192 values. Built here and not by the model's own description, which
-would be run as code and would ask the hub. Of the model nothing but ``embedding_model.ckpt`` is read.
+would be run as code and would ask the hub. Of the model nothing but ``embedding_model.ckpt`` is read. What similarities
+of its vectors mean nobody has measured here: they are taken to be as CAM++'s.
 """
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from pipeline.models import weights
 from pipeline.models.speech.base import BackendUnavailable
 from pipeline.models.speech.diarize_names import OWN_MODELS
-from pipeline.models.speech.embedding_batches import checked, in_batches
+from pipeline.models.speech.embedding_batches import BatchEmbedder, checked
 from pipeline.models.speech.hub_model import model_folder
 from pipeline.optional import look_up
 
@@ -39,7 +39,7 @@ _SHAPE = {
 }
 
 
-class EcapaEmbedder:
+class EcapaEmbedder(BatchEmbedder):
     """SpeechBrain's ECAPA-TDNN with its weights, on the CPU or a GPU.
 
     Args:
@@ -49,8 +49,6 @@ class EcapaEmbedder:
     """
 
     dimensions = DIMENSIONS
-    cosines: Mapping[str, float] = {}
-    """Nobody has measured them here: those of CAM++."""
 
     def __init__(self, features: Any, network: Any, digest: str = "") -> None:
         self.features, self.network, self.digest = features, network, digest
@@ -82,20 +80,6 @@ class EcapaEmbedder:
     def model_id(self) -> str:
         """Name and weights hash."""
         return f"{NAME}:{self.digest}"
-
-    def embed(self, windows: Sequence[np.ndarray]) -> np.ndarray:
-        """One vector for each stretch of speech; stretches of one length share batches.
-
-        Args:
-            windows: float32 ``[n]`` within -1..1 at 16 kHz each, any n above 0; 1 to 3 s are best.
-
-        Returns:
-            float32 ``[windows, 192]`` of unit length.
-
-        Raises:
-            ValueError: a window is empty, or holds what is no finite number.
-        """
-        return in_batches(windows, DIMENSIONS, self._batch)
 
     def _batch(self, windows: list[np.ndarray]) -> np.ndarray:
         device = next(self.network.parameters()).device

@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 _BATCH = 16
 
 
-def in_batches(
-    windows: Sequence[np.ndarray], dimensions: int, embed: Callable[[list[np.ndarray]], np.ndarray]
-) -> np.ndarray:
-    """One vector for each stretch, float32 ``[windows, dimensions]`` of unit length; zero where the network's is.
+class BatchEmbedder:
+    """An embedder whose network takes stretches of one length together.
 
-    Args:
-        windows: ``[n]`` each, any n.
+    Attributes:
         dimensions: of a vector.
-        embed: up to 16 stretches of one length → ``[stretches, dimensions]``.
+        cosines: of `pipeline.speech.clustering.Cosines`, those that are others than CAM++'s.
     """
-    result = np.zeros((len(windows), dimensions), np.float32)
-    by_length: dict[int, list[int]] = {}
-    for index, window in enumerate(windows):
-        by_length.setdefault(len(window), []).append(index)
-    for indices in by_length.values():
-        for at in range(0, len(indices), _BATCH):
-            batch = indices[at : at + _BATCH]
-            result[batch] = embed([windows[index] for index in batch])
-    return result / np.maximum(np.linalg.norm(result, axis=1, keepdims=True), 1e-12)
+
+    dimensions: int
+    cosines: Mapping[str, float] = {}
+
+    def embed(self, windows: Sequence[np.ndarray]) -> np.ndarray:
+        """One vector for each stretch of speech; stretches of one length share batches.
+
+        Args:
+            windows: float32 ``[n]`` within -1..1 at 16 kHz each, any n above 0; 1 to 3 s are best.
+
+        Returns:
+            float32 ``[windows, dimensions]`` of unit length; zero where the network's is.
+
+        Raises:
+            ValueError: a window is empty, or holds what is no finite number.
+        """
+        result = np.zeros((len(windows), self.dimensions), np.float32)
+        by_length: dict[int, list[int]] = {}
+        for index, window in enumerate(windows):
+            by_length.setdefault(len(window), []).append(index)
+        for indices in by_length.values():
+            for at in range(0, len(indices), _BATCH):
+                batch = indices[at : at + _BATCH]
+                result[batch] = self._batch([windows[index] for index in batch])
+        return result / np.maximum(np.linalg.norm(result, axis=1, keepdims=True), 1e-12)
+
+    def _batch(self, windows: list[np.ndarray]) -> np.ndarray:
+        """Float32 ``[windows, dimensions]`` of up to 16 stretches of one length."""
+        raise NotImplementedError
 
 
 def checked(samples: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from pipeline.models import weights
 from pipeline.models.speech.base import BackendUnavailable
 from pipeline.models.speech.diarize_names import OWN_MODELS
 from pipeline.models.speech.hub_model import model_folder
+from pipeline.models.speech.samples import mono_samples
 from pipeline.optional import look_up
 
 NAME = "pyannote"
@@ -107,13 +108,8 @@ class PyannoteStream:
             ValueError: another shape or type, samples that are not finite, or the recording is finished.
         """
         self._require_open()
-        samples = np.asarray(samples)
-        if samples.ndim != 1 or samples.dtype.kind != "f":
-            raise ValueError(f"samples must be mono floats [n], not {samples.dtype} {samples.shape}")
-        if not np.isfinite(samples).all():
-            raise ValueError("there are samples that are no finite numbers")
         # A copy: the caller may go on to use its array.
-        self._pieces.append(np.array(samples, np.float32))
+        self._pieces.append(mono_samples(samples).copy())
 
     def finish(self) -> Told:
         """What the pipeline makes of it. Raises `ValueError` where the recording is finished already."""

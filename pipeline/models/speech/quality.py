@@ -11,6 +11,7 @@ from pipeline.errors import UserError
 from pipeline.models import weights
 from pipeline.models.speech.base import BackendUnavailable
 from pipeline.models.speech.onnx_session import onnx_session
+from pipeline.models.speech.samples import mono_samples
 
 WEIGHTS = "dnsmos"
 SAMPLE_RATE = 16_000
@@ -93,7 +94,7 @@ class Dnsmos:
         Raises:
             ValueError: another shape or type, or samples that are no finite numbers.
         """
-        samples = _checked(samples)
+        samples = mono_samples(samples)
         if len(samples) < MIN_SECONDS * SAMPLE_RATE or not samples.any():
             return None
         samples = np.clip(samples, -1, 1)
@@ -129,7 +130,7 @@ def snr_db(samples: np.ndarray, regions: np.ndarray, sample_rate: int = SAMPLE_R
     Raises:
         ValueError: another shape or type, or samples that are no finite numbers.
     """
-    samples = _checked(samples)
+    samples = mono_samples(samples)
     speech = np.zeros(len(samples), bool)
     for start, end in np.asarray(regions, np.float64).reshape(-1, 2):
         speech[max(0, round(start * sample_rate)) : max(0, round(end * sample_rate))] = True
@@ -138,15 +139,6 @@ def snr_db(samples: np.ndarray, regions: np.ndarray, sample_rate: int = SAMPLE_R
     noise = float(np.mean(np.square(samples[~speech], dtype=np.float64)))
     both = float(np.mean(np.square(samples[speech], dtype=np.float64)))
     return float(10 * np.log10((both - noise) / noise)) if both > noise > 0 else None
-
-
-def _checked(samples: np.ndarray) -> np.ndarray:
-    samples = np.asarray(samples)
-    if samples.ndim != 1 or samples.dtype.kind != "f":
-        raise ValueError(f"samples must be mono floats [n], not {samples.dtype} {samples.shape}")
-    if not np.isfinite(samples).all():
-        raise ValueError("there are samples that are no finite numbers")
-    return samples.astype(np.float32, copy=False)
 
 
 def _log_mel(samples: np.ndarray) -> np.ndarray:

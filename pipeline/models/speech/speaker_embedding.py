@@ -8,7 +8,6 @@ its names of layers, so that its checkpoint loads as it is. The features are Kal
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from torchaudio.compliance import kaldi
 
 from pipeline.models import weights
 from pipeline.models.speech.base import BackendUnavailable
-from pipeline.models.speech.embedding_batches import checked, in_batches
+from pipeline.models.speech.embedding_batches import BatchEmbedder, checked
 
 WEIGHTS = "campplus-zh-en"
 SAMPLE_RATE = 16000
@@ -35,7 +34,7 @@ _BLOCKS = ((12, 1), (24, 2), (16, 2))
 _CONTEXT_FRAMES = 100
 
 
-class SpeakerEmbedder:
+class SpeakerEmbedder(BatchEmbedder):
     """CAM++ with its weights, on the CPU or a GPU.
 
     Args:
@@ -47,8 +46,6 @@ class SpeakerEmbedder:
     version = "1"
     sample_rate = SAMPLE_RATE
     dimensions = DIMENSIONS
-    cosines: Mapping[str, float] = {}
-    """Those of `pipeline.speech.clustering.Cosines`."""
 
     def __init__(self, network: CamPlusPlus, digest: str = "") -> None:
         self.network = network.eval()
@@ -69,20 +66,6 @@ class SpeakerEmbedder:
     def model_id(self) -> str:
         """Name and weights hash."""
         return f"{WEIGHTS}:{self.digest}"
-
-    def embed(self, windows: Sequence[np.ndarray]) -> np.ndarray:
-        """One vector for each stretch of speech; stretches of one length share batches.
-
-        Args:
-            windows: float32 ``[n]`` within -1..1 at 16 kHz each, any n above 0; 1 to 3 s are best.
-
-        Returns:
-            float32 ``[windows, 192]`` of unit length.
-
-        Raises:
-            ValueError: a window is empty, or holds what is no finite number.
-        """
-        return in_batches(windows, DIMENSIONS, self._batch)
 
     def _batch(self, windows: list[np.ndarray]) -> np.ndarray:
         device = next(self.network.parameters()).device

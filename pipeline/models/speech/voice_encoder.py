@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import pickle
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from pipeline.models import weights
 from pipeline.models.speech.base import BackendUnavailable
-from pipeline.models.speech.embedding_batches import checked, in_batches
+from pipeline.models.speech.embedding_batches import BatchEmbedder, checked
 
 WEIGHTS = "resemblyzer"
 SAMPLE_RATE = 16000
@@ -59,7 +58,7 @@ class VoiceEncoder(nn.Module):
         return raw / raw.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
 
-class VoiceEmbedder:
+class VoiceEmbedder(BatchEmbedder):
     """The voice encoder with its weights, on the CPU or a GPU.
 
     Args:
@@ -68,7 +67,7 @@ class VoiceEmbedder:
     """
 
     dimensions = DIMENSIONS
-    cosines: Mapping[str, float] = COSINES
+    cosines = COSINES
 
     def __init__(self, network: VoiceEncoder, digest: str = "") -> None:
         self.network = network.eval()
@@ -89,20 +88,6 @@ class VoiceEmbedder:
     def model_id(self) -> str:
         """Name and weights hash."""
         return f"{WEIGHTS}:{self.digest}"
-
-    def embed(self, windows: Sequence[np.ndarray]) -> np.ndarray:
-        """One vector for each stretch of speech; stretches of one length share batches.
-
-        Args:
-            windows: float32 ``[n]`` within -1..1 at 16 kHz each, any n above 0; 1 to 2 s are best.
-
-        Returns:
-            float32 ``[windows, 256]`` of unit length.
-
-        Raises:
-            ValueError: a window is empty, or holds what is no finite number.
-        """
-        return in_batches(windows, DIMENSIONS, self._batch)
 
     def _batch(self, windows: list[np.ndarray]) -> np.ndarray:
         device = next(self.network.parameters()).device

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
+from pipeline.models.speech.samples import mono_samples
+
 SAMPLE_RATE = 16_000
 """Rate that every backend works at, Hz."""
 
@@ -157,7 +159,7 @@ class Recording:
         """Take the next samples, float32 ``[n]``. Raises `ValueError` for what is no mono recording."""
         if self._finished:
             raise ValueError("this recording is finished")
-        samples = checked_samples(samples)
+        samples = mono_samples(samples)
         self._samples += len(samples)
         for first in range(0, len(samples), _PART):
             self._regions.push(self._frames.push(samples[first : first + _PART]))
@@ -169,16 +171,6 @@ class Recording:
         self._finished = True
         self._regions.push(self._frames.finish())
         return self._regions.finish(self._samples / SAMPLE_RATE)
-
-
-def checked_samples(samples: np.ndarray) -> np.ndarray:
-    """Mono float32 samples. Raises `ValueError` for another shape or type, or what is no finite number."""
-    samples = np.asarray(samples)
-    if samples.ndim != 1 or samples.dtype.kind != "f":
-        raise ValueError(f"samples must be mono floats [n], not {samples.dtype} {samples.shape}")
-    if not np.isfinite(samples).all():
-        raise ValueError("there are samples that are no finite numbers")
-    return samples.astype(np.float32, copy=False)
 
 
 class SampleQueue:
