@@ -2,6 +2,7 @@
 
 A lossy codec overshoots. The ceiling of the limiter is lowered by as much, and the gain settled anew, so that the
 loudness stays. Where that does not do, because the peaks are of the codec's own making, the loudness is given up, too.
+Peaks of a codec fall by leaps: what ends lower than it must is raised again as far as it may be.
 """
 
 from __future__ import annotations
@@ -13,21 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.audio.reader import AudioReader, Spool, blocks
-from pipeline.audio.resample import StreamResampler, to_stereo
 from pipeline.audio.song_encoder import SongEncoder
-from pipeline.audio.song_formats import SongFormat, held_channels, held_rate
+from pipeline.audio.song_formats import SongFormat
 from pipeline.audio.song_tags import NO_TAGS, SongTags
 from pipeline.audio.stream import open_file
-from pipeline.mastering.levels import Levels
-from pipeline.mastering.meter import Measured, Meter
+from pipeline.mastering.delivery_check import TRIAL_DBTP, Check, measured, on_trial
+from pipeline.mastering.meter import Measured
 from pipeline.mastering.plan import Plan
-from pipeline.mastering.song import Mastering
+from pipeline.mastering.song import Mastering, Rendered
 
-ROUNDS = 5
-"""A song is rendered so often before a file is left above what is allowed."""
-TRIAL_BIT_RATE = 128_000
-TRIAL_DBTP = 0.0
-"""What a decoder may make of a trial encode: full scale."""
+ROUNDS = 6
+"""A song is rendered so often before a file is left above what is allowed, or lower than it must be."""
 LOSSLESS = ("flac", "wav")
 # dB below what should do, in the second round and in those behind it: the peaks of a codec change by some tenths with
 # every gain.
@@ -39,6 +36,11 @@ _ROUNDS_AS_LOUD = 1
 _MOST_MADE_UP_LU = 0.5
 # LU by which a lossy file may be off before it is rendered again.
 _LOUDNESS_LU = 0.05
+# dB below what is allowed that a file is raised to, and how much lower it has to be for that.
+_AIM_DB = 0.1
+_LOWER_DB = 0.3
+# dB of the ceiling that are worth another round.
+_STEP_DB = 0.1
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,62 @@ class Delivered:
     samples: int
 
 
+@dataclass(frozen=True)
+class _Mark:
+    """What a round goes by: the limiter's ceiling, and LU that are given up and made up for."""
+
+    ceiling_dbtp: float
+    given_up: float = 0.0
+    made_up: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A round: what it went by, and what came of it. ``off`` is how much too loud it is, LU."""
+
+    mark: _Mark
+    plan: Plan
+    rendered: Rendered
+    left_out: tuple[str, ...]
+    checks: tuple[Check, ...]
+    off: float
+
+    @property
+    def excess_db(self) -> float:
+        return max((check.excess_db for check in self.checks), default=-math.inf)
+
+    @property
+    def below(self) -> bool:
+        return self.excess_db <= 0.0
+
+    @property
+    def made_up(self) -> float:
+        """LU to make up for in the next round."""
+        return min(_MOST_MADE_UP_LU, max(-_MOST_MADE_UP_LU, self.mark.made_up - self.off))
+
+    @property
+    def done(self) -> bool:
+        return self.below and (abs(self.off) <= _LOUDNESS_LU or self.made_up == self.mark.made_up)
+
+    def lower(self, number: int) -> _Mark:
+        """For the round behind this one, the ``number``-th, which was too high or is not settled yet."""
+        margin = _MARGINS_DB[min(number, len(_MARGINS_DB)) - 1]
+        lower = 0.0 if self.below else self.excess_db + margin
+        given_up = self.mark.given_up + (lower if number > _ROUNDS_AS_LOUD else 0.0)
+        return _Mark(self.mark.ceiling_dbtp - lower, given_up, self.made_up)
+
+    def towards(self, high: _Attempt, *, most: float = 1.0) -> _Mark | None:
+        """From one that did towards one that was too high: so far that it should just do, if peaks went with the
+        ceiling, and at most that share of the way; None where it need not."""
+        share = min(most, (-_AIM_DB - self.excess_db) / (high.excess_db - self.excess_db))
+        way = high.mark.ceiling_dbtp - self.mark.ceiling_dbtp
+        if self.excess_db >= -_LOWER_DB or share * way < _STEP_DB:
+            return None
+        ceiling = self.mark.ceiling_dbtp + share * way
+        given_up = self.mark.given_up + share * (high.mark.given_up - self.mark.given_up)
+        return _Mark(ceiling, given_up, self.made_up)
+
+
 class Delivery:
     """Brings a master into its file.
 
@@ -100,51 +158,75 @@ class Delivery:
         self.lossy = form.name not in LOSSLESS
 
     def to(self, file: Path, folder: Path) -> Delivered:
-        """Write ``file``, and the trial encodes below ``folder``.
+        """Write ``file``; ``folder`` is for what is in between.
 
         Raises:
             EncodeError: the format does not hold the song.
             DecodeError: what was encoded does not decode.
         """
-        plan = self.mastering.settle()
+        whole = self.mastering.settle()
+        asked, highest = whole.target_lufs, whole.limiting.ceiling_dbtp
+        best: _Attempt | None = None
+        high: _Attempt | None = None
+        mark: _Mark | None = _Mark(highest)
+        number, most = 0, 1.0
+        while mark is not None and number < ROUNDS:
+            number += 1
+            target = None if asked is None else asked + mark.made_up - mark.given_up
+            plan = (
+                whole
+                if number == 1
+                else self.mastering.settle(ceiling_dbtp=mark.ceiling_dbtp, target_lufs=target)
+            )
+            attempt = self._attempt(mark, plan, file)
+            if not attempt.below:
+                # Where the straight way was not the way of the peaks, the rest of it is halved.
+                high, most = attempt, 1.0 if best is None else 0.5
+            if attempt.done:
+                best = attempt
+                file.replace(folder / "best")
+            if best is None:
+                mark = attempt.lower(number)
+            else:
+                # Below, but not as loud as it was asked to be: what was done stands.
+                stuck = high is None or (attempt.below and not attempt.done)
+                mark = None if stuck else best.towards(high, most=most)
+        if best is not None:
+            (folder / "best").replace(file)
+        return self._delivered(best or attempt, whole, number)
+
+    def _attempt(self, mark: _Mark, plan: Plan, file: Path) -> _Attempt:
+        """Render, write and measure."""
         start, stop = self.mastering.stretch(self.preview_s)
-        asked, first = plan.target_lufs, plan.limited_by
-        ceiling = highest = plan.limiting.ceiling_dbtp
-        given_up, made_up = 0.0, 0.0
-        for number in range(1, ROUNDS + 1):
-            with closing(Spool(plan.channels)) as spool:
-                rendered = self.mastering.render(plan, spool.write, start, stop)
-                left_out = self._encode(spool, file, plan)
-                checks = self._checks(spool, file, folder, plan)
-            excess = max((check.excess_db for check in checks), default=-math.inf)
-            off = self._off(checks, plan, given_up)
-            more = min(_MOST_MADE_UP_LU, max(-_MOST_MADE_UP_LU, made_up - off))
-            settled = abs(off) <= _LOUDNESS_LU or more == made_up
-            if number == ROUNDS or (excess <= 0.0 and settled):
-                break
-            margin = _MARGINS_DB[min(number, len(_MARGINS_DB)) - 1]
-            lower, made_up = (excess + margin if excess > 0.0 else 0.0), more
-            ceiling -= lower
-            given_up += lower if number > _ROUNDS_AS_LOUD else 0.0
-            target = None if asked is None else asked + made_up - given_up
-            plan = self.mastering.settle(ceiling_dbtp=ceiling, target_lufs=target)
+        with closing(Spool(plan.channels)) as spool:
+            rendered = self.mastering.render(plan, spool.write, start, stop)
+            left_out = self._encode(spool, file, plan)
+            checks = self._checks(spool, file, plan)
+        return _Attempt(mark, plan, rendered, left_out, checks, self._off(checks, plan, mark.given_up))
+
+    def _delivered(self, attempt: _Attempt, whole: Plan, rounds: int) -> Delivered:
+        plan, checks, mark = attempt.plan, attempt.checks, attempt.mark
+        start, stop = self.mastering.stretch(self.preview_s)
         worst = max(checks, key=lambda check: check.excess_db, default=None)
         peaks = [check.levels.true_peak_dbtp for check in checks if check.levels.true_peak_dbtp is not None]
-        own = next((check.found for check in checks if check.own), rendered.measured)
-        lowered = plan.limiting.ceiling_dbtp < highest
-        by_codec = given_up > 0.0 or abs(off) > _LOUDNESS_LU or (plan.limited_by is not None and lowered)
+        lowered = plan.limiting.ceiling_dbtp < whole.limiting.ceiling_dbtp
+        by_codec = (
+            mark.given_up > 0.0
+            or abs(attempt.off) > _LOUDNESS_LU
+            or (plan.limited_by is not None and lowered)
+        )
         return Delivered(
             plan=plan,
-            after=own,
-            max_gain_reduction_db=rendered.max_gain_reduction_db,
-            gain_reduction_db=rendered.gain_reduction_db,
+            after=next((check.found for check in checks if check.own), attempt.rendered.measured),
+            max_gain_reduction_db=attempt.rendered.max_gain_reduction_db,
+            gain_reduction_db=attempt.rendered.gain_reduction_db,
             max_compression_db=self.mastering.max_compression_db,
             encoded_tp_dbtp=max(peaks, default=None),
             allowed_dbtp=TRIAL_DBTP if worst is None else worst.allowed_dbtp,
-            below=excess <= 0.0,
-            rounds=number,
-            limited_by=first or ("codec" if by_codec else plan.limited_by),
-            left_out=left_out,
+            below=attempt.below,
+            rounds=rounds,
+            limited_by=whole.limited_by or ("codec" if by_codec else plan.limited_by),
+            left_out=attempt.left_out,
             from_s=start / plan.sample_rate,
             samples=stop - start,
         )
@@ -160,60 +242,21 @@ class Delivery:
                 self.mastering.progress("encode", done / max(1, reader.samples))
         return tuple(encoder.left_out)
 
-    def _checks(self, reader: AudioReader, file: Path, folder: Path, plan: Plan) -> list[_Check]:
+    def _checks(self, reader: AudioReader, file: Path, plan: Plan) -> tuple[Check, ...]:
         """What decoders make of the file, where it is lossy, and of the trial encodes."""
-        checks = [_Check(self.mastering.wish.ceiling_dbtp, measured(file), True)] if self.lossy else []
-        for name in self.encodes:
-            trial = folder / f"trial.{name}"
-            _trial(reader, trial, name, plan)
-            checks.append(_Check(TRIAL_DBTP, measured(trial, spectrum=False), False))
-            trial.unlink()
-        return checks
+        checks = [Check(self.mastering.wish.ceiling_dbtp, measured(file), True)] if self.lossy else []
+        if not self.encodes:
+            return tuple(checks)
+        told = (reader.samples, plan.sample_rate, plan.channels, self.encodes)
+        if self.lossy:
+            return (*checks, *on_trial(blocks(reader), *told))
+        # What a user would encode: its dither alone moves the peaks of an encode by some tenths of a dB.
+        with open_file(file) as stream:
+            return tuple(on_trial(stream, *told))
 
-    def _off(self, checks: Sequence[_Check], plan: Plan, given_up: float) -> float:
+    def _off(self, checks: Sequence[Check], plan: Plan, given_up: float) -> float:
         """How much louder a lossy file of the whole song is than it should be, LU."""
         own = next((check.levels.lufs for check in checks if check.own), None)
         if own is None or self.preview_s or plan.limited_by or plan.lufs is None:
             return 0.0
         return own - self.mastering.target_lufs + given_up
-
-
-@dataclass(frozen=True)
-class _Check:
-    """What a decoder made of an encode; ``own`` of the file itself."""
-
-    allowed_dbtp: float
-    found: Measured
-    own: bool
-
-    @property
-    def levels(self) -> Levels:
-        return self.found.levels
-
-    @property
-    def excess_db(self) -> float:
-        peak = self.levels.true_peak_dbtp
-        return -math.inf if peak is None else peak - self.allowed_dbtp
-
-
-def measured(file: Path, *, spectrum: bool = True) -> Measured:
-    """What a decoder makes of a file. Raises `DecodeError`."""
-    with open_file(file) as stream:
-        meter = Meter(stream.sample_rate, stream.channels, spectrum=spectrum)
-        for block in stream:
-            meter.add(block)
-    return meter.result()
-
-
-def _trial(reader: AudioReader, file: Path, name: str, plan: Plan) -> None:
-    """The master in a lossy format at 128 kbit/s, at a rate that it holds, in stereo at most."""
-    form = SongFormat(name, bit_rate=TRIAL_BIT_RATE)
-    channels = min(2, held_channels(form, plan.channels))
-    rate = held_rate(form, plan.sample_rate, channels)
-    resampler = StreamResampler(plan.sample_rate, rate, channels)
-    left = reader.samples
-    with SongEncoder(file, form, rate, channels) as encoder:
-        for block in blocks(reader):
-            left -= block.shape[1]
-            mixed = block if channels == plan.channels else to_stereo(block)
-            encoder.write(resampler.push(mixed, last=not left))

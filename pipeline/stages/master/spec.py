@@ -16,7 +16,7 @@ from pipeline.mastering.wish import VERSION as PLANS
 NAME = "master"
 WORKER = "pipeline.stages.master.worker:MasterWorker"
 NATIVE = View("native", None, None)
-VERSION = 1
+VERSION = 2
 """Raised whenever the samples of the files would be others."""
 
 # By one core, which decodes at 450 times real time.
