@@ -6,15 +6,18 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from karaoke_kernel import Scales, learned
 from karaoke_rows import Row
 
 from pipeline.karaoke.calibration import NO_JUDGE, REACH, Model, Target
 
 FOLDS = 5
-LANDMARKS = 300
-WIDTH_PER_SIGN = 1.0
-RIDGE = 0.03
-HUBER_DB = 0.5
+LANDMARKS = 600
+MOST_SIGNS = 50
+"""That a model takes: those that tell most."""
+RIDGE = 0.1
+"""Of the variance of the noise: less than a Gaussian process would take, as the landmarks are few."""
+HUBER_DB = 1.0
 STEPS = 6
 BACKENDS = ("spleeter", "midside")
 BACKEND_WEIGHT = 2.0
@@ -45,44 +48,49 @@ def table(rows: Sequence[Row], names: Sequence[str]) -> np.ndarray:
 def fit(rows: Sequence[Row], judge: str, voice_db: float) -> Model:
     """The regression on these rows, its intervals not told yet."""
     names = sign_names(rows, judge)
-    signs = table(rows, names)
-    mean, scale = signs.mean(0), np.maximum(signs.std(0), 0.05)
-    z = np.clip((signs - mean) / scale, -REACH, REACH)
-    landmarks = z[_spread(z, LANDMARKS)]
-    model = Model(
-        names, _short(mean), _short(scale), _short(landmarks), WIDTH_PER_SIGN / len(names), {}, voice_db
-    )
-    basis = model.basis(signs)
+    true, songs = truths(rows, "sdr"), np.array([row.song for row in rows])
     weight = np.array([BACKEND_WEIGHT if row.output in BACKENDS else 1.0 for row in rows])
+    mean, scale, z = _standardised(table(rows, names))
+    scales = learned(z, true, weight, songs)
+    if len(names) > MOST_SIGNS:
+        telling = (scales.height / scales.lengths) ** 2 + scales.slopes**2
+        kept = np.sort(np.argsort(-telling)[:MOST_SIGNS])
+        names = [names[number] for number in kept]
+        mean, scale, z = mean[kept], scale[kept], z[:, kept]
+        scales = learned(z, true, weight, songs)
+    landmarks = z[_spread(z / scales.lengths, LANDMARKS)]
+    lengths = _short(scales.lengths)
+    model = Model(names, _short(mean), _short(scale), np.round(landmarks, 3).tolist(), lengths, {}, voice_db)
+    basis = model.basis(table(rows, names))
     targets = {}
     for name, (low, high) in SCALES.items():
-        true = truths(rows, name)
-        bias, slope = _robust(basis, true, weight)
-        count = len(names)
-        targets[name] = Target(
-            round(bias, 4),
-            slope[:count].tolist(),
-            slope[count:].tolist(),
-            low,
-            high,
-            [],
-            [high - low],
-        )
+        bias, slope = _robust(basis, truths(rows, name), weight, scales)
+        linear, weights = slope[: len(names)].tolist(), slope[len(names) :].tolist()
+        targets[name] = Target(round(bias, 4), linear, weights, low, high, [], [high - low])
     return dataclasses.replace(model, targets=targets)
 
 
-def _robust(basis: np.ndarray, true: np.ndarray, weight: np.ndarray) -> tuple[float, np.ndarray]:
+def _standardised(signs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, scale, and the signs by them."""
+    mean, scale = signs.mean(0), np.maximum(signs.std(0), 0.05)
+    return mean, scale, np.clip((signs - mean) / scale, -REACH, REACH)
+
+
+def _robust(
+    basis: np.ndarray, true: np.ndarray, weight: np.ndarray, scales: Scales
+) -> tuple[float, np.ndarray]:
     """Bias and slope of a ridge regression by Huber's loss: an error beyond `HUBER_DB` counts by its size and not by
-    its square, in steps of weighted least squares."""
-    now = weight
+    its square, in steps of weighted least squares. What the scales expect to be large is held back less."""
+    expected = np.concatenate([scales.slopes, np.full(basis.shape[1] - len(scales.slopes), scales.height)])
+    basis, now = basis * expected, weight
     for _ in range(STEPS):
         centre, bias = np.average(basis, axis=0, weights=now), float(np.average(true, weights=now))
         centred = basis - centre
-        square = (centred * now[:, None]).T @ centred + RIDGE * np.eye(basis.shape[1])
-        slope = np.array(_short(np.linalg.solve(square, (centred * now[:, None]).T @ (true - bias))))
+        square = (centred * now[:, None]).T @ centred + RIDGE * scales.noise**2 * np.eye(basis.shape[1])
+        slope = np.linalg.solve(square, (centred * now[:, None]).T @ (true - bias))
         wrong = np.abs(true - bias - centred @ slope)
         now = weight * np.minimum(1.0, HUBER_DB / np.maximum(wrong, 1e-9))
-    return bias - float(centre @ slope), slope
+    return bias - float(centre @ slope), np.array(_short(slope * expected))
 
 
 def _short(numbers: np.ndarray) -> list:
@@ -117,28 +125,40 @@ def part(rows: Sequence[Row], wanted: np.ndarray) -> list[Row]:
     return [row for row, chosen in zip(rows, wanted, strict=True) if chosen]
 
 
-def unseen(rows: Sequence[Row], judge: str, target: str) -> np.ndarray:
-    """Each row's prediction by a model that was fitted without its song."""
-    found = np.zeros(len(rows))
+def unseen(rows: Sequence[Row], judge: str) -> dict[str, np.ndarray]:
+    """Each row's predictions by models that were fitted without its song, target by target."""
+    found = {target: np.zeros(len(rows)) for target in SCALES}
     for fold in folds(rows):
-        found[fold] = predictions(fit(part(rows, ~fold), judge, 0.0), part(rows, fold), target)
+        model = fit(part(rows, ~fold), judge, 0.0)
+        for target, values in found.items():
+            values[fold] = predictions(model, part(rows, fold), target)
     return found
 
 
 def with_intervals(model: Model, rows: Sequence[Row], judge: str) -> Model:
     """The model with conformal half widths from predictions of songs it was not fitted to, by strata of the value."""
-    targets = {}
-    for name, target in model.targets.items():
-        predicted = unseen(rows, judge, name)
+    targets, songs = {}, np.array([row.song for row in rows])
+    for name, predicted in unseen(rows, judge).items():
         wrong = np.abs(predicted - truths(rows, name))
         edges = np.quantile(predicted, np.arange(1, STRATA) / STRATA)
         stratum = np.searchsorted(edges, predicted)
-        halves = [conformal(wrong[stratum == number]) for number in range(STRATA)]
-        targets[name] = dataclasses.replace(target, edges=_short(edges), half_widths=_short(np.array(halves)))
+        halves = [conformal(wrong[stratum == number], songs[stratum == number]) for number in range(STRATA)]
+        targets[name] = dataclasses.replace(
+            model.targets[name], edges=_short(edges), half_widths=_short(np.array(halves))
+        )
     return dataclasses.replace(model, targets=targets)
 
 
-def conformal(wrong: np.ndarray) -> float:
-    """The error that is not exceeded by the next one with probability 0.9, if it is like these."""
-    rank = int(np.ceil((len(wrong) + 1) * COVERAGE))
-    return float(np.sort(wrong)[min(rank, len(wrong)) - 1])
+def conformal(wrong: np.ndarray, songs: np.ndarray) -> float:
+    """The error that the next song's output does not exceed with probability 0.9, if songs are like these.
+
+    Errors of one song are alike, so songs are what is counted: each has the same weight, and so has the next one, whose
+    error may be anything (hierarchical conformal prediction by pooled distributions: Dunn, Wasserman and Ramdas 2022,
+    "Distribution-free prediction sets for two-layer hierarchical models", JASA 118). The largest error where there are
+    too few songs.
+    """
+    names, which, counts = np.unique(songs, return_inverse=True, return_counts=True)
+    weight = 1.0 / counts[which] / (len(names) + 1)
+    order = np.argsort(wrong)
+    reached = np.cumsum(weight[order]) >= COVERAGE - 1e-9
+    return float(wrong[order[np.argmax(reached)]] if reached.any() else wrong.max())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from karaoke_sets import Mixture, outputs
+from karaoke_sets import Mixture, outputs, some
 
 from pipeline.audio.metrics import si_sdr
 from pipeline.audio.reader import ArrayReader
@@ -38,7 +38,7 @@ class Row:
 
     @property
     def mixture(self) -> str:
-        return f"{self.song} {self.level_db:+.0f} dB"
+        return f"{self.song} {self.level_db:+.1f} dB"
 
 
 class Kept:
@@ -90,8 +90,11 @@ def rows(
     separated: dict[str, Callable[[np.ndarray], np.ndarray]],
     judge: Judge,
     code: str,
+    *,
+    few: bool = False,
 ) -> Iterator[Row]:
-    """All rows of these mixtures. A backing without a voice has only do-nothing and the first separator's output."""
+    """The rows of these mixtures; `few` takes `some` outputs of each. A backing without a voice has only do-nothing and
+    the first separator's output."""
     for mixture in found:
         key = f"{code} {mixture.song} {mixture.level_db} {mixture.voice_kind}"
         folder = separated["spleeter"].folder.parent / "rows"
@@ -101,6 +104,7 @@ def rows(
             mix = mixture.mix
             if mixture.voice.any():
                 made = outputs(mixture, separated)
+                made = some(made, mixture) if few else made
             else:
                 made = {"do-nothing": mix, "spleeter": mix - separated["spleeter"](mix)}
             told = [
@@ -129,8 +133,8 @@ def code_version(repo: Path) -> str:
         *sorted((repo / "pipeline" / "karaoke").glob("*.py")),
         *sorted((repo / "benchmarks").glob("*.py")),
     ]
-    wanted = {"spectra.py", "decomposition.py", "common.py", "vocal_evidence.py", "evidence.py", "karaoke_sets.py",
-              "sung_voice.py", "karaoke_rows.py"}  # fmt: skip
+    wanted = {"spectra.py", "decomposition.py", "common.py", "vocal_evidence.py", "overlap.py", "evidence.py",
+              "karaoke_sets.py", "sung_voice.py", "karaoke_rows.py"}  # fmt: skip
     digest = hashlib.sha256()
     for path in files:
         if path.name in wanted:

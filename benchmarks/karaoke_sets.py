@@ -18,10 +18,31 @@ RATE = 44100
 SAMPLES = 247 * 2048
 """Length of an excerpt, 11.5 s: what Spleeter takes in one go."""
 LEVELS_DB = (-6.0, 0.0, 6.0)
+FURTHER = "further"
+"""The set of songs with many voices, of whose mixtures only `some` of the outputs are taken."""
+FURTHER_RANGES_DB = ((-8.0, -4.0), (-4.0, 0.0), (0.0, 4.0), (4.0, 8.0))
+"""Between which the levels of its mixtures are drawn."""
 ABSURD = ("do-nothing", "silence", "low-pass", "inverted centre")
 """Outputs no one would call a separation; the others count as realistic."""
+SUFFIXES = (".ogg", ".opus")
 VOICES = {
     "development": ("en_US_f_Allison", "fr_CA_f_June", "sung", "sung", "sung", "espeak:en", "espeak:de"),
+    FURTHER: (
+        "ru_RU_f_IvrvoiceRU",
+        "ru_RU_f_IvrvoiceRU melody",
+        "en_US_f_Allison melody",
+        "fr_CA_f_June melody",
+        "espeak:ru",
+        "espeak:pl melody",
+        "espeak:en melody",
+        "espeak:de melody",
+        "flite:slt",
+        "flite:rms",
+        "flite:awb melody",
+        "flite:rms melody",
+        "sung",
+        "sung",
+    ),
     "held out": ("it_IT_m_Carlo", "sung", "sung", "espeak:fr", "espeak:es"),
 }
 
@@ -55,7 +76,9 @@ def songs(folders: list[Path], most: int = 1000) -> list[Song]:
     found = []
     for folder in folders:
         files = sorted(
-            p for p in folder.rglob("*.ogg") if p.name != "guitar.ogg" and p.stat().st_size > 1_000_000
+            p
+            for p in folder.rglob("*")
+            if p.suffix in SUFFIXES and p.name != "guitar.ogg" and p.stat().st_size > 1_000_000
         )
         for path in files[:: max(1, -(-len(files) // most))]:
             guitar = path.with_name("guitar.ogg")
@@ -82,10 +105,15 @@ def _read(song: Song, start_s: float, samples: int) -> np.ndarray:
 
 def _voice(kind: str, folder: Path, seconds: float, rng: np.random.Generator) -> np.ndarray:
     dry = None
+    kind, melody = kind.removesuffix(" melody"), kind.endswith(" melody")
     if kind.startswith("espeak:"):
         dry = sung_voice.espeak(kind.split(":")[1], seconds, rng)
+    elif kind.startswith("flite:"):
+        dry = sung_voice.flite(kind.split(":")[1], seconds, rng)
     elif kind != "sung":
         dry = sung_voice.prompts(folder / "speech" / kind, seconds, rng)
+    if dry is not None and melody:
+        dry = sung_voice.on_a_melody(dry, rng)
     if dry is None:
         dry = sung_voice.sung(seconds, rng)
     return sung_voice.in_a_room(dry, rng)
@@ -95,7 +123,10 @@ def mixtures(part: list[Song], audio: Path, which: str, samples: int = SAMPLES) 
     """Of each song one mixture per level, at places and with voices drawn by its name, and the backing alone."""
     for song in part:
         rng = np.random.default_rng(zlib.crc32(song.name.encode()))
-        for level in (*LEVELS_DB, -np.inf):
+        levels = (
+            LEVELS_DB if which != FURTHER else tuple(rng.uniform(*range_db) for range_db in FURTHER_RANGES_DB)
+        )
+        for level in (*levels, -np.inf):
             backing = _read(song, float(rng.uniform(15, 75)), samples)
             kind = str(rng.choice(VOICES[which])) if np.isfinite(level) else "none"
             if kind == "none":
@@ -104,6 +135,16 @@ def mixtures(part: list[Song], audio: Path, which: str, samples: int = SAMPLES) 
             voice = _voice(kind, audio, samples / RATE + 0.01, rng)[:, :samples]
             gain = np.sqrt(np.mean(backing**2) / np.mean(voice**2)) * 10 ** (level / 20)
             yield Mixture(song.name, kind, level, backing, (voice * gain).astype(np.float32))
+
+
+def some(found: dict[str, np.ndarray], mixture: Mixture) -> dict[str, np.ndarray]:
+    """What backends handed out, nothing done and silence; of the other outputs a few, drawn by the mixture."""
+    always = [name for name in ("do-nothing", "silence", "spleeter", "midside") if name in found]
+    rng = np.random.default_rng(zlib.crc32(f"{mixture.song} {mixture.level_db} some".encode()))
+    absurd = [name for name in found if name in ABSURD and name not in always]
+    rest = [name for name in found if name not in always and name not in ABSURD]
+    drawn = [*rng.choice(rest, min(5, len(rest)), replace=False), *rng.choice(absurd, int(rng.integers(2)))]
+    return {name: found[name] for name in [*always, *map(str, drawn)]}
 
 
 def _filtered(audio: np.ndarray, hz: float) -> np.ndarray:

@@ -24,6 +24,8 @@ PHRASES = {
     "en": "Hold me close and never let me go, all the lights are burning in the window, and the river runs below.",
     "de": "Wenn der Mond am Himmel steht, singen wir ein altes Lied, und der Wind trägt es über das weite Feld.",
     "fr": "Je chante la nuit sous les étoiles, le vent emporte ma chanson, et la mer répond à ma voix.",
+    "ru": "Ночь тиха, горит огонь, песня льётся над рекой, и никто не знает, где кончается покой.",
+    "pl": "Śpiewam cicho w środku nocy, wiatr unosi moje słowa, a nad rzeką świeci księżyc.",
     "es": "Canta conmigo esta noche, que la luna nos espera, y el viento sabe tu nombre.",
 }
 
@@ -68,6 +70,61 @@ def espeak(language: str, seconds: float, rng: np.random.Generator) -> np.ndarra
         audio, rate = soundfile.read(path, dtype="float32")
     audio = soxr.resample(audio, rate, RATE)
     return np.tile(audio, int(seconds * RATE / len(audio)) + 1)[: int(seconds * RATE)]
+
+
+def flite(speaker: str, seconds: float, rng: np.random.Generator) -> np.ndarray | None:
+    """An English phrase by one of flite's speakers, slowly; None where it is not installed."""
+    program = shutil.which("flite")
+    if program is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "voice.wav")
+        stretch = f"duration_stretch={rng.uniform(1.0, 1.6):.2f}"
+        command = [program, "-voice", speaker, "--setf", stretch, "-t", PHRASES["en"], "-o", str(path)]
+        subprocess.run(command, check=True, capture_output=True)  # noqa: S603
+        audio, rate = soundfile.read(path, dtype="float32")
+    audio = soxr.resample(audio, rate, RATE)
+    return np.tile(audio, int(seconds * RATE / len(audio)) + 1)[: int(seconds * RATE)]
+
+
+def on_a_melody(spoken: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A spoken voice that sings: its spectral envelopes, half as fast, on harmonics of a melody with vibrato where it
+    was voiced and on noise where it was not. Float32 ``[samples]`` → the same length.
+
+    A channel vocoder (Dudley 1939) with cepstral envelopes; voiced is what is periodic between 80 and 400 Hz.
+    """
+    size, hop, stretch = 2048, 512, 2.0
+    window = np.hanning(size)
+    padded = np.pad(spoken, size)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop] * window
+    power = np.abs(np.fft.rfft(frames)) ** 2
+    correlation = np.fft.irfft(power)
+    periodic = correlation[:, RATE // 400 : RATE // 80].max(1) / (correlation[:, 0] + 1e-12)
+    cepstra = np.fft.irfft(0.5 * np.log(power + 1e-9 * power.max() + 1e-20))
+    cepstra[:, 70:-70] = 0
+    envelope = np.exp(np.fft.rfft(cepstra).real)
+    at = np.arange(len(frames)) / stretch
+    near = np.minimum(np.round(at).astype(int), len(frames) - 1)
+    envelope, voiced = envelope[near], np.clip((periodic[near] - 0.35) / 0.2, 0, 1)
+    tonic, steps = int(rng.integers(45, 64)), SCALES[str(rng.choice(list(SCALES)))]
+    notes, length = [], 0
+    while length < len(padded):
+        midi = tonic + int(rng.choice(steps)) + 12 * int(rng.random() < 0.2)
+        notes.append(np.full(int(rng.uniform(0.25, 0.8) * RATE), float(midi)))
+        length += len(notes[-1])
+    pitch = scipy.signal.lfilter([2e-3], [1, -(1 - 2e-3)], np.concatenate(notes)[: len(padded)] - notes[0][0])
+    t = np.arange(len(padded)) / RATE
+    pitch += notes[0][0] + rng.uniform(0.1, 0.5) * np.sin(2 * np.pi * rng.uniform(4.8, 6.2) * t)
+    hz = 440 * 2 ** ((pitch - 69) / 12)
+    phase = 2 * np.pi * np.cumsum(hz) / RATE
+    tone = sum(np.cos(n * phase) * (n * hz < 12000) for n in range(1, int(12000 / hz.min()) + 1))
+    noise = rng.standard_normal(len(padded))
+    out = np.zeros(len(padded))
+    for number, (gain, share) in enumerate(zip(envelope, voiced, strict=True)):
+        part = slice(number * hop, number * hop + size)
+        source = share * tone[part] * np.sqrt(hz[part] / RATE * 2) + (1 - share) * noise[part] * 0.6
+        out[part] += window * np.fft.irfft(gain * np.fft.rfft(window * source))
+    return out[size : size + len(spoken)].astype(np.float32)
 
 
 def in_a_room(dry: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What evidence was worth on known stems: a small regression, written by ``benchmarks/karaoke_score.py``.
 
 Per judge and target a ridge regression on the standardised signs and on their closeness to landmarks, which are
-mixtures' outputs of the training set: ``bias + z · linear + Σ w exp(-width |z - landmark|²)``. Intervals are
+mixtures' outputs of the training set: ``bias + z · linear + Σ w exp(-|(z - landmark) / lengths|² / 2)``. Intervals are
 split-conformal, their half width told by where the prediction lies (Lei et al. 2018, "Distribution-free predictive
 inference for regression", JASA 113; per stratum as Vovk's Mondrian predictors).
 """
@@ -52,7 +52,7 @@ class Model:
         signs: names of the signs it takes, in order.
         mean, scale: that standardise them.
         landmarks: standardised, ``[landmarks, signs]``.
-        width: of the closeness.
+        lengths: over which the closeness falls, for each sign.
         targets: ``sdr``, ``residual_vocal``, ``damage``.
         voice_db: level of the voice in the mix below which there is none to remove, dB.
     """
@@ -61,16 +61,17 @@ class Model:
     mean: list[float]
     scale: list[float]
     landmarks: list[list[float]]
-    width: float
+    lengths: list[float]
     targets: dict[str, Target]
     voice_db: float
 
     def basis(self, signs: np.ndarray) -> np.ndarray:
         """Standardised signs and closeness to the landmarks: ``[n, signs]`` → ``[n, signs + landmarks]``."""
         z = np.clip((signs - np.array(self.mean)) / np.array(self.scale), -REACH, REACH)
-        landmarks = np.array(self.landmarks).reshape(-1, z.shape[1])
-        distance = (z**2).sum(1)[:, None] + (landmarks**2).sum(1) - 2 * z @ landmarks.T
-        return np.hstack([z, np.exp(-self.width * distance)])
+        lengths = np.array(self.lengths)
+        near, landmarks = z / lengths, np.array(self.landmarks).reshape(-1, z.shape[1]) / lengths
+        distance = (near**2).sum(1)[:, None] + (landmarks**2).sum(1) - 2 * near @ landmarks.T
+        return np.hstack([z, np.exp(-0.5 * distance)])
 
     def predict(self, signs: Mapping[str, float], target: str) -> tuple[float, float, float]:
         """Prediction and its 90 % interval, each within the scale of the target.

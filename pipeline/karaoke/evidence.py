@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pipeline.audio.reader import AudioReader
 from pipeline.karaoke.common import Common, CommonSums, add_track
+from pipeline.karaoke.overlap import JudgedSums, OverlapSums
 from pipeline.karaoke.spectra import (
     GROUP,
     GROUPS_PER_BLOCK,
@@ -92,6 +93,7 @@ class _Pass:
         self.common, self.centre = CommonSums(), VocalSums()
         self.sums: Counter[str] = Counter()
         self.moves = LevelMoments()
+        self.overlap = OverlapSums()
         self.vocal: list[Tensor] = []
 
     def add(self, mix: Tensor, instrumental: Tensor) -> None:
@@ -124,6 +126,7 @@ class _Pass:
                 self.vocal.append(vocal.unflatten(0, (-1, GROUP)).sum(1).double())
         self.sums.update({name: float(value) for name, value in found.items()})
         self.moves.add(y, r, x)
+        self.overlap.add(pair)
 
     def signs(self) -> dict[str, float]:
         s, mix = self.sums, self.sums["mix"]
@@ -139,7 +142,8 @@ class _Pass:
             weight = s[f"{name}_pitch_weight"] + FLOOR * s["mix_pitch_weight"] + 1e-20
             found[f"pitch_{name}"] = s[f"{name}_pitch"] / weight
         found["moves_together"] = self.moves.correlation()
-        return found
+        found["removed_width"] = decibels(s["side_removed"], s["removed"], mix)
+        return found | self.overlap.evidence()
 
 
 def excerpts(vocal: np.ndarray, seconds: float) -> list[int]:
@@ -206,7 +210,7 @@ def _heard(
     mix: AudioReader, instrumental: AudioReader, judge: Judge, vocal: np.ndarray
 ) -> tuple[dict[str, float], float]:
     """What the judge hears in the most vocal excerpts, and the level of the voice there."""
-    sums, pitch, moves = VocalSums(), PitchSums(), LevelMoments()
+    sums, pitch, moves, judged = VocalSums(), PitchSums(), LevelMoments(), JudgedSums()
     length = min(EXCERPT_GROUPS, group_count(mix.samples)) * GROUP
     for first in excerpts(vocal, mix.samples / SAMPLE_RATE):
         start = first * GROUP * HOP_LENGTH - HOP_LENGTH
@@ -217,7 +221,9 @@ def _heard(
         sums.add(both, voice, refound)
         pitch.add(x, y, voice)
         moves.add(both.y, power(voice), both.x)
-    return sums.evidence() | pitch.evidence() | {"moves": moves.correlation()}, sums.voice_db()
+        judged.add(both, voice, refound)
+    found = sums.evidence() | pitch.evidence() | judged.evidence() | {"moves": moves.correlation()}
+    return found, sums.voice_db()
 
 
 def _checked(judge: Judge, samples: np.ndarray) -> Tensor:

@@ -144,6 +144,11 @@ def periodicity(correlation: Tensor) -> Tensor:
     return correlation[:, SHORTEST_LAG:LONGEST_LAG].amax(-1) / correlation[:, 0].clamp(min=1e-20)
 
 
+def pitch_lags(correlation: Tensor) -> Tensor:
+    """Period of each frame's strongest pitch of a voice, samples: ``[frames, N_FFT]`` → int64 ``[frames, 1]``."""
+    return correlation[:, SHORTEST_LAG:LONGEST_LAG].argmax(-1, keepdim=True) + SHORTEST_LAG
+
+
 class LevelMoments:
     """How the levels of two signals move together over time, band by band."""
 
@@ -178,7 +183,7 @@ class PitchSums:
     def add(self, mix: Tensor, instrumental: Tensor, voice: Tensor) -> None:
         """Further spectra, complex ``[2, frames, bins]``."""
         sung = autocorrelation(voice)
-        lag = sung[:, SHORTEST_LAG:LONGEST_LAG].argmax(-1, keepdim=True) + SHORTEST_LAG
+        lag = pitch_lags(sung)
         weight = sung.gather(-1, lag)[:, 0].clamp(min=0)
         found = {"weight": weight.sum()}
         for name, spectra in {"mix": mix, "left": instrumental, "removed": mix - instrumental}.items():
