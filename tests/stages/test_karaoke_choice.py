@@ -143,6 +143,19 @@ def test_a_song_that_ends_early_has_a_score_beyond_its_calibration(made, method,
     assert all("ends at 3." in step["reason"] or "ends at 4.0" in step["reason"] for step in told)
 
 
+@pytest.mark.parametrize(("method", "cautious"), [("spleeter", True), ("midside", False)])
+def test_a_song_without_a_stereo_image_has_a_score_beyond_its_calibration(made, method, cautious):
+    wide = song(-3) + 0.001 * noise()
+    found = made(
+        {"wide.wav": wide, "narrow.wav": song(-40) + 0.001 * noise(), "mono.wav": wide[:, :1]}, method
+    )
+    assert cautions(found["wide.wav"]) == []
+    for name, words in (("narrow.wav", "nearly the same"), ("mono.wav", "is mono")):
+        told = cautions(found[name])
+        assert len(told) == cautious
+        assert all(words in step["reason"] for step in told)
+
+
 def noise() -> np.ndarray:
     return np.random.default_rng(0).uniform(-1, 1, (SECONDS * RATE, 2)).astype(np.float32)
 
