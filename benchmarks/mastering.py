@@ -199,7 +199,7 @@ def match(all_: Contenders, music: dict[str, np.ndarray]) -> Iterator[Table]:
         peak = worst([measures.true_peak_db(audio) for audio in made.values()])
         return [*distances, f"{max(errors):.2f}", peak, *_after_codecs(list(made.values()))]
 
-    for name in all_.among(*peers.MATCH, peers.OURS):
+    for name in all_.among(*peers.MATCH, peers.OURS, peers.CHECKED):
         table.row(name, lambda name=name: row(name))
     yield table
 

@@ -62,16 +62,22 @@ def loud(audio: np.ndarray, rate: int, *, lufs: float, ceiling_db: float) -> Res
 
 def loud_checked(audio: np.ndarray, rate: int, *, lufs: float, ceiling_db: float) -> Result:
     """The same, rendered again until its encodes at 128 kbit/s do not clip; out of the file that was written."""
-    import soundfile
-
-    from pipeline.audio.song_formats import SongFormat
-    from pipeline.mastering.delivery import Delivery
     from pipeline.mastering.presets import Preset
     from pipeline.mastering.wish import Wish
 
     plain = Preset(lufs=lufs, balance=0.0, ratio=1.0, max_compression_db=0.0, max_gr_db=24.0)
-    wish = Wish(plain, ceiling_dbtp=ceiling_db)
-    with tempfile.TemporaryDirectory() as folder, _mastering(audio, rate, wish, {}, ()) as mastering:
+    with _mastering(audio, rate, Wish(plain, ceiling_dbtp=ceiling_db), {}, ()) as mastering:
+        return _delivered(mastering)
+
+
+def _delivered(mastering: Mastering) -> Result:
+    """A file whose trial encodes were heard, read again."""
+    import soundfile
+
+    from pipeline.audio.song_formats import SongFormat
+    from pipeline.mastering.delivery import Delivery
+
+    with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "master.flac"
         done = Delivery(mastering, SongFormat("flac"), encodes=("mp3", "m4a")).to(file, Path(folder))
         samples, _ = soundfile.read(file, dtype="float32", always_2d=True)
@@ -88,6 +94,17 @@ def match(audio: np.ndarray, rate: int, *, reference: np.ndarray) -> Result:
     found = heard_reference(ArrayReader(reference), rate, "reference")
     clock.done("reference")
     return _mastered(audio, rate, wish, references=[found], clock=clock)
+
+
+def match_checked(audio: np.ndarray, rate: int, *, reference: np.ndarray) -> Result:
+    """The same, rendered again until its encodes at 128 kbit/s do not clip."""
+    from pipeline.audio.reader import ArrayReader
+    from pipeline.mastering.song import reference as heard_reference
+
+    wish = replace(_wish("adaptive"), mode="reference")
+    found = heard_reference(ArrayReader(reference), rate, "reference")
+    with _mastering(audio, rate, wish, {}, [found]) as mastering:
+        return _delivered(mastering)
 
 
 def preset(audio: np.ndarray, rate: int, *, name: str) -> Result:
@@ -185,6 +202,7 @@ JOBS: dict[str, Callable[..., Any]] = {
     "loud": loud,
     "loud checked": loud_checked,
     "match": match,
+    "match checked": match_checked,
     "preset": preset,
     "in pieces": in_pieces,
     "memory": memory,

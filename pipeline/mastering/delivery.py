@@ -202,7 +202,8 @@ class Delivery:
             rendered = self.mastering.render(plan, spool.write, start, stop)
             left_out = self._encode(spool, file, plan)
             checks = self._checks(spool, file, plan)
-        return _Attempt(mark, plan, rendered, left_out, checks, self._off(checks, plan, mark.given_up))
+        off = self._off(checks, plan, mark.given_up)
+        return _Attempt(mark, plan, rendered, left_out=left_out, checks=checks, off=off)
 
     def _delivered(self, attempt: _Attempt, whole: Plan, rounds: int) -> Delivered:
         plan, checks, mark = attempt.plan, attempt.checks, attempt.mark
