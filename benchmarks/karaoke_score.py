@@ -11,7 +11,7 @@ Further songs (--further) have other voices, sung and spoken by other synthesize
 Songs of both are predicted by models that were fitted without them (folds by song, and the intervals inside the
 rest likewise); held-out songs with held-out voices by the calibration itself. Nothing was chosen by the latter.
 
-    python benchmarks/karaoke_score.py --audio ../shared/audio --cache FOLDER
+    python benchmarks/karaoke_score.py --more-music FOLDER ... --cache FOLDER
     python benchmarks/karaoke_score.py --more-music FOLDER ... --further FOLDER ... --held-out FOLDER ... \
         --cache FOLDER --write
 
@@ -49,6 +49,7 @@ JUDGES = ("spleeter", numbers.NO_JUDGE)
 TARGETS = {"sdr": "SI-SDR", "residual_vocal": "residual voice", "damage": "damage"}
 IN_FOLDS = {"development": " in folds", FURTHER: " in folds", "held out": ""}
 LONG_SECONDS = 240
+LEAST_SONGS = 3
 
 
 def voice_threshold(found: Sequence[Row], judge: str) -> float:
@@ -184,7 +185,16 @@ def print_cost(folder: Path, judge: Judge, backend: object) -> None:
         print(f"| score, {name} | {spent:.1f} | {spent / separation:.2f} |")
 
 
-def main() -> None:
+def share(typed: str) -> tuple[int, int]:
+    """``1/2`` → 1, 2. Raises `ValueError`, of which argparse makes its line."""
+    number, count = (int(digits) for digits in typed.split("/"))
+    if not 1 <= number <= count:
+        raise ValueError(typed)
+    return number, count
+
+
+def arguments() -> argparse.Namespace:
+    """What was typed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -207,13 +217,52 @@ def main() -> None:
         "--cache", type=Path, required=True, help="folder that keeps separations and evidence"
     )
     parser.add_argument("--write", action="store_true", help="replace pipeline/karaoke/calibration.json")
-    parser.add_argument("--part", help="such as 1/2: gather that share of the evidence, and no more")
+    parser.add_argument(
+        "--part", type=share, help="such as 1/2: gather that share of the evidence, and no more"
+    )
     parser.add_argument("--no-cost", action="store_true", help="leave out the timing")
     options = parser.parse_args()
     if not (options.audio / "music").is_dir():
         parser.error(
             f"there is no music in {options.audio}: name a folder with music/ and speech/ by --audio"
         )
+    return options
+
+
+def print_tables(
+    found: dict[str, list[Row]], fitted: Sequence[Row], models: dict[str, numbers.Model]
+) -> None:
+    """All figures of all sets: of those that were fitted by models without the song, of the others by the models."""
+    own = np.arange(len(fitted)) < len(found["development"])
+    unseen = {name: in_folds(fitted, name) for name in JUDGES}
+    told = {
+        "development": {name: values[own] for name, values in unseen.items()},
+        FURTHER: {name: values[~own] for name, values in unseen.items()},
+        "held out": {name: answers(models, found["held out"], name) for name in JUDGES},
+    }
+    sets = {which: part for which, part in found.items() if part}
+    print("| set, judge | outputs | mean error, dB | of all | ρ | ρ in a mixture | 90 % interval holds |"
+          " its width, dB | do-nothing, silence first | null |")  # fmt: skip
+    print("| --- " * 10 + "|")
+    for which, part in sets.items():
+        for name in JUDGES:
+            print(line(f"{which}{IN_FOLDS[which]}, {name}", part, told[which][name]))
+        print(common_line(f"{which}, common formula", part))
+    print("\n| set | judge | what | mean error, dB | ρ |\n| --- | --- | --- | --- | --- |")
+    print_other_targets(fitted, {}, "in folds")
+    if found["held out"]:
+        print_other_targets(found["held out"], models, "held out")
+    for which, part in sets.items():
+        print(f"\n{which}{IN_FOLDS[which]}:")
+        print_outputs(part, told[which]["spleeter"])
+    for which, part in sets.items():
+        alone = {row.song: row.evidence.voice_db for row in part if row.voice_kind == "none"}
+        heard = [name for name, level in alone.items() if level >= models["spleeter"].voice_db]
+        print(f"\n{which}: voice heard in {len(heard)} of {len(alone)} backings alone {heard or ''}")
+
+
+def main() -> None:
+    options = arguments()
     separated, judge = setup(options.cache)
     code = code_version(REPO)
     parts = {
@@ -221,8 +270,13 @@ def main() -> None:
         FURTHER: songs(options.further, options.most_further),
         "held out": songs(options.held_out, options.most_held_out),
     }
+    songs_known = len(parts["development"]) + len(parts[FURTHER])
+    if songs_known < LEAST_SONGS:
+        raise SystemExit(
+            f"{songs_known} songs are too few for folds inside of folds: name more of them by --more-music FOLDER"
+        )
     if options.part:
-        number, count = (int(digits) for digits in options.part.split("/"))
+        number, count = options.part
         parts = {which: part[number - 1 :: count] for which, part in parts.items()}
     found = {
         which: list(rows(mixtures(part, options.audio, which), separated, judge, code, few=which == FURTHER))
@@ -232,36 +286,12 @@ def main() -> None:
         print(f"kept in {options.cache}: {sum(map(len, found.values()))} outputs")
         return
     fitted = found["development"] + found[FURTHER]
-    own = np.arange(len(fitted)) < len(found["development"])
-    unseen = {name: in_folds(fitted, name) for name in JUDGES}
     models = {name: calibrated(fitted, name) for name in JUDGES}
     for which, part in parts.items():
         print(
             f"{which}: {len(part)} songs, {len(found[which])} outputs: {', '.join(song.name for song in part)}\n"
         )
-    told = {which: {name: told[mask] for name, told in unseen.items()} for which, mask in
-            (("development", own), (FURTHER, ~own))}  # fmt: skip
-    told["held out"] = {name: answers(models, found["held out"], name) for name in JUDGES}
-    print("| set, judge | outputs | mean error, dB | of all | ρ | ρ in a mixture | 90 % interval holds |"
-          " its width, dB | do-nothing, silence first | null |")  # fmt: skip
-    print("| --- " * 10 + "|")
-    for which, part in found.items():
-        if part:
-            for name in JUDGES:
-                print(line(f"{which}{IN_FOLDS[which]}, {name}", part, told[which][name]))
-            print(common_line(f"{which}, common formula", part))
-    print("\n| set | judge | what | mean error, dB | ρ |\n| --- | --- | --- | --- | --- |")
-    print_other_targets(fitted, {}, "in folds")
-    if found["held out"]:
-        print_other_targets(found["held out"], models, "held out")
-    for which, part in found.items():
-        if part:
-            print(f"\n{which}{IN_FOLDS[which]}:")
-            print_outputs(part, told[which]["spleeter"])
-    for which, part in found.items():
-        alone = {row.song: row.evidence.voice_db for row in part if row.voice_kind == "none"}
-        heard = [name for name, level in alone.items() if level >= models["spleeter"].voice_db]
-        print(f"\n{which}: voice heard in {len(heard)} of {len(alone)} backings alone {heard or ''}")
+    print_tables(found, fitted, models)
     if not options.no_cost:
         print_cost(options.audio, Judge("spleeter", judge.vocals.now), judge.vocals.backend)
     if options.write:

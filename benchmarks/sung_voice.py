@@ -58,30 +58,26 @@ def prompts(speaker: Path, seconds: float, rng: np.random.Generator) -> np.ndarr
 
 def espeak(language: str, seconds: float, rng: np.random.Generator) -> np.ndarray | None:
     """A phrase by espeak-ng, slowly and at a pitch of its own; None where it is not installed."""
-    program = shutil.which("espeak-ng")
-    if program is None:
-        return None
     variant = f"{language}+{rng.choice(['f2', 'f4', 'm3', 'm7'])}"
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "voice.wav")
-        pitch, speed = str(rng.integers(30, 90)), str(rng.integers(90, 150))
-        command = [program, "-v", variant, "-p", pitch, "-s", speed, "-w", str(path), PHRASES[language]]
-        subprocess.run(command, check=True, capture_output=True)  # noqa: S603
-        audio, rate = soundfile.read(path, dtype="float32")
-    audio = soxr.resample(audio, rate, RATE)
-    return np.tile(audio, int(seconds * RATE / len(audio)) + 1)[: int(seconds * RATE)]
+    pitch, speed = str(rng.integers(30, 90)), str(rng.integers(90, 150))
+    command = ["espeak-ng", "-v", variant, "-p", pitch, "-s", speed, PHRASES[language], "-w"]
+    return _spoken_by(command, seconds)
 
 
 def flite(speaker: str, seconds: float, rng: np.random.Generator) -> np.ndarray | None:
     """An English phrase by one of flite's speakers, slowly; None where it is not installed."""
-    program = shutil.which("flite")
+    stretch = f"duration_stretch={rng.uniform(1.0, 1.6):.2f}"
+    return _spoken_by(["flite", "-voice", speaker, "--setf", stretch, "-t", PHRASES["en"], "-o"], seconds)
+
+
+def _spoken_by(command: list[str], seconds: float) -> np.ndarray | None:
+    """What a program writes into the file that is named behind its arguments, over and over; None without it."""
+    program = shutil.which(command[0])
     if program is None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "voice.wav")
-        stretch = f"duration_stretch={rng.uniform(1.0, 1.6):.2f}"
-        command = [program, "-voice", speaker, "--setf", stretch, "-t", PHRASES["en"], "-o", str(path)]
-        subprocess.run(command, check=True, capture_output=True)  # noqa: S603
+        subprocess.run([program, *command[1:], str(path)], check=True, capture_output=True)  # noqa: S603
         audio, rate = soundfile.read(path, dtype="float32")
     audio = soxr.resample(audio, rate, RATE)
     return np.tile(audio, int(seconds * RATE / len(audio)) + 1)[: int(seconds * RATE)]

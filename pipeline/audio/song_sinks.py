@@ -65,7 +65,7 @@ class Part:
         return self._out.seek(offset + self._start if whence == 0 else offset, whence) - self._start
 
 
-class _FFmpeg:
+class FFmpegEncoder:
     """An encoder of FFmpeg; without a muxer ``encode`` returns bare packets."""
 
     def __init__(self, codec: str, sample_rate: int, channels: int, form: str) -> None:
@@ -97,7 +97,7 @@ class _Muxed:
         self,
         out: object,
         muxer: tuple[str, dict[str, str]],
-        encoder: _FFmpeg,
+        encoder: FFmpegEncoder,
         options: dict[str, str],
         bit_rate: int,
     ) -> None:
@@ -140,7 +140,7 @@ class Mp3Sink(_Muxed):
         if form.quality is not None:
             options |= {"flags": "+bitexact+qscale", "global_quality": str(round(form.quality * _LAMBDA))}
         rate = 0 if form.quality is not None else form.bits_per_second(sample_rate, channels)
-        encoder = _FFmpeg("libmp3lame", sample_rate, channels, "fltp")
+        encoder = FFmpegEncoder("libmp3lame", sample_rate, channels, "fltp")
         super().__init__(
             self.part, ("mp3", {"id3v2_version": "0", "write_id3v1": "0"}), encoder, options, rate
         )
@@ -196,7 +196,7 @@ class OpusSink(_Muxed):
         self, out: BinaryIO, form: SongFormat, sample_rate: int, channels: int, tags: SongTags
     ) -> None:
         self.pages = OggRewriter(out, lambda vendor: vorbis_comments(tags.texts, tags.pictures, vendor))
-        encoder = _FFmpeg("libopus", sample_rate, channels, "flt")
+        encoder = FFmpegEncoder("libopus", sample_rate, channels, "flt")
         super().__init__(self.pages, ("ogg", {}), encoder, {}, form.bits_per_second(sample_rate, channels))
 
     def finish(self, samples: int) -> None:
@@ -224,7 +224,7 @@ class M4aSink(_Muxed):
     ) -> None:
         self.out, self.tags = out, tags
         self.part = Part(out)
-        encoder = _FFmpeg("aac", sample_rate, channels, "fltp")
+        encoder = FFmpegEncoder("aac", sample_rate, channels, "fltp")
         # In the default clock of milliseconds an edit list is not exact.
         muxer = ("ipod", {"movie_timescale": str(sample_rate)})
         super().__init__(self.part, muxer, encoder, {}, form.bits_per_second(sample_rate, channels))
@@ -274,7 +274,7 @@ class FlacSink:
         self.quantizer = Quantizer(bits)
         # FFmpeg takes 24 bits as the upper ones of 32.
         self.shift, self.type = (8, np.int32) if bits == 24 else (0, np.int16)
-        self.encoder = _FFmpeg("flac", sample_rate, channels, "s32" if bits == 24 else "s16")
+        self.encoder = FFmpegEncoder("flac", sample_rate, channels, "s32" if bits == 24 else "s16")
         self.context = av.CodecContext.create("flac", "w")
         self.context.sample_rate, self.context.time_base = sample_rate, Fraction(1, sample_rate)
         self.context.layout, self.context.format = self.encoder.layout, self.encoder.form

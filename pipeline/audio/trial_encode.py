@@ -7,8 +7,8 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from pipeline.audio.song_formats import LAYOUTS, SongFormat
-from pipeline.audio.song_sinks import explained
+from pipeline.audio.song_formats import SongFormat
+from pipeline.audio.song_sinks import FFmpegEncoder, explained
 
 # By format: encoder, its sample format, and decoder.
 _CODECS = {
@@ -38,18 +38,17 @@ class TrialEncode:
     def __init__(self, form: SongFormat, sample_rate: int, channels: int, *, later: float = 0.0) -> None:
         form.check(sample_rate, channels)
         self.form, self.sample_rate, self.channels = form, sample_rate, channels
-        encoder, self._type, decoder = _CODECS[form.name]
-        self._clock = Fraction(1, sample_rate)
+        encoder, kind, decoder = _CODECS[form.name]
+        self._frames = FFmpegEncoder(encoder, sample_rate, channels, kind)
         with explained(form, sample_rate, channels):
             self._encoder = av.CodecContext.create(encoder, "w")
-            self._encoder.sample_rate, self._encoder.time_base = sample_rate, self._clock
-            self._encoder.layout, self._encoder.format = LAYOUTS[channels], self._type
+            self._encoder.sample_rate, self._encoder.time_base = sample_rate, Fraction(1, sample_rate)
+            self._encoder.layout, self._encoder.format = self._frames.layout, kind
             self._encoder.bit_rate = form.bits_per_second(sample_rate, channels)
             self._encoder.open()
             self._decoder = av.CodecContext.create(decoder, "r")
             if self._encoder.extradata:
                 self._decoder.extradata = self._encoder.extradata
-        self._position = 0
         self._lead = np.zeros((channels, round(later * self._encoder.frame_size)), np.float32)
 
     def push(self, samples: np.ndarray) -> np.ndarray:
@@ -59,30 +58,15 @@ class TrialEncode:
         if not samples.shape[1]:
             return samples
         with explained(self.form, self.sample_rate, self.channels):
-            return self._decoded(self._encoder.encode(self._frame(samples)))
+            return self._decoded(self._encoder.encode(self._frames.frame(samples)))
 
     def finish(self) -> np.ndarray:
         """The rest; nothing may follow."""
         with explained(self.form, self.sample_rate, self.channels):
             return self._decoded([*self._encoder.encode(None), None])
 
-    def _frame(self, samples: np.ndarray) -> av.AudioFrame:
-        planes = samples if self._type.endswith("p") else samples.T.reshape(1, -1)
-        frame = av.AudioFrame.from_ndarray(
-            np.ascontiguousarray(planes), format=self._type, layout=LAYOUTS[self.channels]
-        )
-        frame.sample_rate, frame.time_base, frame.pts = self.sample_rate, self._clock, self._position
-        self._position += samples.shape[1]
-        return frame
-
     def _decoded(self, packets: list[av.Packet | None]) -> np.ndarray:
         frames = [frame for packet in packets for frame in self._decoder.decode(packet)]
-        parts = [self._planar(frame) for frame in frames]
+        # All three decoders hand out planes of floats.
+        parts = [frame.to_ndarray() for frame in frames]
         return np.concatenate([np.zeros((self.channels, 0), np.float32), *parts], axis=1)
-
-    def _planar(self, frame: av.AudioFrame) -> np.ndarray:
-        values = frame.to_ndarray()
-        planes = values if frame.format.is_planar else values.reshape(-1, self.channels).T
-        whole = np.issubdtype(planes.dtype, np.integer)
-        scale = np.float32(1.0 / (1 << (8 * planes.dtype.itemsize - 1))) if whole else np.float32(1.0)
-        return planes.astype(np.float32) * scale

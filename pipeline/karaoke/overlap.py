@@ -9,6 +9,7 @@ Wiener's estimate), so the overlap alone tells how good even a good mask can hav
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -21,6 +22,34 @@ LOW, MIDDLE = slice(0, 5), slice(5, 11)
 APART = 10.0
 """A cell is one signal's alone where it has so many times the energy of the other."""
 _TINY = 1e-6
+# Sign → the sums whose ratio it is, in dB.
+_RATIOS = {
+    "ambiguous": ("both", "left"),
+    "under": ("under", "removed"),
+    "over": ("over", "removed"),
+    "under_of_left": ("under", "left"),
+    "over_of_left": ("over", "left"),
+    "apart_left": ("apart_left", "left"),
+    "apart_removed": ("apart_removed", "removed"),
+}
+_JUDGED_RATIOS = {
+    "posterior": ("backing", "posterior"),
+    "wrong": ("wrong", "backing"),
+    "wrong_low": ("wrong_low", "backing"),
+    "wrong_mid": ("wrong_mid", "backing"),
+    "rest_sdr": ("rest", "refound"),
+    "refound_loud": ("refound_loud", "left_loud"),
+    "refound_low": ("refound_low", "left"),
+    "refound_in": ("refound_in", "left_in"),
+    "refound_least": ("least", "left"),
+    "removed_apart": ("removed_apart", "backing"),
+    "voice_apart": ("voice_apart", "voice"),
+}
+
+
+def _ratios(sums: Mapping[str, float], signs: Mapping[str, tuple[str, str]]) -> dict[str, float]:
+    """Ratios of sums in dB."""
+    return {name: decibels(sums[one], sums[other], sums["mix"]) for name, (one, other) in signs.items()}
 
 
 def _gains(product: Tensor, energy: Tensor, mix: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,21 +89,10 @@ class OverlapSums:
         """Cosines, -1 to 1, and ratios in dB, -40 to 40."""
         s, mix = self._sums, self._sums["mix"]
         floor = _TINY * mix + 1e-20
-
-        def db(one: str, other: str) -> float:
-            return decibels(s[one], s[other], mix)
-
-        return {
+        return _ratios(s, _RATIOS) | {
             "in_phase": s["product"] / (s["both"] + floor),
             "phase": s["in_or_out"] / (s["both"] + floor),
             "overlap": s["product"] / ((s["left"] * s["removed"]) ** 0.5 + floor),
-            "ambiguous": db("both", "left"),
-            "under": db("under", "removed"),
-            "over": db("over", "removed"),
-            "under_of_left": db("under", "left"),
-            "over_of_left": db("over", "left"),
-            "apart_left": db("apart_left", "left"),
-            "apart_removed": db("apart_removed", "removed"),
         }
 
 
@@ -122,24 +140,9 @@ class JudgedSums:
         """Cosines and correlations, -1 to 1, and ratios in dB, -40 to 40."""
         s, mix = self._sums, self._sums["mix"]
         floor = _TINY * mix + 1e-20
-
-        def db(one: str, other: str) -> float:
-            return decibels(s[one], s[other], mix)
-
-        return {
-            "posterior": db("backing", "posterior"),
-            "wrong": db("wrong", "backing"),
-            "wrong_low": db("wrong_low", "backing"),
-            "wrong_mid": db("wrong_mid", "backing"),
-            "rest_sdr": db("rest", "refound"),
+        return _ratios(s, _JUDGED_RATIOS) | {
             "refound_cosine": s["refound_removed"] / ((s["refound"] * s["removed"]) ** 0.5 + floor),
-            "refound_loud": db("refound_loud", "left_loud"),
-            "refound_low": db("refound_low", "left"),
             "refound_pitch": s["pitch"] / (s["pitched"] + floor),
-            "refound_in": db("refound_in", "left_in"),
-            "refound_least": db("least", "left"),
-            "removed_apart": db("removed_apart", "backing"),
-            "voice_apart": db("voice_apart", "voice"),
             "refound_moves": self._moves.correlation(),
             "refound_removed_moves": self._removed_moves.correlation(),
         }

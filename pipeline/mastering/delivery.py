@@ -107,20 +107,20 @@ class _Attempt:
         return self.excess_db <= 0.0
 
     @property
-    def made_up(self) -> float:
+    def to_make_up(self) -> float:
         """LU to make up for in the next round."""
         return min(_MOST_MADE_UP_LU, max(-_MOST_MADE_UP_LU, self.mark.made_up - self.off))
 
     @property
     def done(self) -> bool:
-        return self.below and (abs(self.off) <= _LOUDNESS_LU or self.made_up == self.mark.made_up)
+        return self.below and (abs(self.off) <= _LOUDNESS_LU or self.to_make_up == self.mark.made_up)
 
     def lower(self, number: int) -> _Mark:
         """For the round behind this one, the ``number``-th, which was too high or is not settled yet."""
         margin = _MARGINS_DB[min(number, len(_MARGINS_DB)) - 1]
         lower = 0.0 if self.below else self.excess_db + margin
         given_up = self.mark.given_up + (lower if number > _ROUNDS_AS_LOUD else 0.0)
-        return _Mark(self.mark.ceiling_dbtp - lower, given_up, self.made_up)
+        return _Mark(self.mark.ceiling_dbtp - lower, given_up, self.to_make_up)
 
     def towards(self, high: _Attempt, *, most: float = 1.0) -> _Mark | None:
         """From one that did towards one that was too high: so far that it should just do, if peaks went with the
@@ -131,7 +131,7 @@ class _Attempt:
             return None
         ceiling = self.mark.ceiling_dbtp + share * way
         given_up = self.mark.given_up + share * (high.mark.given_up - self.mark.given_up)
-        return _Mark(ceiling, given_up, self.made_up)
+        return _Mark(ceiling, given_up, self.to_make_up)
 
 
 class Delivery:

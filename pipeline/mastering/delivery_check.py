@@ -20,7 +20,7 @@ TRIAL_BIT_RATE = 128_000
 TRIAL_DBTP = 0.0
 """What a decoder may make of a trial encode: full scale."""
 GRIDS = (0.0, 0.25)
-"""Frames by which the song begins later in an encode on trial. Songs limited hard peak up to 0.6 dB higher or lower on
+"""Frames by which the song begins later in an encode on trial. Songs limited hard peak up to 1.1 dB higher or lower on
 another grid; of MP3, whose granule is half a frame, halves are the same grid."""
 
 
@@ -88,7 +88,7 @@ class _Trial:
 
     def __init__(self, name: str, sample_rate: int, channels: int, later: float) -> None:
         form = SongFormat(name, bit_rate=TRIAL_BIT_RATE)
-        self._folded = min(2, channels) < channels
+        self._folded = channels > 2
         held = min(2, held_channels(form, channels))
         rate = held_rate(form, sample_rate, held)
         self._resampler = StreamResampler(sample_rate, rate, held)

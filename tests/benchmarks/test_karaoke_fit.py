@@ -24,13 +24,17 @@ def rows() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return z, true, songs
 
 
+def _telling(scales: karaoke_kernel.Scales) -> np.ndarray:
+    """How much each sign moves the prediction."""
+    return (scales.height / scales.lengths) ** 2 + scales.slopes**2
+
+
 def test_lengths_and_slopes_tell_the_signs_that_count(rows):
     z, true, songs = rows
     scales = karaoke_kernel.learned(z, true, np.ones(len(z)), songs)
     assert np.argmin(scales.lengths) == 0
     assert scales.lengths[0] < 0.3 * np.min(scales.lengths[2:])
-    telling = (scales.height / scales.lengths) ** 2 + scales.slopes**2
-    assert set(np.argsort(-telling)[:2]) == {0, 1}
+    assert set(np.argsort(-_telling(scales))[:2]) == {0, 1}
     assert scales.noise < 1.0
 
 
@@ -39,9 +43,11 @@ def test_what_a_song_has_of_its_own_is_not_taken_for_what_signs_say(rows):
     z, true, songs = rows
     own = np.random.default_rng(3).standard_normal(20)[songs] * 3
     told = np.column_stack([z, songs / 6.0 - 1.7])
-    scales = karaoke_kernel.learned(told, true + own, np.ones(len(z)), songs)
-    telling = (scales.height / scales.lengths) ** 2 + scales.slopes**2
-    assert telling[8] < 0.2 * telling[0]
+    known, unknown = (
+        karaoke_kernel.learned(told, true + own, np.ones(len(z)), of) for of in (songs, np.arange(len(z)))
+    )
+    assert _telling(known)[8] < 0.1 * _telling(unknown)[8]
+    assert known.noise < 1.0 < unknown.noise
 
 
 def test_an_interval_holds_for_new_songs():
