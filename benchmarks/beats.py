@@ -57,7 +57,8 @@ def speeds(tracker: BeatTracker, samples: np.ndarray, song: np.ndarray | None) -
     frames, front_end = frame_count(samples.shape[1]), FrontEnd()
     inputs = front_end.features(audio, 0, frames)[None]
     start = tracker.ensemble.start(1)
-    [odds] = tracker.activations([audio])
+    [heard] = tracker.hear([audio])
+    odds = heard.activations()
     options = BeatOptions()
     spaces = [
         Space(m, intervals_of(options.min_bpm, options.max_bpm, FRAMES_PER_SECOND)) for m in options.meters
@@ -67,7 +68,7 @@ def speeds(tracker: BeatTracker, samples: np.ndarray, song: np.ndarray | None) -
         "inputs": quickest(lambda: front_end.features(audio, 0, frames)),
         "three networks": quickest(lambda: tracker.ensemble(inputs, start)),
         "decoding, three meters": quickest(lambda: decode(odds, spaces, PATIENCE_FRAMES)),
-        "all that comes of the odds": quickest(lambda: tracker.beats(audio, odds)),
+        "all that comes of what is heard": quickest(lambda: tracker.beats(audio, heard)),
         "the whole product": whole,
     }
     print("| step | × real time |\n| --- | ---: |")
@@ -163,7 +164,7 @@ def main() -> None:
         noise = np.random.default_rng(0).standard_normal(len(pulse))
         samples, song = (0.3 * noise * np.exp(-pulse / 1000))[None].astype(np.float32), None
     speeds(tracker, samples, None if options.no_spleeter else song)
-    against_madmom(options.madmom, tracker.activations([ArrayReader(samples)])[0])
+    against_madmom(options.madmom, tracker.hear([ArrayReader(samples)])[0].odds)
     nulls(tracker, options.audio)
 
 

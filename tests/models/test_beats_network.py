@@ -130,17 +130,20 @@ def test_the_ensemble_is_the_mean_and_the_state_carries_on(ensemble):
 
 def test_a_track_gets_the_same_alone_in_company_and_in_blocks(ensemble, monkeypatch):
     tracks = [ArrayReader(song(seconds, seed)) for seed, seconds in enumerate((1.0, 2.5, 0.3, 0.0, 1.7))]
-    alone = [BeatTracker(ensemble).activations([track])[0] for track in tracks]
+    alone = [BeatTracker(ensemble).hear([track])[0] for track in tracks]
     monkeypatch.setattr("pipeline.models.beats.tracker.BLOCK_FRAMES", 30)
-    together = BeatTracker(ensemble, batch_tracks=3).activations(tracks)
-    assert [len(odds) for odds in together] == [50, 125, 15, 0, 85]
+    together = BeatTracker(ensemble, batch_tracks=3).hear(tracks)
+    assert [len(heard.odds) for heard in together] == [50, 125, 15, 0, 85]
     for one, other in zip(alone, together, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
+        np.testing.assert_allclose(one.odds, other.odds, atol=1e-5)
+        np.testing.assert_allclose(one.rises, other.rises, atol=1e-6)
+        assert one.level == pytest.approx(other.level, rel=1e-5)
 
 
 def test_silence_before_a_track_is_no_beat(ensemble):
-    [odds] = BeatTracker(ensemble).activations([ArrayReader(np.zeros((1, SAMPLE_RATE), np.float32))])
-    assert odds.sum(axis=1).max() < 0.05
+    [heard] = BeatTracker(ensemble).hear([ArrayReader(np.zeros((1, SAMPLE_RATE), np.float32))])
+    assert heard.odds.sum(axis=1).max() < 0.05
+    assert heard.unrest == 0.0
 
 
 def test_values_that_do_not_fit_are_refused():

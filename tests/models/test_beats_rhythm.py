@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.heard import heard
 from helpers.music_weights import beatnet  # noqa: F401  a fixture
 
 from pipeline.models.beats import BeatOptions, Beats, track_beats
@@ -112,7 +113,7 @@ def odds_of(period: float, frames: int = 1500, bar: int = 4, first: float = 10.0
 
 @pytest.mark.parametrize("period", [24.0, 25.37, 31.7])
 def test_times_are_finer_than_frames(period):
-    found = rhythm(odds_of(period))
+    found = rhythm(heard(odds_of(period)))
     assert found.bpm == pytest.approx(3000 / period, rel=1e-3)
     true = np.arange(10.0, 1495, period) / 50
     assert np.abs(nearest(found.beats, true)).max() < 0.004
@@ -120,7 +121,7 @@ def test_times_are_finer_than_frames(period):
 
 
 def test_only_the_tempi_and_meters_that_were_asked_for():
-    odds = odds_of(25.0, bar=3)
+    odds = heard(odds_of(25.0, bar=3))
     assert (rhythm(odds).meter, round(rhythm(odds).bpm)) == (3, 120)
     slow = rhythm(odds, BeatOptions(meters=(4,), min_bpm=40, max_bpm=100))
     assert (slow.meter, round(slow.bpm)) == (4, 60)
@@ -153,6 +154,6 @@ def test_odds_that_are_no_numbers_are_no_beats():
     odds = np.full((300, 2), 0.1, np.float32)
     odds[100] = np.nan
     with pytest.raises(ValueError, match="NaN"):
-        rhythm(odds)
+        rhythm(heard(odds))
     with pytest.raises(ValueError, match="NaN"):
         track_beats(np.full(RATE, np.nan, np.float32), RATE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.heard import heard
 
 from pipeline.audio import synth
 from pipeline.audio.reader import ArrayReader
@@ -61,20 +62,20 @@ def only(bpm: float) -> TappedTempi:
 
 
 def test_a_steady_path_gives_way_to_the_octave_that_is_tapped():
-    assert rhythm(odds(150)).bpm == pytest.approx(150, rel=0.01)
-    found = rhythm(odds(150), tempi=only(75))
+    assert rhythm(heard(odds(150))).bpm == pytest.approx(150, rel=0.01)
+    found = rhythm(heard(odds(150)), tempi=only(75))
     assert found.bpm == pytest.approx(75, rel=0.01)
     assert found.bpm_confidence > 0.9
 
 
 def test_where_the_tempo_changes_no_one_tempo_stands_for_it():
-    found = rhythm(odds(75, 133), tempi=only(133))
+    found = rhythm(heard(odds(75, 133)), tempi=only(133))
     intervals = np.diff(found.beats)
     assert np.sum(np.abs(intervals - 60 / 75) < 0.03) > 20
     assert np.sum(np.abs(intervals - 60 / 133) < 0.03) > 40
 
 
 def test_nobody_knows_how_sure_a_tempo_is_that_nobody_taps():
-    assert rhythm(odds(120)).bpm_confidence is None
+    assert rhythm(heard(odds(120))).bpm_confidence is None
     none = TappedTempi(np.empty(0), np.empty(0))
-    assert rhythm(odds(120), tempi=none).bpm_confidence == 0.0
+    assert rhythm(heard(odds(120)), tempi=none).bpm_confidence == 0.0

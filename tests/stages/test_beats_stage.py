@@ -72,14 +72,14 @@ def test_rows_hold_beats_or_null_and_never_a_guess(decoded):
 
 def test_a_track_that_cannot_be_read_costs_itself_only(decoded, monkeypatch):
     worker = BeatsWorker()
-    whole = worker.tracker.activations
+    whole = worker.tracker.hear
 
-    def activations(readers, progress):
+    def hear(readers, progress):
         if any(reader.samples == 1 for reader in readers):
             raise ValueError("this one")
         return whole(readers, progress)
 
-    monkeypatch.setattr(worker.tracker, "activations", activations)
+    monkeypatch.setattr(worker.tracker, "hear", hear)
     rows = by_name(worker(decoded).to_pylist())
     assert rows["clicks"]["beats_bpm"] == pytest.approx(120, rel=0.01)
     assert rows["single"]["beats_model"] is None
@@ -141,11 +141,11 @@ def test_a_job_fills_the_columns(folder, tmp_path):
 
 def test_a_track_whose_beats_cannot_be_decoded_costs_its_neighbours_nothing(decoded, monkeypatch):
     worker, calls = BeatsWorker(), []
-    heard = worker.tracker.activations
-    monkeypatch.setattr(worker.tracker, "activations", lambda *given: calls.append(1) or heard(*given))
+    hear = worker.tracker.hear
+    monkeypatch.setattr(worker.tracker, "hear", lambda *given: calls.append(1) or hear(*given))
     found = worker.tracker.beats
     monkeypatch.setattr(
-        worker.tracker, "beats", lambda track, odds: 1 / 0 if len(odds) < 50 else found(track, odds)
+        worker.tracker, "beats", lambda track, heard: 1 / 0 if len(heard.odds) < 50 else found(track, heard)
     )
     rows = by_name(worker(decoded).to_pylist())
     assert rows["clicks"]["beats_bpm"] == pytest.approx(120, rel=0.01)

@@ -10,6 +10,7 @@ import torch
 from pipeline.audio.reader import ArrayReader, AudioReader
 from pipeline.audio.resample import make_view
 from pipeline.models.beats.front_end import INPUTS, FrontEnd, even_gain, frame_count
+from pipeline.models.beats.heard import Heard, rises_and_levels
 from pipeline.models.beats.names import SAMPLE_RATE, BeatOptions
 from pipeline.models.beats.network import Ensemble, State, load_ensemble
 from pipeline.models.beats.rhythm import Beats, rhythm
@@ -45,10 +46,10 @@ class BeatTracker:
         noise = np.random.default_rng(0).uniform(-0.1, 0.1, (1, SAMPLE_RATE)).astype(np.float32)
         self.track([ArrayReader(noise)])
 
-    def activations(
+    def hear(
         self, tracks: Sequence[AudioReader], progress: Callable[[int, float], None] | None = None
-    ) -> list[np.ndarray]:
-        """Odds of beat and downbeat of each track, float32 ``[frames, 2]``: 400 bytes for each second.
+    ) -> list[Heard]:
+        """What is heard of each track.
 
         What a track gets depends on the others that it is heard with by rounding alone, below 1e-5.
 
@@ -59,22 +60,20 @@ class BeatTracker:
         Raises:
             ValueError: NaN or infinity in the audio.
         """
-        found: list[np.ndarray] = [np.empty((0, 2), np.float32)] * len(tracks)
+        found: dict[int, Heard] = {}
         # The longest first: those that end leave the batch at its end.
         order = sorted(range(len(tracks)), key=lambda number: -tracks[number].samples)
         for start in range(0, len(order), self.batch_tracks):
             batch = order[start : start + self.batch_tracks]
-            heard = self._batch([tracks[n] for n in batch], batch, progress)
-            for number, odds in zip(batch, heard, strict=True):
-                found[number] = odds
-        return found
+            found |= zip(batch, self._batch([tracks[n] for n in batch], batch, progress), strict=True)
+        return [found[number] for number in range(len(tracks))]
 
     def _batch(
         self,
         tracks: Sequence[AudioReader],
         numbers: Sequence[int],
         progress: Callable[[int, float], None] | None,
-    ) -> list[np.ndarray]:
+    ) -> list[Heard]:
         """The same for tracks that are heard together, the longest first."""
         frames = [frame_count(track.samples) for track in tracks]
         gains = [even_gain(track) for track in tracks]
@@ -91,21 +90,28 @@ class BeatTracker:
                     tracks[number], start, last, gains[number]
                 )
             odds, states = self.ensemble(inputs, states)
-            odds = odds.cpu().numpy()
+            block = torch.cat([odds, rises_and_levels(inputs)], dim=-1).cpu().numpy()
             for number in range(active):
-                parts[number].append(odds[number, : frames[number] - start].copy())
+                parts[number].append(block[number, : frames[number] - start].copy())
                 if progress is not None:
                     progress(numbers[number], min(1.0, stop / frames[number]))
-        return [np.concatenate([np.empty((0, 2), np.float32), *part]) for part in parts]
+        return [_heard(part) for part in parts]
 
-    def beats(self, track: AudioReader, activations: np.ndarray) -> Beats:
-        """The beats of a track of which the networks said ``activations``."""
+    def beats(self, track: AudioReader, heard: Heard) -> Beats:
+        """The beats of a track of which that was heard."""
         tempi = tapped(track, self.options.min_bpm, self.options.max_bpm)
-        return rhythm(activations, self.options, tempi)
+        return rhythm(heard, self.options, tempi)
 
     def track(self, tracks: Sequence[AudioReader]) -> list[Beats]:
-        """The beats of each track; as `activations`."""
-        return [self.beats(*each) for each in zip(tracks, self.activations(tracks), strict=True)]
+        """The beats of each track; as `hear`."""
+        return [self.beats(*each) for each in zip(tracks, self.hear(tracks), strict=True)]
+
+
+def _heard(blocks: Sequence[np.ndarray]) -> Heard:
+    """Of blocks of odds, rises and levels, ``[frames, 4]`` each."""
+    whole = np.concatenate([np.empty((0, 4), np.float32), *blocks])
+    level = float(whole[:, 3].mean(dtype=np.float64)) if len(whole) else 0.0
+    return Heard(whole[:, :2].copy(), whole[:, 2].copy(), level)
 
 
 def track_beats(

@@ -13,7 +13,7 @@ from pipeline.models.beats.names import SAMPLE_RATE, BeatOptions
 
 NAME = "beats"
 WORKER = "pipeline.stages.beats.worker:BeatsWorker"
-VERSION = "1"
+VERSION = "2"
 VIEW = View("beats", SAMPLE_RATE, 1)
 # By one core, which decodes at 450 times real time: benchmarks/beats.py. Like the descriptors it stays off the card:
 # finding the path cannot be done there, and it would take one from networks that are far dearer.
@@ -37,8 +37,8 @@ COLUMNS = (
     column("beats_second_odds", pa.float32(), "ratio",
            "probability of beats_second_bpm where one of the two is right, 0..0.5"),
     column("beats_strength", pa.float32(), "ratio",
-           "by how much the networks' odds of a beat at the beats exceed those between them, -1..1; where that is too "
-           "little, all else is null; null itself below four beats"),
+           "by how much the odds of a beat, by networks and by rises of the sound, at the beats exceed those between "
+           "them, -1..1; where that is too little, all else is null; null itself below four beats"),
     column("beats_model", pa.string(), "name", "networks and weights hash"),
 )  # fmt: skip
 

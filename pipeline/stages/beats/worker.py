@@ -13,6 +13,7 @@ from pipeline.dataset.cache.entry import Entry
 from pipeline.engine.batch import Track
 from pipeline.engine.timing import Cost, StageClock
 from pipeline.engine.worker import Worker
+from pipeline.models.beats.heard import Heard
 from pipeline.models.beats.names import BeatOptions
 from pipeline.models.beats.network import load_ensemble
 from pipeline.models.beats.rhythm import Beats
@@ -48,17 +49,17 @@ class BeatsWorker(Worker):
     def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
         """Find the beats of all ``tracks``."""
         with ExitStack() as stack:
-            heard, readers = self.readers(tracks, VIEW, stack)
+            there, readers = self.readers(tracks, VIEW, stack)
             try:
-                odds = self.tracker.activations(readers, lambda n, share: self._heard(heard[n], share))
+                heard = self.tracker.hear(readers, lambda n, share: self._progress(there[n], share))
             except Exception:  # noqa: BLE001  each alone: one's trouble must not cost its neighbours
-                self.one_by_one(heard, NAME, self._alone(dict(zip(map(id, heard), readers, strict=True))))
+                self.one_by_one(there, NAME, self._alone(dict(zip(map(id, there), readers, strict=True))))
                 return
-            found = dict(zip(map(id, heard), zip(readers, odds, strict=True), strict=True))
-            self.one_by_one(heard, NAME, lambda track: self._decode(track, *found.pop(id(track))))
-        for track in heard:
+            found = dict(zip(map(id, there), zip(readers, heard, strict=True), strict=True))
+            self.one_by_one(there, NAME, lambda track: self._decode(track, *found.pop(id(track))))
+        for track in there:
             cost = Cost(
-                NAME, 0.0, self.device, self.tracker.backend, min(len(heard), self.tracker.batch_tracks)
+                NAME, 0.0, self.device, self.tracker.backend, min(len(there), self.tracker.batch_tracks)
             )
             cost.batch_audio_s = track.duration_s or 0.0
             track.costs.append(cost)
@@ -66,16 +67,16 @@ class BeatsWorker(Worker):
     def _alone(self, readers: dict[int, AudioReader]) -> Any:
         def find(track: Track) -> None:
             reader = readers[id(track)]
-            [odds] = self.tracker.activations([reader], lambda _, share: self._heard(track, share))
-            self._decode(track, reader, odds)
+            [heard] = self.tracker.hear([reader], lambda _, share: self._progress(track, share))
+            self._decode(track, reader, heard)
 
         return find
 
-    def _heard(self, track: Track, share: float) -> None:
+    def _progress(self, track: Track, share: float) -> None:
         self.progress(track, HEARING * share)
 
-    def _decode(self, track: Track, reader: AudioReader, odds: np.ndarray) -> None:
-        self._store(track, self.tracker.beats(reader, odds))
+    def _decode(self, track: Track, reader: AudioReader, heard: Heard) -> None:
+        self._store(track, self.tracker.beats(reader, heard))
 
     def _store(self, track: Track, beats: Beats) -> None:
         track.fallbacks.extend(self.standing)
