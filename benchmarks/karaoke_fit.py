@@ -150,15 +150,14 @@ def with_intervals(model: Model, rows: Sequence[Row], judge: str) -> Model:
 
 
 def conformal(wrong: np.ndarray, songs: np.ndarray) -> float:
-    """The error that the next song's output does not exceed with probability 0.9, if songs are like these.
+    """The error that an output of a new song exceeds in one of ten, if songs are like these.
 
-    Errors of one song are alike, so songs are what is counted: each has the same weight, and so has the next one, whose
-    error may be anything (hierarchical conformal prediction by pooled distributions: Dunn, Wasserman and Ramdas 2022,
-    "Distribution-free prediction sets for two-layer hierarchical models", JASA 118). The largest error where there are
-    too few songs.
+    Errors of one song are alike, so songs are what is counted: each has the same weight (conformal prediction by pooled
+    distributions: Dunn, Wasserman and Ramdas 2022, "Distribution-free prediction sets for two-layer hierarchical
+    models", JASA 118). Unlike theirs this holds on average and is not guaranteed for so few songs: with the new song's
+    own share, of which nothing is known, intervals of 58 songs held 92 of 100 and were a tenth wider.
     """
-    names, which, counts = np.unique(songs, return_inverse=True, return_counts=True)
-    weight = 1.0 / counts[which] / (len(names) + 1)
+    _, which, counts = np.unique(songs, return_inverse=True, return_counts=True)
+    weight = 1.0 / counts[which] / len(counts)
     order = np.argsort(wrong)
-    reached = np.cumsum(weight[order]) >= COVERAGE - 1e-9
-    return float(wrong[order[np.argmax(reached)]] if reached.any() else wrong.max())
+    return float(wrong[order[np.argmax(np.cumsum(weight[order]) >= COVERAGE - 1e-9)]])

@@ -60,10 +60,10 @@ def test_an_interval_holds_for_new_songs():
         songs = np.repeat(np.arange(30), 12)
         half = karaoke_fit.conformal(wrong[:30].ravel(), songs)
         held.append(np.mean(wrong[30] <= half))
-    assert 0.87 <= np.mean(held) <= 0.95
+    assert 0.86 <= np.mean(held) <= 0.92
 
 
-def test_with_too_few_songs_the_interval_is_the_largest_error():
+def test_of_few_outputs_the_interval_is_the_largest_error():
     assert karaoke_fit.conformal(np.array([1.0, 3.0, 2.0]), np.array(["a", "b", "a"])) == 3.0
 
 
@@ -71,4 +71,4 @@ def test_songs_count_and_not_their_outputs():
     """One song with a thousand small errors does not hide the errors of nineteen."""
     wrong = np.concatenate([np.full(1000, 0.1), np.arange(1.0, 20.0)])
     songs = np.concatenate([np.zeros(1000), np.arange(1, 20)])
-    assert karaoke_fit.conformal(wrong, songs) == 18.0
+    assert karaoke_fit.conformal(wrong, songs) == 17.0

@@ -20,9 +20,8 @@ LEAST_UNREST = 0.03
 """Less is no music, see `Heard.unrest`: of steady tones and slow glides; of music to develop on all has 0.045 and
 more."""
 # A beat is there where the sum of these with `Beats.strength`, `lacking` and `Heard.unrest` is as much as the last of
-# them. A logistic regression told music (whole, and excerpts of 10 and 20 s) from English and Spanish speech, noises
-# and clicks at random; that limit leaves 2 % of the speech and 4 % of the music on the wrong side.
-_STRENGTH, _LACKING, _UNREST, _LEAST = 8.8, -3.5, -13.0, 0.7
+# them: by `benchmarks/beats_fit.py`, which tells music from speech, noises and bursts at random.
+_STRENGTH, _LACKING, _UNREST, _LEAST = 8.4, -3.3, -17.6, -0.25
 # Frames on either side of a beat that belong to it; where odds are told from those between the beats.
 _NEAR = 2
 _PIECE = 15000  # frames at a time
@@ -81,18 +80,17 @@ def rhythm(heard: Heard, options: BeatOptions | None = None, tempi: TappedTempi 
     if not len(heard.odds):
         return Beats()
     activations = heard.activations()
-    intervals = intervals_of(options.min_bpm, options.max_bpm, FRAMES_PER_SECOND)
-    best = _guided(activations, intervals, options, tempi)
-    times, strengths = beat_times(activations, best.nodes)
+    best = likeliest(activations, options, tempi)
+    times, _ = beat_times(activations, best.nodes)
     there = np.isfinite(times)
     beats, downbeats = times[there], times[there & (best.nodes[:, 1] == 0)]
-    if len(beats) < FEWEST_BEATS:
+    strength = strength_of(activations, best)
+    if strength is None:
         return Beats()
-    strength = float(strengths[there].mean() - _between_beats(activations, beats))
     if not is_beat(strength, lacking(activations, best), heard.unrest):
         return Beats(strength=strength)
     bpm, steady = tempo(beats), stability(beats)
-    second, lead = _second(activations, intervals, options, best, bpm)
+    second, lead = _second(activations, options, best, bpm)
     return Beats(
         beats,
         downbeats,
@@ -124,14 +122,16 @@ def _best(activations: np.ndarray, intervals: np.ndarray, options: BeatOptions) 
     return max(decode(activations, spaces, PATIENCE_FRAMES), key=lambda path: path.log_probability)
 
 
-def _guided(
-    activations: np.ndarray, intervals: np.ndarray, options: BeatOptions, tempi: TappedTempi | None
-) -> Path:
-    """The likeliest path of the tempo that a listener would tap.
+def likeliest(activations: np.ndarray, options: BeatOptions, tempi: TappedTempi | None) -> Path:
+    """The path of the tempo that a listener would tap, or else the likeliest of all.
 
     Without that, a path may as well be of half or twice the tempo: the networks' odds alone hardly tell. Where the
     tempo itself changes on the way, no one tempo stands for the track, and the likeliest path of all is taken.
+
+    Args:
+        activations, options, tempi: as `Heard.activations` gives them, and as for `rhythm`.
     """
+    intervals = _intervals(options)
     free = _best(activations, intervals, options)
     times, _ = beat_times(activations, free.nodes)
     beats = times[np.isfinite(times)]
@@ -147,11 +147,16 @@ def _guided(
     return path if lead <= _MOST_LEAD or stability(beats) >= _STEADY_ENOUGH else free
 
 
+def _intervals(options: BeatOptions) -> np.ndarray:
+    return intervals_of(options.min_bpm, options.max_bpm, FRAMES_PER_SECOND)
+
+
 def _second(
-    activations: np.ndarray, intervals: np.ndarray, options: BeatOptions, best: Path, bpm: float
+    activations: np.ndarray, options: BeatOptions, best: Path, bpm: float
 ) -> tuple[float | None, float | None]:
     """The tempo at half or twice ``bpm`` that fits better, and the log probability per second that it lacks."""
     found: tuple[float | None, float | None] = (None, None)
+    intervals = _intervals(options)
     for factor in (0.5, 2.0):
         lengths = intervals * (bpm * factor / (60 * FRAMES_PER_SECOND))
         near = intervals[np.abs(lengths - 1) <= _OCTAVE]
@@ -164,6 +169,16 @@ def _second(
         if len(beats) >= FEWEST_BEATS and (found[1] is None or lead < found[1]):
             found = tempo(beats), lead
     return found
+
+
+def strength_of(activations: np.ndarray, path: Path) -> float | None:
+    """By how much the odds at the beats of a path exceed those between them, see `Beats`; None where these are too
+    few to be a rhythm."""
+    times, strengths = beat_times(activations, path.nodes)
+    there = np.isfinite(times)
+    if there.sum() < FEWEST_BEATS:
+        return None
+    return float(strengths[there].mean() - _between_beats(activations, times[there]))
 
 
 def lacking(activations: np.ndarray, path: Path) -> float:
