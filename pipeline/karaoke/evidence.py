@@ -200,9 +200,10 @@ def gather(
         )
     silent, nothing_left = not energy > 0.0, not left > 1e-6 * energy
     signs, voice_db = summed.signs(), summed.centre.voice_db()
-    if judge is not None and not silent and not nothing_left:
+    if judge is not None and not silent:
+        # Of an instrumental of nothing, too: whether there was a voice to remove is told by the same ear.
         heard, voice_db = _heard(mix, instrumental, judge, torch.cat(summed.vocal).numpy())
-        signs |= {f"judge_{name}": value for name, value in heard.items()}
+        signs |= {f"judge_{name}": value for name, value in heard.items() if not nothing_left}
     return Evidence(summed.common.result(), signs, voice_db, silent, nothing_left)
 
 

@@ -190,12 +190,13 @@ def test_mono_is_null_for_midside_only(stems):
     assert score(sum(stems), stems[0], method="midside").karaoke_predicted_sdr_db is not None
 
 
-def test_null_where_the_judge_finds_no_voice(stems, judged):
+@pytest.mark.parametrize(("kept", "snr_db"), [(1.0, 100), (0.0, 0)])
+def test_null_where_the_judge_finds_no_voice_whatever_is_left(stems, judged, kept, snr_db):
     backing, _ = stems
     deaf = Judge("fake", lambda samples: 1e-3 * samples)
-    one = score(backing, backing, deaf, numbers=judged[1])
+    one = score(backing, kept * backing, deaf, numbers=judged[1])
     assert all(getattr(one, name) is None for name in PREDICTED)
-    assert one.karaoke_snr_db == 100
+    assert one.karaoke_snr_db == pytest.approx(snr_db)
 
 
 def test_the_same_twice_and_whatever_the_blocks(stems, judged):
