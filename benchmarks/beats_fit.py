@@ -59,7 +59,8 @@ def quantities(heard: Heard, tempi: TappedTempi) -> list[float] | None:
 
 def heard_of(tracker: BeatTracker, samples: np.ndarray) -> tuple[Heard, TappedTempi]:
     reader = ArrayReader(np.ascontiguousarray(samples, np.float32).reshape(1, -1))
-    return tracker.hear([reader])[0], tapped(reader, tracker.options.min_bpm, tracker.options.max_bpm)
+    [heard] = tracker.hear([reader])
+    return heard, tapped(reader, heard, tracker.options.min_bpm, tracker.options.max_bpm)
 
 
 def music(folder: Path, tracker: BeatTracker) -> Iterator[tuple[str, list[float] | None]]:
@@ -75,7 +76,8 @@ def music(folder: Path, tracker: BeatTracker) -> Iterator[tuple[str, list[float]
             count = int(FRAMES_PER_SECOND * length)
             for start in range(int(FRAMES_PER_SECOND * first), len(heard.odds) - count, int(50 * step)):
                 part = slice(start, start + count)
-                yield "excerpts", quantities(Heard(heard.odds[part], heard.rises[part], heard.level), tempi)
+                cut = (curve[part] for curve in (heard.odds, heard.rises, heard.turns))
+                yield "excerpts", quantities(Heard(*cut, heard.level), tempi)
 
 
 def speech(folder: Path) -> Iterator[np.ndarray]:

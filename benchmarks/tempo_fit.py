@@ -1,6 +1,7 @@
 """Fits what `pipeline.dsp.beat_period` makes of the correlations at multiples and parts of a period.
 
     python benchmarks/tempo_fit.py --speech ../shared/audio/speech
+    python benchmarks/tempo_fit.py --speech ../shared/audio/speech --of beats    # of `pipeline.models.beats.tapped`
 
 Of each piece of the half of `truth.py`'s music that things are developed on, whole and in excerpts of 10 and 20 s, the
 periods that may be the beat's are taken, and log odds that are linear in their correlations are fitted to say which
@@ -14,12 +15,13 @@ from __future__ import annotations
 import argparse
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
+import torch
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, logit
 
@@ -30,10 +32,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from truth_sets import SETS, pieces
 
 from pipeline.audio import synth
+from pipeline.audio.reader import ArrayReader
 from pipeline.audio.resample import resample
 from pipeline.dsp.beat_period import Periods, TempoSearch, correlations, periods
 from pipeline.dsp.onsets import LEAST_RISE_DB, OnsetCurve, pick_onsets
 from pipeline.features.spectra import SharedSpectra
+from pipeline.models.beats.front_end import FRAMES_PER_SECOND
+from pipeline.models.beats.network import load_ensemble
+from pipeline.models.beats.tapped import ACCENTS_PER_SECOND, accents, tapped_periods
+from pipeline.models.beats.tracker import BeatTracker
 
 RATE, N_FFT, HOP, N_MELS = 22050, 2048, 512, 128
 FRAMES = RATE / HOP
@@ -44,6 +51,8 @@ SMALL = 0.003
 SAME = 0.04
 SEARCH = TempoSearch()
 MADE = ("clicks", "drums", "drums in noise")
+Listen = Callable[[np.ndarray, Sequence[float]], Iterator[tuple[bool, Periods]]]
+"""The periods of a whole of samples, and of excerpts of so many seconds, each with whether it is the whole."""
 
 
 @dataclass
@@ -76,31 +85,53 @@ def stretches(samples: np.ndarray, excerpts: Sequence[float]) -> Iterator[tuple[
     """The periods of the whole and of its excerpts."""
     curve = OnsetCurve(N_FFT, HOP)
     curve.add(SharedSpectra(samples, RATE, samples[None], RATE).rises(N_FFT, HOP, N_MELS))
-    strength, accents = curve.strength(), curve.accents()
+    strength, strokes = curve.strength(), curve.accents()
     spans = [(0, len(strength))]
     for seconds in excerpts:
         length, step = (round(s * FRAMES) for s in (seconds, max(seconds, STEP_S)))
         spans += [(start, start + length) for start in range(0, len(strength) - length, step)]
     for start, stop in spans:
         onsets = pick_onsets(strength[start:stop], FRAMES, LEAST_RISE_DB)
-        fine = correlations(accents[start:stop], FRAMES, onsets)
+        fine = correlations(strokes[start:stop], FRAMES, onsets)
         found = None if fine is None else periods(fine, FRAMES, SEARCH)
         if found is not None:
             yield stop - start == len(strength), found
 
 
-def music(folder: Path) -> Iterator[Heard]:
+def tapped_stretches(tracker: BeatTracker) -> Listen:
+    """The same of what the beat tracker hears."""
+
+    def listen(samples: np.ndarray, excerpts: Sequence[float]) -> Iterator[tuple[bool, Periods]]:
+        reader = ArrayReader(np.ascontiguousarray(samples, np.float32)[None])
+        [heard] = tracker.hear([reader])
+        strokes, total = accents(reader), len(samples) / RATE
+        spans = [(0.0, total)]
+        for seconds in excerpts:
+            spans += [
+                (start, start + seconds) for start in np.arange(0, total - seconds, max(seconds, STEP_S))
+            ]
+        for start, stop in spans:
+            part = slice(round(start * ACCENTS_PER_SECOND), round(stop * ACCENTS_PER_SECOND))
+            rest = slice(round(start * FRAMES_PER_SECOND), round(stop * FRAMES_PER_SECOND))
+            found = tapped_periods(strokes[part], [heard.turns[rest], heard.rises[rest]], SEARCH)
+            if found is not None:
+                yield stop - start == total, found
+
+    return listen
+
+
+def music(folder: Path, listen: Listen) -> Iterator[Heard]:
     """The half of the pieces with a known tempo that things are developed on."""
     for piece in pieces(folder, tuple(SETS)):
         if piece.tempo is not None:
             audio, rate = soundfile.read(folder / piece.audio, dtype="float32", always_2d=True)
             samples = resample(audio.mean(axis=1), rate, RATE)
             name = piece.set if piece.drums else f"{piece.set}, alone"
-            for whole, found in stretches(samples, EXCERPTS_S):
+            for whole, found in listen(samples, EXCERPTS_S):
                 yield Heard(name, zlib.crc32(piece.piece.encode()) % FOLDS, whole, piece.tempo, found)
 
 
-def made() -> Iterator[Heard]:
+def made(listen: Listen) -> Iterator[Heard]:
     """Bare clicks, and drums alone and in noise."""
     seconds = 12
     for number, bpm in enumerate(range(46, 179, 6)):
@@ -109,16 +140,16 @@ def made() -> Iterator[Heard]:
         drums = synth.drum_pattern(bpm, seconds, RATE, seed=bpm).astype(np.float32)
         noise = 0.05 * np.random.default_rng(bpm).standard_normal(len(drums)).astype(np.float32)
         for name, sound in zip(MADE, (clicks, drums, drums + noise), strict=True):
-            for whole, found in stretches(sound, ()):
+            for whole, found in listen(sound, ()):
                 yield Heard(name, number % FOLDS, whole, float(bpm), found)
 
 
-def speech(folder: Path) -> Iterator[Heard]:
+def speech(folder: Path, listen: Listen) -> Iterator[Heard]:
     """Prompts of each voice, one after the other."""
     for number, voice in enumerate(sorted(path for path in folder.iterdir() if path.is_dir())):
         prompts = [soundfile.read(path, dtype="float32") for path in sorted(voice.glob("*.wav"))]
         joined = np.concatenate([resample(samples, rate, RATE) for samples, rate in prompts])
-        for _, found in stretches(joined, EXCERPTS_S):
+        for _, found in listen(joined, EXCERPTS_S):
             yield Heard("speech", number % FOLDS, False, None, found)
 
 
@@ -177,8 +208,13 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, default=REPO / "out" / "truth", help="of truth.py's sets")
     parser.add_argument("--speech", type=Path, required=True, help="a folder of voices, each with .wav files")
+    parser.add_argument("--of", choices=("tempo", "beats"), default="tempo", help="whose weights")
     options = parser.parse_args()
-    all_heard = [*music(options.folder), *made(), *speech(options.speech)]
+    listen: Listen = stretches
+    if options.of == "beats":
+        torch.set_num_threads(1)
+        listen = tapped_stretches(BeatTracker(load_ensemble()))
+    all_heard = [*music(options.folder, listen), *made(listen), *speech(options.speech, listen)]
     answers: dict[str, list[tuple[bool, bool, float]]] = {}
     real: list[tuple[bool, bool, float]] = []
     for fold in range(FOLDS):

@@ -118,7 +118,7 @@ class Periods:
 
     Args:
         seconds: float64 ``[periods]``, ascending.
-        evidence: correlations at `RELATIVES`, float64 ``[periods, 12]``, -0.2..1.
+        evidence: correlations at `RELATIVES`, float64 ``[periods, 12]``, -0.2..1; of each of several curves.
     """
 
     seconds: np.ndarray
@@ -183,14 +183,23 @@ def periods(fine: np.ndarray, frame_rate: float, search: TempoSearch) -> Periods
     if not len(peaks):
         return None
     peaks = np.sort(peaks[np.argsort(-fine[peaks], kind="stable")[:_MOST_PERIODS]])
-    return Periods(peaks / rate, _evidence(fine, peaks))
+    return Periods(peaks / rate, evidence(fine, peaks))
 
 
-def _evidence(fine: np.ndarray, peaks: np.ndarray) -> np.ndarray:
-    found = np.empty((len(peaks), len(RELATIVES)))
-    nearest = fine[peaks]
+def evidence(fine: np.ndarray, lags: np.ndarray) -> np.ndarray:
+    """Correlations at `RELATIVES` of some lags; where a multiple is beyond them, at the next smaller one.
+
+    Args:
+        fine: of `correlations`.
+        lags: of `LAGS_PER_FRAME` to a frame, ``[n]``.
+
+    Returns:
+        float64 ``[n, 12]``, -0.2..1.
+    """
+    found = np.empty((len(lags), len(RELATIVES)))
+    nearest = np.interp(lags, np.arange(len(fine)), fine)
     for column, relative in enumerate(RELATIVES):
-        at = peaks * relative
+        at = lags * relative
         there = np.interp(at, np.arange(len(fine)), fine)
         found[:, column] = np.where(at <= len(fine) - 1, there, nearest)
         if float(relative).is_integer():

@@ -9,4 +9,5 @@ from pipeline.models.beats.heard import Heard
 
 def heard(odds: np.ndarray) -> Heard:
     """What has these odds of beats and downbeats, ``[frames, 2]``, and rises where they are high."""
-    return Heard(odds, odds.sum(axis=1).astype(np.float32), level=1.0)
+    rises = odds.sum(axis=1).astype(np.float32)
+    return Heard(odds, rises, np.zeros_like(rises), level=1.0)

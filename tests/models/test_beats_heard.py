@@ -17,11 +17,15 @@ from pipeline.models.beats.tracker import BeatTracker
 RATE = 22050
 
 
+def heard_of(odds: np.ndarray, rises: np.ndarray, level: float) -> Heard:
+    return Heard(odds, rises, np.zeros(len(odds), np.float32), level)
+
+
 def unsure(frames: int = 1000, period: int = 25) -> Heard:
     """The same odds in each frame, and rises at the beats."""
     rises = np.full(frames, 0.01, np.float32)
     rises[10::period] = 0.4
-    return Heard(np.full((frames, 2), [0.1, 0.05], np.float32), rises, level=0.4)
+    return heard_of(np.full((frames, 2), [0.1, 0.05], np.float32), rises, 0.4)
 
 
 def test_where_odds_are_all_alike_rises_tell_the_beats():
@@ -33,7 +37,7 @@ def test_where_odds_are_all_alike_rises_tell_the_beats():
     assert found[~at].sum(axis=1).max() < 0.1
     np.testing.assert_allclose(found[:, 0] / found[:, 1], 2.0, rtol=1e-4)
     assert rhythm(heard).bpm == pytest.approx(120, rel=0.01)
-    assert rhythm(Heard(heard.odds, np.full(1000, 0.05, np.float32), 0.4)).bpm is None
+    assert rhythm(heard_of(heard.odds, np.full(1000, 0.05, np.float32), 0.4)).bpm is None
 
 
 def test_odds_with_rises_are_odds_and_do_not_depend_on_pieces_or_levels(monkeypatch):
@@ -41,18 +45,18 @@ def test_odds_with_rises_are_odds_and_do_not_depend_on_pieces_or_levels(monkeypa
     odds = rng.dirichlet([1, 1, 3], 700)[:, :2].astype(np.float32)
     odds[:3] = [[0, 0], [1, 0], [0, 1]]
     rises = rng.exponential(0.1, 700).astype(np.float32)
-    whole = Heard(odds, rises, 0.5).activations()
+    whole = heard_of(odds, rises, 0.5).activations()
     assert whole.dtype == np.float32
     assert whole.min() >= 0
     assert whole.sum(axis=1).max() <= 1 + 1e-6
-    np.testing.assert_allclose(Heard(odds, 7 * rises, 3.5).activations(), whole, atol=1e-3)
+    np.testing.assert_allclose(heard_of(odds, 7 * rises, 3.5).activations(), whole, atol=1e-3)
     monkeypatch.setattr(module, "_PIECE", 64)
-    np.testing.assert_array_equal(Heard(odds, rises, 0.5).activations(), whole)
+    np.testing.assert_array_equal(heard_of(odds, rises, 0.5).activations(), whole)
 
 
 @pytest.mark.parametrize("frames", [0, 1, 2, 50])
 def test_few_frames_and_silence(frames):
-    heard = Heard(np.full((frames, 2), 0.1, np.float32), np.zeros(frames, np.float32), 0.0)
+    heard = heard_of(np.full((frames, 2), 0.1, np.float32), np.zeros(frames, np.float32), 0.0)
     assert heard.activations().shape == (frames, 2)
     assert heard.unrest == 0.0
 
@@ -92,7 +96,7 @@ def test_chords_without_drums_have_the_beats_they_begin_at(beatnet, bpm):  # noq
     away = np.abs(found.beats[None] - true[:, None]).min(axis=1)
     assert np.median(away) < 0.05
     [heard] = BeatTracker(load_ensemble()).hear([ArrayReader(audio[None])])
-    alone = rhythm(Heard(heard.odds, np.full(len(heard.rises), heard.rises.mean()), heard.level))
+    alone = rhythm(heard_of(heard.odds, np.full(len(heard.rises), heard.rises.mean()), heard.level))
     assert alone.strength < found.strength
 
 

@@ -5,14 +5,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers.heard import heard
+from helpers.music_weights import beatnet  # noqa: F401  a fixture
 
 from pipeline.audio import synth
 from pipeline.audio.reader import ArrayReader
+from pipeline.dsp.beat_period import TempoSearch
 from pipeline.dsp.onsets import OnsetCurve
 from pipeline.features.spectra import SharedSpectra
 from pipeline.models.beats import tapped as module
+from pipeline.models.beats.network import load_ensemble
 from pipeline.models.beats.rhythm import rhythm
-from pipeline.models.beats.tapped import TappedTempi, accents, tapped
+from pipeline.models.beats.tapped import (
+    ACCENTS_PER_SECOND,
+    ODDS,
+    TappedTempi,
+    accents,
+    tapped,
+    tapped_periods,
+)
+from pipeline.models.beats.tracker import BeatTracker
 
 RATE = 22050
 
@@ -33,8 +44,10 @@ def test_accents_are_those_of_the_extractor_however_they_are_read(monkeypatch, f
     np.testing.assert_allclose(found / found.max(), expected / expected.max(), atol=1e-4)
 
 
-def test_the_tempo_of_drums_is_tapped():
-    found = tapped(reader(synth.drum_pattern(100, 12, RATE, seed=1)), 40.0, 300.0)
+def test_the_tempo_of_drums_is_tapped(beatnet):  # noqa: F811
+    drums = reader(synth.drum_pattern(100, 12, RATE, seed=1))
+    [known] = BeatTracker(load_ensemble()).hear([drums])
+    found = tapped(drums, known, 40.0, 300.0)
     assert found.likeliest == pytest.approx(100, rel=0.01)
     assert found.confidence(100.0) > 0.7 > 0.5 > found.confidence(50.0)
     assert found.confidence(77.7) == 0.0
@@ -42,9 +55,27 @@ def test_the_tempo_of_drums_is_tapped():
 
 @pytest.mark.parametrize("samples", [0, 1, 600, 3000])
 def test_of_next_to_nothing_no_tempo_is_tapped(samples):
-    found = tapped(reader(np.ones(samples)), 40.0, 300.0)
+    found = tapped(reader(np.ones(samples)), heard(np.zeros((-(-samples // 441), 2))), 40.0, 300.0)
     assert found.likeliest is None
     assert found.confidence(120.0) == 0.0
+
+
+def test_turns_say_what_accents_do_not():
+    """Even strokes twice a beat, and turns of the harmony as often or half as often."""
+    strokes, curves = np.zeros(round(20 * ACCENTS_PER_SECOND)), []
+    strokes[(np.arange(0.2, 19.9, 0.36) * ACCENTS_PER_SECOND).astype(int)] = 1.0
+    for period in (0.36, 0.72):
+        turns = np.zeros(1000)
+        turns[np.round(np.arange(0.2, 19.9, period) * 50).astype(int)] = 0.5
+        curves.append(turns)
+    often, seldom = (tapped_periods(strokes, [turns, np.zeros(1000)], TempoSearch()) for turns in curves)
+    assert often.evidence.shape == (len(often.seconds), len(ODDS.weights)) == (len(often.seconds), 3 * 12)
+    assert (often.evidence[:, 24:] == 0).all(), "what does not vary says nothing"
+    np.testing.assert_array_equal(often.evidence[:, :12], seldom.evidence[:, :12])
+    slow, fast = (int(np.argmin(np.abs(often.seconds - seconds))) for seconds in (0.72, 0.36))
+    assert often.evidence[fast, 12] > 0.9
+    assert seldom.evidence[fast, 12] < 0.1
+    assert min(often.evidence[slow, 12], seldom.evidence[slow, 12]) > 0.9
 
 
 def odds(*bpm: float, seconds: float = 24.0) -> np.ndarray:

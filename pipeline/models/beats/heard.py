@@ -26,16 +26,18 @@ _PIECE = 15000  # frames at a time
 
 @dataclass(frozen=True, eq=False)
 class Heard:
-    """What is heard of a track: 600 bytes for each second.
+    """What is heard of a track: 800 bytes for each second.
 
     Args:
         odds: of beat and downbeat, by the networks; float32 ``[frames, 2]``.
         rises: by how much the bands rise into each frame, on average; float32 ``[frames]``.
+        turns: of the harmony, see `pipeline.models.beats.harmony.turns`; float32 ``[frames]``.
         level: of the bands on average, over all frames.
     """
 
     odds: np.ndarray
     rises: np.ndarray
+    turns: np.ndarray
     level: float
 
     @property

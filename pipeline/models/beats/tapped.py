@@ -1,23 +1,48 @@
-"""Which tempo a listener would tap: the networks' odds of a beat hardly tell it from half and twice as much, and how
-accents recur tells more, see `pipeline.dsp.beat_period`."""
+"""Which tempo a listener would tap: the networks' odds of a beat hardly tell it from half and twice as much. How
+accents recur tells more, see `pipeline.dsp.beat_period`, and where there are no drums how turns of the harmony do.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from pipeline.audio.reader import AudioReader
-from pipeline.dsp.beat_period import ODDS, TempoSearch, correlations, periods
+from pipeline.dsp.beat_period import (
+    LAGS_PER_FRAME,
+    RELATIVES,
+    PeriodOdds,
+    Periods,
+    TempoSearch,
+    correlations,
+    evidence,
+    periods,
+)
 from pipeline.dsp.filterbanks import apply_bands, mel_filterbank
 from pipeline.dsp.stft import power_spectrogram
+from pipeline.models.beats.front_end import FRAMES_PER_SECOND
+from pipeline.models.beats.heard import Heard
 from pipeline.models.beats.names import SAMPLE_RATE
 
 SAME = 0.04
 """Tempi within this share of each other are one."""
-# As of the extractor `tempo`, on whose accents the odds were fitted.
+ODDS = PeriodOdds(
+    (
+        *(-0.64, -0.72, -0.01, 2.71, -0.82, 0.53, -2.87, -0.57, -1.76, 2.49, 1.37, -1.64),
+        *(1.02, 1.01, -0.47, 1.30, -1.08, 0.95, 0.99, -2.68, 1.88, 1.66, -3.82, -0.26),
+        *(2.94, 1.61, 0.79, 0.16, -0.53, -0.33, 3.07, -2.05, -0.49, -1.43, -0.47, 1.00),
+    ),
+    no_beat=2.41,
+    surer=0.54,
+)
+"""Of accents, turns and rises, by ``benchmarks/tempo_fit.py --of beats`` on the half of the music with known beats that
+things are developed on."""
+# As of the extractor `tempo`.
 _N_FFT, _HOP, _N_MELS = 2048, 512, 128
+ACCENTS_PER_SECOND = SAMPLE_RATE / _HOP
 _FRAMES = 1024  # at a time
 
 
@@ -44,19 +69,40 @@ class TappedTempi:
         return ODDS.confidence(min(1.0, float(self.chances[near].sum())))
 
 
-def tapped(track: AudioReader, min_bpm: float, max_bpm: float) -> TappedTempi:
+def tapped(track: AudioReader, heard: Heard, min_bpm: float, max_bpm: float) -> TappedTempi:
     """The tempi at which a track's accents recur.
 
     Args:
         track: mono at `SAMPLE_RATE`.
+        heard: what was heard of it.
         min_bpm, max_bpm: that are considered, beats per minute.
     """
     search = TempoSearch(min_bpm, max_bpm)
-    fine = correlations(accents(track), SAMPLE_RATE / _HOP)
-    found = None if fine is None else periods(fine, SAMPLE_RATE / _HOP, search)
+    found = tapped_periods(accents(track), [heard.turns, heard.rises], search)
     if found is None:
         return TappedTempi(np.empty(0), np.empty(0))
     return TappedTempi(60.0 / found.seconds, ODDS.likelihood(found, search))
+
+
+def tapped_periods(strokes: np.ndarray, curves: Sequence[np.ndarray], search: TempoSearch) -> Periods | None:
+    """The periods at which accents recur, and how these and what else is heard correlate there.
+
+    Args:
+        strokes: of `accents`.
+        curves: `FRAMES_PER_SECOND` values a second each; one that is constant or too short says nothing, which is 0.
+        search: range and prior.
+    """
+    fine = correlations(strokes, ACCENTS_PER_SECOND)
+    found = None if fine is None else periods(fine, ACCENTS_PER_SECOND, search)
+    if found is None:
+        return None
+    said = [found.evidence]
+    for curve in curves:
+        fine = correlations(np.asarray(curve, np.float64), FRAMES_PER_SECOND)
+        lags = found.seconds * (FRAMES_PER_SECOND * LAGS_PER_FRAME)
+        nothing = np.zeros((len(lags), len(RELATIVES)))
+        said.append(nothing if fine is None else evidence(fine, lags))
+    return Periods(found.seconds, np.concatenate(said, axis=1))
 
 
 def accents(track: AudioReader) -> np.ndarray:

@@ -9,7 +9,8 @@ import torch
 
 from pipeline.audio.reader import ArrayReader, AudioReader
 from pipeline.audio.resample import make_view
-from pipeline.models.beats.front_end import INPUTS, FrontEnd, even_gain, frame_count
+from pipeline.models.beats.front_end import BANDS, INPUTS, FrontEnd, even_gain, frame_count
+from pipeline.models.beats.harmony import CLASSES, folding, turns
 from pipeline.models.beats.heard import Heard, rises_and_levels
 from pipeline.models.beats.names import SAMPLE_RATE, BeatOptions
 from pipeline.models.beats.network import Ensemble, State, load_ensemble
@@ -40,6 +41,7 @@ class BeatTracker:
         self.batch_tracks = batch_tracks or (1 if ensemble.device.type == "cpu" else GPU_TRACKS)
         self.backend = "BeatNet"
         self._front_end = FrontEnd(ensemble.device)
+        self._folding = torch.from_numpy(folding()).to(ensemble.device)
 
     def warm_up(self) -> None:
         """Run once on a second of noise, so that the first track does not wait for what is compiled."""
@@ -90,7 +92,8 @@ class BeatTracker:
                     tracks[number], start, last, gains[number]
                 )
             odds, states = self.ensemble(inputs, states)
-            block = torch.cat([odds, rises_and_levels(inputs)], dim=-1).cpu().numpy()
+            chroma = inputs[..., :BANDS] @ self._folding
+            block = torch.cat([odds, rises_and_levels(inputs), chroma], dim=-1).cpu().numpy()
             for number in range(active):
                 parts[number].append(block[number, : frames[number] - start].copy())
                 if progress is not None:
@@ -99,7 +102,7 @@ class BeatTracker:
 
     def beats(self, track: AudioReader, heard: Heard) -> Beats:
         """The beats of a track of which that was heard."""
-        tempi = tapped(track, self.options.min_bpm, self.options.max_bpm)
+        tempi = tapped(track, heard, self.options.min_bpm, self.options.max_bpm)
         return rhythm(heard, self.options, tempi)
 
     def track(self, tracks: Sequence[AudioReader]) -> list[Beats]:
@@ -108,10 +111,10 @@ class BeatTracker:
 
 
 def _heard(blocks: Sequence[np.ndarray]) -> Heard:
-    """Of blocks of odds, rises and levels, ``[frames, 4]`` each."""
-    whole = np.concatenate([np.empty((0, 4), np.float32), *blocks])
+    """Of blocks of odds, rises, levels and pitch classes, ``[frames, 4 + CLASSES]`` each."""
+    whole = np.concatenate([np.empty((0, 4 + CLASSES), np.float32), *blocks])
     level = float(whole[:, 3].mean(dtype=np.float64)) if len(whole) else 0.0
-    return Heard(whole[:, :2].copy(), whole[:, 2].copy(), level)
+    return Heard(whole[:, :2].copy(), whole[:, 2].copy(), turns(whole[:, 4:]), level)
 
 
 def track_beats(
