@@ -25,6 +25,7 @@ GPU_STAGES = ("transcribe",)
 POOLS = ("decode", "vad", "denoise", "diarize", "transcribe", "clips")
 STEPS = ("split", "denoise", "vad", "diarize", "transcribe", "clips")
 MOST_CLIP_S = 600.0
+MOST_HOP_S = 60
 LISTENING = ("vad", "diarize", "transcribe")
 """Of which clips and parts are made."""
 AUTO = "auto"
@@ -209,8 +210,8 @@ class SplitOptions:
 @dataclass
 class ClipOptions:
     """Clips of one speaker of ``min_seconds`` to ``max_seconds``. ``files`` writes those that are kept, and
-    ``files_of_dropped`` the others, too. ``dnsmos`` predicts the quality of each. The thresholds say what is kept;
-    null asks for nothing."""
+    ``files_of_dropped`` the others, too. ``dnsmos`` predicts the quality of each, from windows
+    ``dnsmos_hop_seconds`` apart. The thresholds say what is kept; null asks for nothing."""
 
     min_seconds: float = 5.0
     max_seconds: float = 20.0
@@ -219,6 +220,7 @@ class ClipOptions:
     files: bool = True
     files_of_dropped: bool = False
     dnsmos: bool = True
+    dnsmos_hop_seconds: int = 3
     max_overlap_ratio: Optional[float] = 0.1
     min_speech_ratio: Optional[float] = 0.5
     max_no_speech_prob: Optional[float] = 0.6
@@ -242,6 +244,8 @@ class ClipOptions:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise refused(self, f"clips.{name}", "must not be negative, or be null to ask for nothing")
+        if not 1 <= self.dnsmos_hop_seconds <= MOST_HOP_S:
+            raise refused(self, "clips.dnsmos_hop_seconds", f"must lie within 1..{MOST_HOP_S} s")
         if self.max_seconds > MOST_CLIP_S:
             raise refused(
                 self, "clips.max_seconds", f"must be at most {MOST_CLIP_S:g}: longer pieces are parts"
@@ -268,6 +272,7 @@ class ClipOptions:
             "files",
             "files_of_dropped",
             "dnsmos",
+            "dnsmos_hop_seconds",
         )
         return {**{name: getattr(self, name) for name in names}, "thresholds": self.thresholds()}
 

@@ -81,6 +81,7 @@ def test_what_a_run_wrote_down_is_read_again(compose):
         (["split.max_seconds=0"], "split.max_seconds=0"),
         (["clips.min_seconds=30"], "leaves no room"),
         (["clips.pause_seconds=100"], "clips.pause_seconds=100"),
+        (["clips.dnsmos_hop_seconds=0"], "clips.dnsmos_hop_seconds=0"),
         (["clips.max_sconds=10"], "clips.max_sconds"),
         (["diarize.link=true", "speech.steps=[vad]"], "diarize.link=true needs the step diarize"),
         (["diarize.link_threshold=2"], "diarize.link_threshold=2"),

@@ -80,13 +80,15 @@ class Dnsmos:
         """Name and weights hash."""
         return f"{WEIGHTS}:{self.weights_hash[:12]}"
 
-    def quality(self, samples: np.ndarray) -> Quality | None:
+    def quality(self, samples: np.ndarray, hop_seconds: int = 1) -> Quality | None:
         """Values of a clip: the means over windows of 9 s, one second apart.
 
         They are the published driver's, but for clips of 17 s and more, of which it loses windows in rounding.
 
         Args:
             samples: floats ``[n]``, 16 kHz; what lies outside -1..1 is clipped.
+            hop_seconds: of so many windows one is looked at, evenly over the clip: at 3 values of clips of 5 to 20 s
+                are 0.02 away on average, and come more than twice as fast.
 
         Returns:
             None of a clip below `MIN_SECONDS` and of one that is silent throughout.
@@ -103,6 +105,7 @@ class Dnsmos:
         # As the driver does, which rounds the length down to seconds.
         count = int(len(samples) // SAMPLE_RATE - _WINDOW / SAMPLE_RATE) + 1
         starts = [index * _HOP for index in range(count) if index * _HOP + _WINDOW <= len(samples)]
+        starts = _evenly(starts, hop_seconds)
         values = np.mean([self._window(samples[start : start + _WINDOW]) for start in starts], axis=0)
         return Quality(*map(float, values))
 
@@ -114,6 +117,12 @@ class Dnsmos:
             np.polyval(curve, value) for curve, value in zip((_SIG, _BAK, _OVRL), said, strict=True)
         )
         return float(sig), float(bak), float(ovrl), float(p808)
+
+
+def _evenly(starts: list[int], hop: int) -> list[int]:
+    """One of each ``hop``, in the middle of equal parts."""
+    kept = -(-len(starts) // hop)
+    return [starts[(2 * part + 1) * len(starts) // (2 * kept)] for part in range(kept)]
 
 
 def snr_db(samples: np.ndarray, regions: np.ndarray, sample_rate: int = SAMPLE_RATE) -> float | None:

@@ -28,11 +28,13 @@ class ClipMeter:
 
     Args:
         dnsmos: whether by networks, too.
+        hop_seconds: from one of their windows to the next, s.
         threads: of their runtime.
     """
 
-    def __init__(self, dnsmos: bool, threads: int = 1) -> None:
+    def __init__(self, dnsmos: bool, hop_seconds: int = 1, threads: int = 1) -> None:
         self._networks: Any = None
+        self._hop_seconds = hop_seconds
         if dnsmos:
             from pipeline.models.speech.quality import Dnsmos
 
@@ -48,7 +50,7 @@ class ClipMeter:
         found: dict[str, float | None] = {f"dnsmos_{name}": None for name in DNSMOS}
         found["snr_db"] = snr_db(heard, clip, regions)
         if self._networks is not None:
-            quality = self._networks.quality(_span(heard, clip.start_s, clip.end_s))
+            quality = self._networks.quality(_span(heard, clip.start_s, clip.end_s), self._hop_seconds)
             if quality is not None:
                 found |= {f"dnsmos_{name}": getattr(quality, name) for name in DNSMOS}
         return found

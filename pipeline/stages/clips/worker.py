@@ -69,7 +69,8 @@ class ClipsWorker(LateWorker):
 
     def load(self) -> None:
         """Load the networks that judge clips, where they are asked for."""
-        self.meter = ClipMeter(bool(self.parameters.get(CLIPS, {}).get("dnsmos")), self.threads)
+        given = self.parameters.get(CLIPS, {})
+        self.meter = ClipMeter(bool(given.get("dnsmos")), given.get("dnsmos_hop_seconds", 1), self.threads)
 
     def process(self, tracks: Sequence[Track], clock: StageClock) -> None:
         """Put together what was found of each track."""

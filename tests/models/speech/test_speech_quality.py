@@ -45,6 +45,14 @@ def test_longer_clips_are_means_over_windows(dnsmos):
     np.testing.assert_allclose(dnsmos.quality(long), np.mean(windows, axis=0), rtol=1e-4)
 
 
+@pytest.mark.parametrize(("seconds", "hop", "looked_at"), [(12.0, 3, [1]), (15.0, 3, [1, 4]), (9.5, 5, [0])])
+def test_of_windows_next_to_each_other_some_are_enough(dnsmos, seconds, hop, looked_at):
+    long = syllables(20.0)[: int(seconds * SAMPLE_RATE)]
+    windows = [dnsmos.quality(long[first * SAMPLE_RATE :][: int(9.01 * SAMPLE_RATE)]) for first in looked_at]
+    np.testing.assert_allclose(dnsmos.quality(long, hop), np.mean(windows, axis=0), rtol=1e-4)
+    np.testing.assert_allclose(dnsmos.quality(long, hop), dnsmos.quality(long), atol=0.15)
+
+
 @pytest.mark.parametrize("seconds", [1.0, 9.0, 9.01, 10.0])
 def test_values_are_a_listeners(dnsmos, seconds):
     values = dnsmos.quality(syllables(12.0)[: int(seconds * SAMPLE_RATE)])
