@@ -3,10 +3,10 @@
     python benchmarks/beats_fit.py --speech FOLDER ... --held-out FOLDER ...
 
 Music is the half of `truth.py`'s that things are developed on, whole and in excerpts of 10 and 20 s. What has no beat:
-the prompts of each folder (any audio; of 4 s and more, and joined to 45 s), tones, pads, glides and noises, and bursts
-of noise at random. A logistic regression on strength, lack and unrest (see `is_beat`) tells them apart, speech, noises
-and bursts with a third of the weight each; its limit is where --share of speech and noises are let in. Folders that
-are held out, and other noises and bursts, take no part in it.
+the prompts of each folder (of 4 s and more, and joined to 45 s; as they are and at 8 kHz), tones, pads, glides and
+noises, and bursts of noise at random. A logistic regression on strength, lack and unrest (see `is_beat`) tells them
+apart, speech, noises and bursts with a third of the weight each; its limit is where --share of speech and noises are
+let in. Folders that are held out, and other noises and bursts, take no part in it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from pipeline.models.beats.network import load_ensemble
 from pipeline.models.beats.tapped import TappedTempi, tapped
 from pipeline.models.beats.tracker import BeatTracker
 
-SPEECH_RATE = 16000
+SPEECH_RATE, TELEPHONE_RATE = 16000, 8000
 SUFFIXES = (".g722", ".wav", ".flac")
 EXCERPTS = ((10, 20, 0), (20, 30, 5))
 """Seconds, seconds from one to the next, seconds to the first."""
@@ -81,13 +81,17 @@ def music(folder: Path, tracker: BeatTracker) -> Iterator[tuple[str, list[float]
 
 
 def speech(folder: Path) -> Iterator[np.ndarray]:
-    """Prompts of a voice, alone and joined."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.stat().st_size)[::2]
-    prompts = [make_view(read(path)[None], SPEECH_RATE, SAMPLE_RATE, 1)[0] for path in files]
-    yield from (prompt for prompt in prompts if len(prompt) > LEAST_S * SAMPLE_RATE)
-    joined, length = np.concatenate(prompts), JOINED_S * SAMPLE_RATE
-    for start in range(0, min(len(joined) - length, MOST_JOINED * length), length):
-        yield joined[start : start + length]
+    """Prompts of a voice, alone and joined, each also as a telephone lets them through."""
+    names = (path for path in folder.iterdir() if path.suffix in SUFFIXES and path.stat().st_size)
+    files = sorted(path for path in names if "monkeys" not in path.name)[::2]
+    wide = [read(path) for path in files]
+    for rate in (SPEECH_RATE, TELEPHONE_RATE):
+        narrow = (make_view(prompt[None], SPEECH_RATE, rate, 1) for prompt in wide)
+        prompts = [make_view(prompt, rate, SAMPLE_RATE, 1)[0] for prompt in narrow]
+        yield from (prompt for prompt in prompts if len(prompt) > LEAST_S * SAMPLE_RATE)
+        joined, length = np.concatenate(prompts), JOINED_S * SAMPLE_RATE
+        for start in range(0, min(len(joined) - length, MOST_JOINED * length), length):
+            yield joined[start : start + length]
 
 
 def made(seeds: Sequence[int]) -> Iterator[tuple[str, np.ndarray]]:
