@@ -74,7 +74,9 @@ def music(folder: Path, tracker: BeatTracker) -> Iterator[tuple[str, list[float]
         yield name, quantities(heard, tempi)
         for length, step, first in EXCERPTS:
             count = int(FRAMES_PER_SECOND * length)
-            for start in range(int(FRAMES_PER_SECOND * first), len(heard.odds) - count, int(50 * step)):
+            for start in range(
+                int(FRAMES_PER_SECOND * first), len(heard.odds) - count, int(FRAMES_PER_SECOND * step)
+            ):
                 part = slice(start, start + count)
                 cut = (curve[part] for curve in (heard.odds, heard.rises, heard.turns))
                 yield "excerpts", quantities(Heard(*cut, heard.level), tempi)
@@ -170,7 +172,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=REPO / "out" / "truth", help="of truth.py's sets")
     parser.add_argument("--speech", type=Path, nargs="+", required=True, help="folders of prompts")
     parser.add_argument("--held-out", type=Path, nargs="*", default=[], help="of which nothing is learnt")
-    parser.add_argument("--share", type=float, default=0.02, help="of speech and noises that may be let in")
+    parser.add_argument("--share", type=float, default=0.01, help="of speech and noises that may be let in")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows: dict[str, np.ndarray] = {}

@@ -39,7 +39,7 @@ from pipeline.dsp.onsets import LEAST_RISE_DB, OnsetCurve, pick_onsets
 from pipeline.features.spectra import SharedSpectra
 from pipeline.models.beats.front_end import FRAMES_PER_SECOND
 from pipeline.models.beats.network import load_ensemble
-from pipeline.models.beats.tapped import ACCENTS_PER_SECOND, accents, tapped_periods
+from pipeline.models.beats.tapped import accents, tapped_periods
 from pipeline.models.beats.tracker import BeatTracker
 
 RATE, N_FFT, HOP, N_MELS = 22050, 2048, 512, 128
@@ -81,16 +81,21 @@ class Heard:
         return np.append(near, not near.any())
 
 
+def spans(frames: int, excerpts: Sequence[float]) -> list[tuple[int, int]]:
+    """First frame of the whole and of its excerpts of so many seconds, and the one behind their last."""
+    found = [(0, frames)]
+    for seconds in excerpts:
+        length, step = (round(s * FRAMES) for s in (seconds, max(seconds, STEP_S)))
+        found += [(start, start + length) for start in range(0, frames - length, step)]
+    return found
+
+
 def stretches(samples: np.ndarray, excerpts: Sequence[float]) -> Iterator[tuple[bool, Periods]]:
     """The periods of the whole and of its excerpts."""
     curve = OnsetCurve(N_FFT, HOP)
     curve.add(SharedSpectra(samples, RATE, samples[None], RATE).rises(N_FFT, HOP, N_MELS))
     strength, strokes = curve.strength(), curve.accents()
-    spans = [(0, len(strength))]
-    for seconds in excerpts:
-        length, step = (round(s * FRAMES) for s in (seconds, max(seconds, STEP_S)))
-        spans += [(start, start + length) for start in range(0, len(strength) - length, step)]
-    for start, stop in spans:
+    for start, stop in spans(len(strength), excerpts):
         onsets = pick_onsets(strength[start:stop], FRAMES, LEAST_RISE_DB)
         fine = correlations(strokes[start:stop], FRAMES, onsets)
         found = None if fine is None else periods(fine, FRAMES, SEARCH)
@@ -104,18 +109,12 @@ def tapped_stretches(tracker: BeatTracker) -> Listen:
     def listen(samples: np.ndarray, excerpts: Sequence[float]) -> Iterator[tuple[bool, Periods]]:
         reader = ArrayReader(np.ascontiguousarray(samples, np.float32)[None])
         [heard] = tracker.hear([reader])
-        strokes, total = accents(reader), len(samples) / RATE
-        spans = [(0.0, total)]
-        for seconds in excerpts:
-            spans += [
-                (start, start + seconds) for start in np.arange(0, total - seconds, max(seconds, STEP_S))
-            ]
-        for start, stop in spans:
-            part = slice(round(start * ACCENTS_PER_SECOND), round(stop * ACCENTS_PER_SECOND))
-            rest = slice(round(start * FRAMES_PER_SECOND), round(stop * FRAMES_PER_SECOND))
-            found = tapped_periods(strokes[part], [heard.turns[rest], heard.rises[rest]], SEARCH)
+        strokes, rate = accents(reader), FRAMES_PER_SECOND / FRAMES
+        for start, stop in spans(len(strokes), excerpts):
+            rest = slice(round(start * rate), round(stop * rate))
+            found = tapped_periods(strokes[start:stop], [heard.turns[rest], heard.rises[rest]], SEARCH)
             if found is not None:
-                yield stop - start == total, found
+                yield stop - start == len(strokes), found
 
     return listen
 

@@ -6,15 +6,21 @@ import numpy as np
 import pytest
 
 from pipeline.audio.reader import ArrayReader
-from pipeline.models.beats import harmony
 from pipeline.models.beats.front_end import BANDS, SAMPLE_RATE, FrontEnd, frame_count
-from pipeline.models.beats.harmony import CLASSES, folding, turns
+from pipeline.models.beats.harmony import CLASSES, Turns, folding
 
 
 def chroma_of(samples: np.ndarray) -> np.ndarray:
     reader = ArrayReader(samples[None].astype(np.float32))
     inputs = FrontEnd().features(reader, 0, frame_count(reader.samples))
     return (inputs[:, :BANDS].numpy() @ folding()).astype(np.float32)
+
+
+def turns(chroma: np.ndarray, size: int = 1000) -> np.ndarray:
+    """Told in blocks of that size."""
+    run = Turns()
+    blocks = [run.push(chroma[start : start + size]) for start in range(0, len(chroma), size)]
+    return np.concatenate([*blocks, run.finish()])
 
 
 def chord(*hz: float, seconds: float) -> np.ndarray:
@@ -42,10 +48,17 @@ def test_it_turns_where_the_chord_changes_and_nowhere_else():
 
 
 @pytest.mark.parametrize("frames", [0, 1, 12, 13, 500])
-def test_pieces_make_no_difference_and_few_frames_turn_nowhere(monkeypatch, frames):
+def test_blocks_make_no_difference_and_few_frames_turn_nowhere(frames):
     chroma = np.random.default_rng(0).random((frames, CLASSES)).astype(np.float32)
     whole = turns(chroma)
     assert whole.shape == (frames,)
     assert frames > 12 or not whole.any()
-    monkeypatch.setattr(harmony, "_PIECE", 50)
-    np.testing.assert_allclose(turns(chroma), whole, atol=1e-6)
+    for size in (1, 7, 50):
+        np.testing.assert_allclose(turns(chroma, size), whole, atol=1e-6)
+
+
+def test_little_is_kept_of_a_long_track():
+    run = Turns()
+    for _ in range(5):
+        run.push(np.ones((1000, CLASSES), np.float32))
+    assert len(run._kept) < 50

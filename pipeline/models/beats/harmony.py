@@ -17,7 +17,6 @@ LOWEST_HZ, HIGHEST_HZ = 250.0, 4000.0
 _SMOOTH, _APART = 3.0, 6  # frames
 _MARGIN = int(4 * _SMOOTH) + 1 + _APART
 _LEAST = 1e-12
-_PIECE = 15000  # frames at a time
 
 
 @functools.cache
@@ -32,24 +31,40 @@ def folding() -> np.ndarray:
     return found
 
 
-def turns(chroma: np.ndarray) -> np.ndarray:
-    """One less the cosine between the pitch classes 120 ms before and after each frame, smoothed; 0 at both ends and in
-    silence.
+class Turns:
+    """How much the harmony turns at each frame of a track, told block by block.
 
-    Shape: ``[frames, CLASSES]``, not negative → float32 ``[frames]``, 0 to 1.
+    It is one less the cosine between the pitch classes 120 ms before and after a frame, smoothed: 0 to 1, and 0 in
+    silence and at both ends of the track.
     """
-    found = np.zeros(len(chroma), np.float32)
-    for start in range(0, len(chroma), _PIECE):
-        first, last = max(0, start - _MARGIN), min(len(chroma), start + _PIECE + _MARGIN)
-        smooth = gaussian_filter1d(chroma[first:last].astype(np.float64), _SMOOTH, axis=0)
-        before, after = smooth[: -2 * _APART], smooth[2 * _APART :]
-        if not len(before):
-            continue
-        both = np.einsum("ij,ij->i", before, after)
-        norms = np.einsum("ij,ij->i", before, before) * np.einsum("ij,ij->i", after, after)
-        turned = np.where(norms > _LEAST, 1 - both / np.sqrt(np.maximum(norms, _LEAST)), 0.0)
-        piece = np.zeros(last - first)
-        piece[_APART : last - first - _APART] = turned
-        stop = min(len(chroma), start + _PIECE)
-        found[start:stop] = piece[start - first : stop - first]
-    return np.clip(found, 0.0, 1.0)
+
+    def __init__(self) -> None:
+        self._kept = np.empty((0, CLASSES), np.float32)
+        self._told = 0  # of the frames that are kept
+
+    def push(self, chroma: np.ndarray) -> np.ndarray:
+        """The next frames.
+
+        Shape: ``[frames, CLASSES]``, not negative → float32 ``[n]``, of all frames for which enough is known.
+        """
+        self._kept = np.concatenate([self._kept, chroma])
+        found = self._tell(max(self._told, len(self._kept) - _MARGIN))
+        first = max(0, self._told - _MARGIN)
+        self._kept, self._told = self._kept[first:].copy(), self._told - first
+        return found
+
+    def finish(self) -> np.ndarray:
+        """Of the frames that are left, as `push`."""
+        return self._tell(len(self._kept))
+
+    def _tell(self, stop: int) -> np.ndarray:
+        smooth = gaussian_filter1d(self._kept.astype(np.float64), _SMOOTH, axis=0)
+        found = np.zeros(len(smooth), np.float32)
+        if len(smooth) > 2 * _APART:
+            before, after = smooth[: -2 * _APART], smooth[2 * _APART :]
+            both = np.einsum("ij,ij->i", before, after)
+            norms = np.einsum("ij,ij->i", before, before) * np.einsum("ij,ij->i", after, after)
+            turned = np.where(norms > _LEAST, 1 - both / np.sqrt(np.maximum(norms, _LEAST)), 0.0)
+            found[_APART:-_APART] = np.clip(turned, 0.0, 1.0)
+        first, self._told = self._told, stop
+        return found[first:stop]

@@ -31,7 +31,7 @@ class Heard:
     Args:
         odds: of beat and downbeat, by the networks; float32 ``[frames, 2]``.
         rises: by how much the bands rise into each frame, on average; float32 ``[frames]``.
-        turns: of the harmony, see `pipeline.models.beats.harmony.turns`; float32 ``[frames]``.
+        turns: of the harmony, see `pipeline.models.beats.harmony.Turns`; float32 ``[frames]``.
         level: of the bands on average, over all frames.
     """
 

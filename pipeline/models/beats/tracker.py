@@ -10,7 +10,7 @@ import torch
 from pipeline.audio.reader import ArrayReader, AudioReader
 from pipeline.audio.resample import make_view
 from pipeline.models.beats.front_end import BANDS, INPUTS, FrontEnd, even_gain, frame_count
-from pipeline.models.beats.harmony import CLASSES, folding, turns
+from pipeline.models.beats.harmony import Turns, folding
 from pipeline.models.beats.heard import Heard, rises_and_levels
 from pipeline.models.beats.names import SAMPLE_RATE, BeatOptions
 from pipeline.models.beats.network import Ensemble, State, load_ensemble
@@ -79,7 +79,8 @@ class BeatTracker:
         """The same for tracks that are heard together, the longest first."""
         frames = [frame_count(track.samples) for track in tracks]
         gains = [even_gain(track) for track in tracks]
-        parts: list[list[np.ndarray]] = [[] for _ in tracks]
+        parts: list[list[np.ndarray]] = [[np.empty((0, 4), np.float32)] for _ in tracks]
+        harmonies, turned = [Turns() for _ in tracks], [[np.empty(0, np.float32)] for _ in tracks]
         states: list[State] = self.ensemble.start(len(tracks))
         for start in range(0, max(frames, default=0), BLOCK_FRAMES):
             active = sum(count > start for count in frames)
@@ -95,10 +96,15 @@ class BeatTracker:
             chroma = inputs[..., :BANDS] @ self._folding
             block = torch.cat([odds, rises_and_levels(inputs), chroma], dim=-1).cpu().numpy()
             for number in range(active):
-                parts[number].append(block[number, : frames[number] - start].copy())
+                heard = block[number, : frames[number] - start]
+                parts[number].append(heard[:, :4].copy())
+                turned[number].append(harmonies[number].push(heard[:, 4:]))
                 if progress is not None:
                     progress(numbers[number], min(1.0, stop / frames[number]))
-        return [_heard(part) for part in parts]
+        return [
+            _heard(np.concatenate(part), np.concatenate([*turns, harmony.finish()]))
+            for part, turns, harmony in zip(parts, turned, harmonies, strict=True)
+        ]
 
     def beats(self, track: AudioReader, heard: Heard) -> Beats:
         """The beats of a track of which that was heard."""
@@ -110,11 +116,10 @@ class BeatTracker:
         return [self.beats(*each) for each in zip(tracks, self.hear(tracks), strict=True)]
 
 
-def _heard(blocks: Sequence[np.ndarray]) -> Heard:
-    """Of blocks of odds, rises, levels and pitch classes, ``[frames, 4 + CLASSES]`` each."""
-    whole = np.concatenate([np.empty((0, 4 + CLASSES), np.float32), *blocks])
-    level = float(whole[:, 3].mean(dtype=np.float64)) if len(whole) else 0.0
-    return Heard(whole[:, :2].copy(), whole[:, 2].copy(), turns(whole[:, 4:]), level)
+def _heard(curves: np.ndarray, turns: np.ndarray) -> Heard:
+    """Of odds, rises and levels, ``[frames, 4]``, and turns of the harmony."""
+    level = float(curves[:, 3].mean(dtype=np.float64)) if len(curves) else 0.0
+    return Heard(curves[:, :2].copy(), curves[:, 2].copy(), turns, level)
 
 
 def track_beats(

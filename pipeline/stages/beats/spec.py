@@ -15,8 +15,8 @@ NAME = "beats"
 WORKER = "pipeline.stages.beats.worker:BeatsWorker"
 VERSION = "2"
 VIEW = View("beats", SAMPLE_RATE, 1)
-# By one core, which decodes at 450 times real time: benchmarks/beats.py. Like the descriptors it stays off the card:
-# finding the path cannot be done there, and it would take one from networks that are far dearer.
+# By one core, which makes beats of what was heard at 800 times real time: benchmarks/beats.py. Like the descriptors it
+# stays off the card: finding the path cannot be done there, and it would take one from networks that are far dearer.
 WEIGHT = 2.5
 _BEATNET = "Heydari, Cwitkowitz and Duan 2021, BeatNet"
 _SPACE = "Krebs, Böck and Widmer 2015"
