@@ -21,7 +21,7 @@ LEAST_UNREST = 0.03
 more."""
 # A beat is there where the sum of these with `Beats.strength`, `lacking` and `Heard.unrest` is as much as the last of
 # them: by `benchmarks/beats_fit.py`, which tells music from speech, noises and bursts at random.
-_STRENGTH, _LACKING, _UNREST, _LEAST = 8.6, -3.1, -17.8, 0.0
+_STRENGTH, _LACKING, _UNREST, _LEAST = 8.6, -3.1, -17.8, -0.04
 # Frames on either side of a beat that belong to it; where odds are told from those between the beats.
 _NEAR = 2
 _PIECE = 15000  # frames at a time
